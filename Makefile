@@ -1,0 +1,55 @@
+# `make` alone prints what there is. Everything slow says how far it is.
+
+PYTHON ?= python3
+ENVIRONMENT := $(PYTHON) -m devstack.environments
+BIN := .venv/bin
+UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock" $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test bench drill check format lock clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: ## make .venv from the lock file
+	@$(ENVIRONMENT) development
+
+run: ## start Redis, MLflow, the auth service and the proxy; Ctrl-C ends all
+	@$(ENVIRONMENT) development mlflow-server
+	@exec $(BIN)/python -m devstack $(ARGS)
+
+test: ## run the whole suite; a part of it: make test ARGS="-k health"
+	@$(ENVIRONMENT) development mlflow-server
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: ## measure it beside its peers, 15 minutes; a part, roughly: ARGS="--only b --quick"
+	@$(ENVIRONMENT) development
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+drill: ## break real parts under load, about 15 minutes, with a table; some: make drill ARGS="outage"
+	@$(ENVIRONMENT) development mlflow-server
+	@exec $(BIN)/python -m drills $(ARGS)
+
+check: install ## format, lint and types, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## put the code into the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: install ## resolve the requirements again; newest versions: make lock ARGS=--upgrade
+	cd requirements && ../$(UV_COMPILE) -o installer.lock installer.in
+	cd requirements && ../$(UV_COMPILE) -o production.lock production.in
+	cd requirements && ../$(UV_COMPILE) -c production.lock -o development.lock development.in
+	cd requirements && ../$(UV_COMPILE) -o mlflow-server.lock mlflow-server.in
+	cd requirements && ../$(UV_COMPILE) -o bench.lock bench.in
+	cd requirements && ../$(UV_COMPILE) -c mlflow-server.lock -o bench-basic-auth.lock bench-basic-auth.in
+	cd requirements && for client in client-*.in; do \
+		../$(UV_COMPILE) -o $${client%.in}.lock $$client || exit 1; done
+
+clean: ## remove the environments, caches and everything `make run` kept
+	rm -rf .venv .venv-mlflow .venv-mlflow-basic-auth .venv-clients .venv-bench .devstack .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

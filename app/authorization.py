@@ -1,0 +1,60 @@
+"""What a key may do: its scopes against the access that the route table asks for.
+
+Deny by default: a route that nobody has classified needs admin, and MLflow's assistant routes,
+which can run programs, are refused to everyone. Only this module makes a Permit, and nothing is
+forwarded without one.
+"""
+
+from dataclasses import dataclass
+
+from app.errors import Forbidden
+from app.inbound import Inbound
+from app.principal import Principal
+from app.route_table import Access, Route
+
+#: Scopes, as the auth service spells them, and what they grant.
+READ_SCOPES = frozenset(("read", "mlflow:read"))
+WRITE_SCOPES = frozenset(("write", "mlflow:write", "model:write", "mlflow:access", "full_access"))
+ADMIN_SCOPES = frozenset(("admin", "mlflow:admin", "registry:admin"))
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave for one request to go on. `inbound.path` is the very string that was authorized and
+    that goes on; `route` is None for an unclassified route, which an admin may use."""
+
+    principal: Principal
+    inbound: Inbound
+    route: Route | None
+
+
+def authorize(principal: Principal, inbound: Inbound, route: Route | None) -> Permit:
+    """A Permit, or Forbidden with the scope that is missing."""
+    if route is not None and route.access is Access.REFUSED:
+        raise Forbidden(
+            "MLflow's assistant can run programs on the server; this proxy refuses it to everyone."
+        )
+    needed = route.access if route is not None else Access.ADMIN
+    if needed not in granted(principal):
+        raise Forbidden(_missing(needed, inbound, route))
+    return Permit(principal, inbound, route)
+
+
+def granted(principal: Principal) -> frozenset[Access]:
+    """The kinds of access that a principal's scopes grant; scopes that are not ours grant none."""
+    if principal.is_admin or principal.scopes & ADMIN_SCOPES:
+        return frozenset((Access.READ, Access.WRITE, Access.ADMIN))
+    if principal.scopes & WRITE_SCOPES:
+        return frozenset((Access.READ, Access.WRITE))
+    if principal.scopes & READ_SCOPES:
+        return frozenset((Access.READ,))
+    return frozenset()
+
+
+def _missing(needed: Access, inbound: Inbound, route: Route | None) -> str:
+    """What to say, and what to ask the key's owner for."""
+    what = f"{inbound.method} {inbound.path}"
+    if route is None:
+        what += ", which is not a known MLflow route,"
+    example = {Access.READ: "mlflow:read", Access.WRITE: "mlflow:write"}.get(needed, "mlflow:admin")
+    return f"{what} needs the scope '{needed.value}' ('{example}'); this API key does not have it."

@@ -1,0 +1,145 @@
+"""Everything that can go wrong with a request, as classes that know their HTTP status.
+
+    ProxyError
+    ├── BadRequest            400  malformed path, ambiguous credentials, key in the query
+    ├── Unauthenticated       401  no key, bad key
+    ├── Forbidden             403  scope missing, route refused to everyone
+    ├── NoSuchPath            404  nothing of ours
+    ├── MethodNotAllowed      405
+    ├── RequestTimeout        408  the client stopped sending in mid-body
+    ├── BodyTooLarge          413  a chunked body over MAX_BUFFERED_BODY
+    ├── RateLimited           429  over the key's limit, too many failed attempts, auth throttled
+    ├── NotForwarded          503  + Retry-After; MLflow never saw the request, repeat it safely
+    │   ├── CircuitOpen            (429 instead where the request would create something: MLflow's
+    │   ├── Overloaded              client repeats a create on 429 only)
+    │   └── AuthServiceUnavailable
+    ├── UpstreamUnreachable   502  no connection to MLflow
+    ├── UpstreamReset         502  MLflow broke the connection before its answer
+    ├── UpstreamTimeout       504  MLflow was too slow
+    └── InternalError         500  a defect of ours
+
+    ClientGone                the client hung up: nobody is left to answer
+    BrokenTransfer            after the first byte: break off, never look complete
+
+The codes are those of MLflow's client (mlflow/protos/databricks.proto).
+"""
+
+import errno
+
+CHALLENGES = 'Bearer realm="mlflow", Basic realm="mlflow", charset="UTF-8"'
+
+
+class ProxyError(Exception):
+    """A refusal or failure with an HTTP answer.
+
+    `message` (str) says what happened and what to do, for the caller's eyes: no internal address,
+    no credential. `outcome` names the step that refused, for the log and the metrics.
+    `headers` are added to the answer.
+    """
+
+    status = 500
+    code = "INTERNAL_ERROR"
+    outcome = "error"
+
+    def __init__(self, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = headers or {}
+
+
+class BadRequest(ProxyError):
+    status, code, outcome = 400, "BAD_REQUEST", "malformed"
+
+
+class Unauthenticated(ProxyError):
+    """No key or a bad one. Tells the client by which schemes it may try; Basic makes a browser ask,
+    with the key as the password."""
+
+    status, code, outcome = 401, "UNAUTHENTICATED", "unauthenticated"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, {"WWW-Authenticate": CHALLENGES})
+
+
+class Forbidden(ProxyError):
+    status, code, outcome = 403, "PERMISSION_DENIED", "forbidden"
+
+
+class NoSuchPath(ProxyError):
+    status, code, outcome = 404, "ENDPOINT_NOT_FOUND", "not_found"
+
+
+class MethodNotAllowed(ProxyError):
+    status, code, outcome = 405, "BAD_REQUEST", "malformed"
+
+
+class RequestTimeout(ProxyError):
+    status, code, outcome = 408, "BAD_REQUEST", "client_stalled"
+
+
+class BodyTooLarge(ProxyError):
+    status, code, outcome = 413, "BAD_REQUEST", "too_large"
+
+
+class RateLimited(ProxyError):
+    """Over a limit. `retry_after` is in whole seconds, at least 1."""
+
+    status, code, outcome = 429, "REQUEST_LIMIT_EXCEEDED", "rate_limited"
+
+    def __init__(
+        self, message: str, retry_after: int, headers: dict[str, str] | None = None
+    ) -> None:
+        self.retry_after = max(1, retry_after)
+        super().__init__(message, {"Retry-After": str(self.retry_after)} | (headers or {}))
+
+
+class NotForwarded(ProxyError):
+    """MLflow never saw the request, so the client may repeat it, after `retry_after` seconds."""
+
+    status, code, outcome = 503, "TEMPORARILY_UNAVAILABLE", "shed"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message, {"Retry-After": str(max(1, retry_after))})
+
+
+class CircuitOpen(NotForwarded):
+    outcome = "circuit_open"
+
+
+class Overloaded(NotForwarded):
+    outcome = "overloaded"
+
+
+class AuthServiceUnavailable(NotForwarded):
+    outcome = "auth_unavailable"
+
+
+class UpstreamUnreachable(ProxyError):
+    status, code, outcome = 502, "TEMPORARILY_UNAVAILABLE", "upstream_unreachable"
+
+
+class UpstreamReset(ProxyError):
+    status, code, outcome = 502, "TEMPORARILY_UNAVAILABLE", "upstream_reset"
+
+
+class UpstreamTimeout(ProxyError):
+    status, code, outcome = 504, "DEADLINE_EXCEEDED", "upstream_timeout"
+
+
+class InternalError(ProxyError):
+    status, code, outcome = 500, "INTERNAL_ERROR", "error"
+
+
+class ClientGone(Exception):
+    """The client hung up, or sent something unreadable, before its request was whole. Not an
+    OSError, or urllib3 would take it for MLflow's fault."""
+
+    outcome = "client_gone"
+
+
+class BrokenTransfer(ConnectionResetError):
+    """MLflow broke off in mid-body. Raised out of the response's iterator: the server then drops
+    the client's connection without a final chunk, so that the transfer cannot look complete."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.ECONNRESET, message)

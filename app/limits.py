@@ -1,0 +1,219 @@
+"""Limits: requests per key and hour, failed authentications per address, requests in flight.
+
+The counts stand in Redis, shared by all instances, one round trip for each request; a sliding
+window, so that no caller gets twice the limit around a full hour.
+
+While Redis is away the limits stay on: each instance grants its part (the limit divided by
+INSTANCES, at least 1), counted by its workers together, and goes back to the shared count by
+itself. That is the one thing here that is looser in an outage: what an instance grants then is
+counted from nothing, and is not added to the shared count afterwards. Requests in flight are
+counted by each worker, and need no Redis. authentication.py says what an outage means for who is
+let in.
+"""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from flask import Flask
+from flask_limiter import Limiter
+from limits import RateLimitItemPerHour, RateLimitItemPerMinute
+from limits.limits import RateLimitItem
+from limits.storage import RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from app.authorization import Permit
+from app.errors import Overloaded, RateLimited
+from app.instance_store import InstanceStore
+from app.redis_link import RedisAway, RedisLink
+
+T = TypeVar("T")
+
+STRATEGY = "sliding-window-counter"
+
+
+class Limits:
+    """The counted limits. `instances` (a number, 1 or more) is by how much a limit is divided
+    while Redis is away; `failure_limit` is in failed authentications per minute and address."""
+
+    def __init__(
+        self,
+        shared: Limiter,
+        link: RedisLink,
+        store: InstanceStore,
+        instances: int,
+        failure_limit: int,
+    ) -> None:
+        self._shared = shared
+        self._link = link
+        self._instances = instances
+        self._own = SlidingWindowCounterRateLimiter(store)
+        self._failures = RateLimitItemPerMinute(failure_limit)
+
+    def limit(self, permit: Permit) -> None:
+        """Counts one request of a key; RateLimited if it is one too many."""
+        principal = permit.principal
+        if principal.limit_per_hour is None:
+            return
+        item = RateLimitItemPerHour(principal.limit_per_hour)
+        if not self._hit(item, "key", principal.key_id):
+            raise self._over(
+                item,
+                ("key", principal.key_id),
+                f"This API key may make {_counted(item.amount)} an hour, and has",
+            )
+
+    def check_failures(self, client_ip: str) -> None:
+        """RateLimited if too many authentications failed from this address lately."""
+        if self._wait("address", client_ip, self._failures):
+            raise self._over(
+                self._failures,
+                ("address", client_ip),
+                f"Too many failed authentications from your address ({client_ip}); they have",
+            )
+
+    def note_failure(self, client_ip: str) -> None:
+        """Counts one failed authentication."""
+        self._hit(self._failures, "address", client_ip)
+
+    def _hit(self, item: RateLimitItem, *identity: str) -> bool:
+        """Counts one, in Redis or by ourselves; False if it is over the limit."""
+        names = _quoted(identity)
+        try:
+            return self._in_redis(self._shared.limiter.hit, item, *names)
+        except RedisAway:
+            return self._own.hit(self._own_part(item), *names)
+
+    def _wait(self, kind: str, who: str, item: RateLimitItem) -> float:
+        """Seconds until one more would be granted; 0 if it would be now."""
+        names = _quoted((kind, who))
+        try:
+            return self._in_redis(seconds_to_wait, self._shared.storage, item, names)
+        except RedisAway:
+            return seconds_to_wait(self._own.storage, self._own_part(item), names)
+
+    def _in_redis(self, command: Callable[..., T], *arguments: Any) -> T:
+        """Through the guard; with memory:// there is nothing to guard."""
+        if self._link.client is None:
+            return command(*arguments)
+        return self._link.call(command, *arguments)
+
+    def _own_part(self, item: RateLimitItem) -> RateLimitItem:
+        return type(item)(max(1, item.amount // self._instances) if item.amount else 0)
+
+    def _over(self, item: RateLimitItem, identity: tuple[str, str], sentence: str) -> RateLimited:
+        wait = math.floor(self._wait(*identity, item)) + 1
+        return RateLimited(
+            f"{sentence} used them up. Wait {wait} s and repeat the request.",
+            wait,
+            {
+                "X-RateLimit-Limit": str(item.amount),
+                "X-RateLimit-Remaining": "0",
+                "X-RateLimit-Reset": str(math.ceil(time.time()) + wait),
+            },
+        )
+
+
+def seconds_to_wait(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> float:
+    """When the sliding window grants one more; 0 if it does now.
+
+    The window counts `floor(previous × its rest / period) + current`. One question to the storage
+    answers both "now?" and "when?"; the library's test() and get_window_stats() would be two.
+    """
+    period = item.get_expiry()
+    key = item.key_for(*identity)
+    previous, previous_rest, current, current_rest = storage.get_sliding_window(key, period)
+    if item.amount == 0:
+        return float(period)
+    room = item.amount - current  # what the previous window's part must stay below
+    if room <= 0:
+        return max(0.0, float(current_rest - period))  # then it becomes the previous one
+    if previous == 0:
+        return 0.0
+    return max(0.0, float(previous_rest - room * period / previous))
+
+
+def _counted(requests: int) -> str:
+    return f"{requests} request" + ("" if requests == 1 else "s")
+
+
+def _quoted(identity: tuple[str, ...]) -> tuple[str, ...]:
+    """Names without the characters that have a meaning in the library's keys: / { }."""
+    return tuple(quote(name, safe="@:") for name in identity)
+
+
+class LinkStorage(RedisStorage):
+    """Counts through the link's client, be it a Redis, a sentinel's master or a cluster. The
+    library's own storages would open connections of their own, that of a cluster at once."""
+
+    STORAGE_SCHEME = ["link"]  # noqa: RUF012 (the library declares it so)
+
+    def __init__(self, uri: str, client: Any) -> None:
+        super(RedisStorage, self).__init__(uri)
+        self.target_server, self.dependency = "redis", self.dependencies["redis"].module
+        self.key_prefix, self.storage = self.PREFIX, client
+        self.initialize_storage(uri)
+
+
+def shared_limiter(app: Flask, link: RedisLink) -> Limiter:
+    """flask-limiter on the same Redis as the cache. Its own limits stay empty: it counts when the
+    walk says so, after authentication, and never by itself before."""
+    url, options = "memory://", {}
+    if link.client is not None:
+        url, options = "link://", {"client": link.client}
+    return Limiter(
+        key_func=lambda: "", app=app, strategy=STRATEGY, storage_uri=url, storage_options=options
+    )
+
+
+class InFlight:
+    """How many requests this worker is forwarding, in all and for each key: so that one key's slow
+    transfers cannot take everybody's place."""
+
+    def __init__(self, per_key: int, in_all: int) -> None:
+        self._per_key = per_key
+        self._in_all = in_all
+        self._guard = threading.Lock()
+        self._keys: Counter[str] = Counter()
+        self.total = 0
+
+    def take(self, key_id: str) -> "Place":
+        """A place among the requests in flight; Overloaded if there is none."""
+        with self._guard:
+            if self._keys[key_id] >= self._per_key:
+                raise Overloaded(
+                    f"This API key has {self._per_key} requests under way on this worker, the most "
+                    "that one key may have. Let some end, then repeat this one.",
+                    1,
+                )
+            if self.total >= self._in_all:
+                raise Overloaded("The proxy is busy; repeat the request in a moment.", 1)
+            self._keys[key_id] += 1
+            self.total += 1
+        return Place(self, key_id)
+
+    def give_back(self, key_id: str) -> None:
+        """One place less; called by the Place."""
+        with self._guard:
+            self.total -= 1
+            self._keys[key_id] -= 1
+            if not self._keys[key_id]:
+                del self._keys[key_id]
+
+
+class Place:
+    """One request's place in flight; leaving it twice does nothing."""
+
+    def __init__(self, in_flight: InFlight, key_id: str) -> None:
+        self._in_flight: InFlight | None = in_flight
+        self._key_id = key_id
+
+    def leave(self) -> None:
+        """The request and its response are over."""
+        if self._in_flight is not None:
+            self._in_flight.give_back(self._key_id)
+            self._in_flight = None

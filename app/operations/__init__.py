@@ -1,0 +1,1 @@
+"""What operators live with: health, metrics, commands; beside the walk, never through it."""

@@ -1,0 +1,128 @@
+"""The walk of a request: from the key to the stream. Sole owner of the order.
+
+    receive → identify → authenticate → authorize → limit → forward → respond
+
+Each step returns what the next one needs; only authorize makes a Permit, and forward wants one.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+
+from flask import Blueprint, Response, g, redirect, request
+from werkzeug.routing import PathConverter
+from werkzeug.wrappers import Response as WerkzeugResponse
+
+from app.authentication import Authenticator
+from app.authorization import authorize
+from app.credentials import Credentials, identify
+from app.cross_site import refuse_cross_site
+from app.errors import NoSuchPath
+from app.forwarding import Upstream
+from app.inbound import Inbound, check_query, receive
+from app.limits import InFlight, Limits
+from app.metrics import AUTHENTICATIONS
+from app.principal import Principal
+from app.record import Record
+from app.responses import respond
+from app.route_table import RouteTable
+from app.streaming import request_body
+
+log = logging.getLogger("hokusai.walk")
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the walk works with; built once by create_app."""
+
+    routes: RouteTable
+    authenticator: Authenticator
+    limits: Limits
+    in_flight: InFlight
+    upstream: Upstream
+    trusted_hops: int
+    max_buffered_body: int
+
+    def walk(self, record: Record) -> Response:
+        """One request, from its head to MLflow's answer."""
+        inbound = receive(request.environ, record.request_id, self.trusted_hops)
+        route = self.routes.match(inbound.method, inbound.decoded_path)
+        record.walked, record.route = True, route
+        record.upstream_path, record.traceparent = inbound.path, inbound.traceparent
+        log.debug(
+            "%s received: %s", record.request_id, route.operation if route else "unclassified"
+        )
+        refuse_cross_site(inbound.environ)
+        credentials = identify(inbound.environ)
+        principal = self.authenticate(credentials, inbound, record)
+        log.debug("%s authenticated: %s", record.request_id, principal.key_id)
+        permit = authorize(principal, inbound, route)
+        self.limits.limit(permit)
+        log.debug("%s permitted, within its limit", record.request_id)
+        place = self.in_flight.take(principal.key_id)
+        try:
+            streams = route is not None and route.streams
+            body = request_body(inbound, streams, self.max_buffered_body)
+            sent = time.monotonic()
+            answer = self.upstream.forward(permit, body)
+            record.upstream_seconds = time.monotonic() - sent
+            log.debug("%s answered by MLflow: %s", record.request_id, answer.status)
+            return respond(answer, permit, self.upstream.url, place.leave)
+        except BaseException:
+            place.leave()
+            raise
+
+    def authenticate(self, credentials: Credentials, inbound: Inbound, record: Record) -> Principal:
+        """The principal behind the key; failed attempts of an address are limited."""
+        began = time.monotonic()
+        try:
+            found = self.authenticator.authenticate(
+                credentials,
+                inbound.client_ip,
+                before_asking=lambda: self.limits.check_failures(inbound.client_ip),
+                on_failure=lambda: self.limits.note_failure(inbound.client_ip),
+            )
+        finally:
+            record.auth_seconds = time.monotonic() - began
+        record.principal, record.auth_source = found.principal, found.source
+        AUTHENTICATIONS.labels(found.source).inc()
+        return found.principal
+
+
+class _AnyRest(PathConverter):
+    """Any rest of a path, `//` and line feeds too: the walk refuses those, and says why."""
+
+    regex = r"(?s:.+)"
+    part_isolating = False
+
+
+def blueprint(parts: Parts) -> Blueprint:
+    """Both public prefixes, and the redirect that relative addresses in MLflow's UI need."""
+    walk = Blueprint("walk", __name__)
+    walk.record(lambda state: state.app.url_map.converters.update(any_rest=_AnyRest))
+
+    def everything(rest: str = "") -> Response:
+        return parts.walk(g.record)
+
+    for prefix in ("/api/mlflow/", "/mlflow/"):
+        for rule in (prefix, f"{prefix}<any_rest:rest>"):
+            walk.add_url_rule(
+                rule, "everything", everything, methods=METHODS, provide_automatic_options=False
+            )
+
+    @walk.route("/mlflow", methods=METHODS)
+    def with_slash() -> WerkzeugResponse:
+        query = request.query_string.decode("latin-1")
+        check_query(query)
+        return redirect("/mlflow/" + (f"?{query}" if query else ""), 308)
+
+    @walk.route("/api/mlflow", methods=METHODS)
+    def tracking_uri() -> Response:
+        raise NoSuchPath(
+            "This is the tracking URI; MLflow's client adds the rest of the path to it. To look at "
+            "MLflow in a browser, open /mlflow/."
+        )
+
+    return walk

@@ -1,0 +1,208 @@
+"""The one way to Redis: a client with short time-outs, and a guard that leaves a failed one alone.
+
+What an outage means is decided by those who call (verdict_cache, limits), not here. The times: a
+default redis-py client spends 6.8 s on a silent server; this one at most REDIS_TIMEOUT, and once:
+then a thread probes every REDIS_RETRY_INTERVAL, and requests go on without Redis until it is back.
+A Redis that is slower than REDIS_TIMEOUT counts as away.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.commands.core import Script
+from redis.exceptions import RedisClusterException
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+log = logging.getLogger("hokusai.redis")
+
+T = TypeVar("T")
+
+#: Connections that one worker opens at most; more callers wait REDIS_TIMEOUT for one.
+MAX_CONNECTIONS = 128
+
+#: Written to see whether Redis takes writes.
+PROBE = "hokusai:probe"
+
+#: Seconds between two lines that say that Redis is away.
+SAID_INTERVAL = 10.0
+
+#: What a command raises where Redis fails. RedisCluster's own exception is not a RedisError.
+FAILURES = (redis.RedisError, RedisClusterException, OSError)
+
+
+class RedisAway(Exception):
+    """Redis did not answer, or is being left alone after it did not, or there is none."""
+
+
+class RedisLink:
+    """Redis at `url`; `client` is None for memory://. Times are in seconds."""
+
+    def __init__(self, url: str, timeout: float, retry_interval: float) -> None:
+        self.client: Any = connect(url, timeout)
+        self._retry_interval = retry_interval
+        self._away = self.client is None
+        self._guard = threading.Lock()
+        self._answered_at = 0.0
+        self._failed_at = 0.0  # first, since the last answer
+        self._said_at = -SAID_INTERVAL
+
+    def call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Runs one command; RedisAway if it fails, and at once until a probe has succeeded."""
+        if self._away:
+            raise RedisAway
+        began = time.monotonic()
+        try:
+            answer = command(*arguments, **options)
+        except FAILURES as why:
+            if self._is_certain(why, began):
+                self._leave_alone(why)
+            raise RedisAway from why
+        self._answered_at = time.monotonic()
+        return answer
+
+    @property
+    def away(self) -> bool:
+        """Whether commands fail now: the last one did, or they are being refused at once."""
+        return self._away or self._failed_at > self._answered_at
+
+    def _is_certain(self, why: Exception, began: float) -> bool:
+        """Whether a failure means that Redis is away. One silence or broken connection does not: a
+        worker that is stopped for a moment, or overloaded, sees its time-outs pass though the
+        answers are there. Two do, one after the other, with no answer to anybody in between."""
+        if not isinstance(why, redis.TimeoutError | redis.ConnectionError):
+            return True  # it answers, and refuses: read-only, full
+        if began < self._answered_at:
+            return False
+        if self._failed_at <= self._answered_at:
+            self._failed_at = time.monotonic()
+            return False
+        return self._failed_at <= began
+
+    def _leave_alone(self, why: Exception) -> None:
+        """From now on a thread asks whether Redis is back, and no request waits for it."""
+        with self._guard:
+            if self._away:
+                return
+            self._away = True
+        reason = type(why).__name__
+        threading.Thread(
+            target=self._until_back, args=(reason,), name="redis-probe", daemon=True
+        ).start()
+
+    def _until_back(self, reason: str) -> None:
+        said = self._say_that_it_is_away(reason)
+        time.sleep(self._retry_interval)
+        while not self._takes_a_write():
+            said = said or self._say_that_it_is_away(reason)
+            time.sleep(self._retry_interval)
+        self._answered_at = time.monotonic()
+        self._away = False
+        if said:
+            log.warning("Redis is back")
+
+    def _takes_a_write(self) -> bool:
+        """A Redis that is read-only or full answers pings, and is of no use."""
+        with contextlib.suppress(*FAILURES):
+            self.client.set(PROBE, b"1", px=1000)
+            return True
+        return False
+
+    def _say_that_it_is_away(self, reason: str) -> bool:
+        """Whether it was said: not each time, where Redis comes and goes."""
+        now = time.monotonic()
+        if now - self._said_at < SAID_INTERVAL:
+            return False
+        self._said_at = now
+        log.warning("Redis is away (%s); going on without it", reason)
+        return True
+
+
+def connect(url: str, timeout: float) -> Any:
+    """A client for the URL's scheme; None for memory://. It connects on first use."""
+    scheme = urlsplit(url).scheme
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": MAX_CONNECTIONS,
+    }
+    if scheme == "memory":
+        return None
+    if scheme == "redis+sentinel":
+        return _sentinel(url, options)
+    if scheme == "redis+cluster":
+        return _cluster(url, options)
+    pool = redis.BlockingConnectionPool.from_url(url, timeout=timeout, **options)
+    return redis.Redis(connection_pool=pool)
+
+
+def _sentinel(url: str, options: dict[str, Any]) -> Any:
+    """redis+sentinel://[user:password@]host:port,host:port/service[/database]"""
+    credentials, hosts, path = _several_hosts(url)
+    service, _, database = path.partition("/")
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        hosts, sentinel_kwargs=options, **options, **credentials
+    )
+    return sentinel.master_for(  # type: ignore[no-untyped-call]
+        service, db=int(database or 0)
+    )
+
+
+def _cluster(url: str, options: dict[str, Any]) -> Any:
+    """redis+cluster://[user:password@]host:port,host:port"""
+    credentials, hosts, _ = _several_hosts(url)
+
+    def make() -> RedisCluster:
+        nodes = [
+            ClusterNode(host, port)  # type: ignore[no-untyped-call]
+            for host, port in hosts
+        ]
+        return RedisCluster(startup_nodes=nodes, **options, **credentials)
+
+    return LazyCluster(make)
+
+
+class LazyCluster:
+    """A RedisCluster that asks its nodes when it is first used, not when it is made: a proxy starts
+    while the cluster is away, as it does with a single Redis, and goes on without it."""
+
+    def __init__(self, make: Callable[[], RedisCluster]) -> None:
+        self._make = make
+        self._made: RedisCluster | None = None
+
+    def register_script(self, script: bytes) -> Script:
+        """A Lua script to be called; nobody is asked yet."""
+        return Script(self, script)  # type: ignore[arg-type]
+
+    def publish(self, channel: str, message: str) -> int:
+        """Through the node at which redis-py subscribes: a node counts its own listeners only."""
+        options = {"target_nodes": self.get_node_from_key(channel)}
+        return int(self.execute_command("PUBLISH", channel, message, **options))
+
+    def __getattr__(self, name: str) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return getattr(self._made, name)
+
+
+def _several_hosts(url: str) -> tuple[dict[str, Any], list[tuple[str, int]], str]:
+    """(credentials, [(host, port)], path without its first slash) of a URL with several hosts."""
+    rest = url.partition("://")[2]
+    authority, _, path = rest.partition("/")
+    userinfo, at, hosts = authority.rpartition("@")
+    credentials: dict[str, Any] = {}
+    if at:
+        username, _, password = userinfo.partition(":")
+        credentials = {"username": unquote(username), "password": unquote(password)}
+    pairs = [host.rpartition(":") for host in hosts.split(",")]
+    listed = [(name, int(port)) for name, _, port in pairs]
+    return {name: value for name, value in credentials.items() if value}, listed, path

@@ -1,0 +1,185 @@
+"""Answers: MLflow's as it is, ours as JSON. HTTP is spoken here, once.
+
+Every error passes the one handler here; after the first byte of a body nothing can be mapped any
+more, and streaming.py breaks the transfer off instead.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+import urllib3
+from flask import Flask, Response, g, request
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException
+
+from app.authorization import Permit
+from app.errors import (
+    BrokenTransfer,
+    ClientGone,
+    InternalError,
+    MethodNotAllowed,
+    NoSuchPath,
+    NotForwarded,
+    ProxyError,
+    UpstreamReset,
+)
+from app.headers import returned_headers, returned_status
+from app.inbound import client_address, request_id_of
+from app.metrics import IN_FLIGHT, count_request
+from app.record import Record
+from app.streaming import body_length, response_body
+
+log = logging.getLogger("hokusai.proxy")
+access_log = logging.getLogger("hokusai.access")
+
+
+def respond(
+    upstream: urllib3.BaseHTTPResponse, permit: Permit, upstream_url: str, leave: Callable[[], None]
+) -> Response:
+    """MLflow's answer for the client, its body streamed; `leave` runs when it is over.
+
+    Raises UpstreamReset for one that no HTTP server could pass on.
+    """
+    record: Record = g.record
+    record.outcome = "forwarded"
+    try:
+        status = returned_status(upstream.status, upstream.reason or "")
+        expected = body_length(upstream, permit.inbound.method)
+        fields = returned_headers(upstream.headers.items(), upstream_url, permit.inbound.prefix)
+    except ValueError as why:
+        upstream.close()
+        raise UpstreamReset("MLflow's answer is not well-formed HTTP; look at its log.") from why
+    body = _counted(response_body(upstream, expected, permit.inbound), record)
+    response = _AsItIs(body, status=status)
+    response.headers.clear()  # no Content-Type of our own where MLflow sends none
+    response.headers.extend(fields)
+    response.call_on_close(upstream.close)  # also where the body is never iterated: HEAD, 304
+    response.call_on_close(leave)
+    return response
+
+
+class _AsItIs(Response):
+    """MLflow's answer: werkzeug would rewrite a Location, and could fail at it after the walk."""
+
+    def get_wsgi_headers(self, environ: Any) -> Headers:
+        return self.headers
+
+
+def _counted(body: Iterator[bytes], record: Record) -> Iterator[bytes]:
+    """The body; its bytes and a break are noted in the record."""
+    try:
+        for piece in body:
+            record.bytes_out += len(piece)
+            yield piece
+    except BrokenTransfer as broken:
+        record.outcome = "broken_transfer"
+        log.warning("%s", broken.strerror, extra={"fields": {"request_id": record.request_id}})
+        raise
+    except GeneratorExit:
+        record.outcome = "client_gone"
+        raise
+
+
+def error_response(error: ProxyError, request_id: str, creates: bool = False) -> Response:
+    """The answer to an error, in the JSON that MLflow's client understands.
+
+    `creates`: the request would have created something. MLflow's client from 3.18 on repeats such
+    a call on 429 only, so that is what it gets where nothing was forwarded.
+    """
+    status = 429 if creates and isinstance(error, NotForwarded) else error.status
+    # In the message too: MLflow's client shows that, and drops the rest.
+    message = f"{error.message} (request id {request_id})"
+    content = {"error_code": error.code, "message": message, "request_id": request_id}
+    response = Response(orjson.dumps(content), status=status, content_type="application/json")
+    response.headers.extend(error.headers)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def install(app: Flask, hops: int, target: str) -> None:
+    """The request id, the error handler and the log line, for every request of the app."""
+
+    @app.before_request
+    def begin() -> None:
+        environ = request.environ
+        path = environ.get("RAW_URI", request.path).partition("?")[0]
+        request_id, client_ip = request_id_of(environ), client_address(environ, hops)
+        g.record = Record(request_id, environ["REQUEST_METHOD"], path, client_ip)
+        IN_FLIGHT.inc()
+
+    @app.errorhandler(Exception)
+    def refuse(error: Exception) -> Response:
+        known = in_our_words(error)
+        record: Record = g.record
+        record.outcome, record.error_code = known.outcome, known.code
+        _log_cause(error, record)
+        creates = record.route is not None and record.route.creates
+        response = error_response(known, record.request_id, creates)
+        if isinstance(error, ClientGone):
+            response.headers["Connection"] = "close"
+        return response
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        record: Record = g.record
+        record.status = response.status_code
+        response.headers["X-Request-ID"] = record.request_id
+        response.call_on_close(lambda: _finish(record, target))
+        return response
+
+
+def in_our_words(error: Exception) -> ProxyError:
+    """Any exception as one of ours: the router's, a client that hung up, or a defect."""
+    if isinstance(error, ProxyError):
+        return error
+    if isinstance(error, ClientGone):
+        gone = ProxyError("The request's body ended before it was whole.")
+        gone.status, gone.code, gone.outcome = 400, "BAD_REQUEST", ClientGone.outcome
+        return gone
+    if isinstance(error, HTTPException) and error.code == 404:
+        return NoSuchPath(
+            "There is nothing here. MLflow is behind /api/mlflow/ and /mlflow/; set the tracking "
+            "URI to <this host>/api/mlflow."
+        )
+    if isinstance(error, HTTPException) and error.code == 405:
+        return MethodNotAllowed("This path does not take this method.")
+    return InternalError(
+        "The proxy failed; this is a defect of its own. Report it with the request id."
+    )
+
+
+def _log_cause(error: Exception, record: Record) -> None:
+    """What the caller is not told: the cause, for the operator. A defect with its traceback."""
+    fields = {"request_id": record.request_id}
+    if not isinstance(error, ProxyError | HTTPException | ClientGone):
+        log.error("defect: %s", type(error).__name__, exc_info=error, extra={"fields": fields})
+    elif isinstance(error, ProxyError) and error.status >= 500:
+        cause = error.__cause__
+        reason = cause or error.message
+        log.warning("%s: %s", type(error).__name__, reason, extra={"fields": fields})
+
+
+def _finish(record: Record, target: str) -> None:
+    """The one log line and the metrics, when the last byte went out or the client went away."""
+    IN_FLIGHT.dec()
+    count_request(
+        record.kind,
+        record.method,
+        record.status,
+        record.outcome,
+        time.monotonic() - record.started,
+        record.upstream_seconds,
+        record.bytes_out,
+    )
+    if record.kind != "own" or log.isEnabledFor(logging.DEBUG) or record.status >= 400:
+        access_log.info("request", extra={"fields": record.line(target)})
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """An answer of our own that must not be cached."""
+    response = Response(orjson.dumps(content), status=status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,42 @@
+-- What wrk sends, and what it reports. Arguments: method, body, keys, first count, header lines.
+--
+-- An "@" in the body becomes a count that grows with each request. `keys`: 0 for the key in the
+-- headers; else each request takes the next of so many keys.
+
+local method, template, count, keys, headers, whole
+
+function init(arguments)
+   method = arguments[1]
+   template = arguments[2] ~= "" and arguments[2] or nil
+   keys = tonumber(arguments[3])
+   count = tonumber(arguments[4])
+   headers = {}
+   for position = 5, #arguments do
+      local name, value = arguments[position]:match("^([^:]+): (.*)$")
+      headers[name] = value
+   end
+   if keys == 0 and not (template and template:find("@")) then
+      whole = wrk.format(method, nil, headers, template)
+   end
+end
+
+function request()
+   if whole then
+      return whole
+   end
+   count = count + 1
+   if keys > 0 then
+      headers["Authorization"] = string.format("Bearer hk_test_bench_%06d", count % keys)
+   end
+   local body = template and template:gsub("@", string.format("%d", count))
+   return wrk.format(method, nil, headers, body)
+end
+
+function done(summary, latency)
+   local errors = summary.errors
+   io.write(string.format(
+      '{"requests": %d, "microseconds": %d, "bytes": %d, "failed": %d, "p50": %d, "p99": %d}\n',
+      summary.requests, summary.duration, summary.bytes,
+      errors.connect + errors.read + errors.write + errors.status + errors.timeout,
+      latency:percentile(50), latency:percentile(99)))
+end

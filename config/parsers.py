@@ -1,0 +1,116 @@
+"""How the text of an environment variable becomes a value.
+
+Each parser takes the text (str, never empty) and returns the value, or raises ValueError with what
+was expected, worded so that it can follow the variable's name. None repeats the text: it may be a
+secret.
+"""
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "memory")
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def text(value: str) -> str:
+    """Any text that could stand in an HTTP header: printable ASCII."""
+    if not re.fullmatch(r"[\x20-\x7e]+", value):
+        raise ValueError("must be printable ASCII")
+    return value
+
+
+def http_url(value: str) -> str:
+    """An absolute http(s) address without credentials, query or fragment; returned without a
+    trailing slash."""
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is not a valid URL (is the port a number below 65536?)") from None
+    is_plain = re.fullmatch(r"[\x21-\x7e]+", value)  # urlsplit drops line feeds, and takes blanks
+    is_host = re.fullmatch(r"[A-Za-z0-9._:-]+", parts.hostname or "")
+    if not is_plain or not is_host or parts.scheme not in ("http", "https") or port == 0:
+        raise ValueError("must be a URL such as http://mlflow.internal:5000")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold credentials; the *_TOKEN or *_USERNAME variables are there")
+    if parts.query or parts.fragment:
+        raise ValueError("must have neither a query nor a fragment")
+    return value.rstrip("/")
+
+
+def redis_url(value: str) -> str:
+    """A Redis address in one of the schemes that the client knows."""
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme not in REDIS_SCHEMES:
+        known = ", ".join(f"{name}://" for name in REDIS_SCHEMES)
+        raise ValueError(f"must begin with one of {known}")
+    if scheme in ("redis+sentinel", "redis+cluster"):
+        return _several_hosts(value, rest, names_a_service=scheme == "redis+sentinel")
+    try:
+        _ = urlsplit(value).port
+    except ValueError:
+        raise ValueError("has a port that is not a number below 65536") from None
+    return value
+
+
+def _several_hosts(value: str, rest: str, names_a_service: bool) -> str:
+    authority, _, path = rest.partition("/")
+    hosts = authority.rpartition("@")[2].split(",")
+    if not all(re.fullmatch(r"[^:]+:[0-9]{1,5}", host) for host in hosts):
+        raise ValueError("must name each host with its port: HOST:PORT,HOST:PORT")
+    if names_a_service and not re.fullmatch(r"[^/]+(/[0-9]+)?", path):
+        raise ValueError("must name the service behind the hosts, as in HOST:PORT,HOST:PORT/NAME")
+    return value
+
+
+def bind(value: str) -> str:
+    """`host:port`, `[v6]:port` or `unix:path`, as gunicorn takes it."""
+    port = value.rpartition(":")[2]
+    if value.startswith("unix:") and len(value) > len("unix:"):
+        return value
+    if ":" not in value or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as 0.0.0.0:8000, or unix:PATH")
+    return value
+
+
+def flag(value: str) -> bool:
+    """1/true/yes/on or 0/false/no/off, in any case."""
+    if value.lower() not in TRUE + FALSE:
+        raise ValueError("must be true or false")
+    return value.lower() in TRUE
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """One of a few words, in any case; the listed spelling is returned."""
+
+    def parse(value: str) -> str:
+        for choice in choices:
+            if value.lower() == choice.lower():
+                return choice
+        raise ValueError(f"must be one of {', '.join(choices)}")
+
+    return parse
+
+
+def count(lowest: int = 0, highest: int = 2**31) -> Callable[[str], int]:
+    """A whole number between two bounds, both included."""
+
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,12}", value) or not lowest <= int(value) <= highest:
+            upper = f" to {highest}" if highest < 2**31 else " or more"
+            raise ValueError(f"must be a whole number, {lowest}{upper}")
+        return int(value)
+
+    return parse
+
+
+def seconds(lowest: float = 0.0, highest: float = 86_400.0) -> Callable[[str], float]:
+    """A time in seconds, fractions allowed, between two bounds, both included."""
+
+    def parse(value: str) -> float:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) or not lowest <= float(value) <= highest:
+            raise ValueError(f"must be a number of seconds, {lowest:g} to {highest:g}")
+        return float(value)
+
+    return parse

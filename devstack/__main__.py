@@ -1,0 +1,108 @@
+"""`make run`: the whole product in the foreground, until Ctrl-C.
+
+Exit status: 1 when a server could not start or died, else 128 and the signal.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from devstack.first_key import first_key
+from devstack.ports import reserve
+from devstack.server import ServerFailed
+from devstack.stack import Stack
+from devstack.welcome import welcome
+from devstack.workspace import BASE, Workspace, claim
+
+
+class StopAsked(Exception):
+    """A signal asked for the end."""
+
+
+class Signals:
+    """Notes a signal and lets `check` raise, so that no step is broken off in its middle."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._on_terminal = False
+
+    def listen(self) -> None:
+        """Note Ctrl-C, SIGTERM, and a closed terminal unless nohup has that ignored."""
+        signal.signal(signal.SIGINT, self._note)
+        signal.signal(signal.SIGTERM, self._note)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._note)
+            self._on_terminal = sys.stdout.isatty()
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.received = self.received or signum
+
+    def check(self) -> None:
+        """Raise StopAsked when a signal has come, or the terminal has gone.
+
+        Without a shell between terminal and make, the kernel tells only make, and make only waits.
+        """
+        if self._on_terminal and not sys.stdout.isatty():
+            self._note(signal.SIGHUP, None)
+        if self.received:
+            raise StopAsked
+
+
+def main() -> int:
+    """Run everything; return the exit status."""
+    options = _options()
+    signals = Signals()
+    signals.listen()
+    try:
+        workspace = claim(options.folder)
+    except BlockingIOError as error:
+        say(f"cannot start: {error}")
+        return 1
+    if options.folder is None and workspace.folder != BASE:
+        say(f"Another run is at work in {BASE}; this one has data of its own.")
+    return _run(workspace, options.port, signals)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make run", description=__doc__)
+    parser.add_argument(
+        "--port", type=int, default=8000, help="the proxy's; another when it is taken (8000)"
+    )
+    parser.add_argument("--folder", type=Path, help="where data and logs are kept (.devstack)")
+    return parser.parse_args()
+
+
+def _run(workspace: Workspace, preferred_port: int, signals: Signals) -> int:
+    place = reserve(preferred_port)
+    stack = Stack(workspace, place, os.environ.get("REDIS_URL"))
+    if stack.proxy.port != preferred_port:
+        say(f"Port {preferred_port} is taken; the proxy gets {stack.proxy.port}.")
+    say(f"Starting Redis, MLflow, the auth service and the proxy in {workspace.folder} …")
+    try:
+        stack.start(say, signals.check)
+        say(welcome(stack, workspace, first_key(stack.auth, workspace.key_file)))
+        stack.watch(signals.check)
+    except StopAsked:
+        say("\nStopping …")
+    except ServerFailed as failure:
+        say(f"\n{failure}\n\nStopping the others …")
+    finally:
+        place.close()
+        stack.stop()
+    say("Everything has ended.")
+    return 128 + signals.received if signals.received else 1
+
+
+def say(line: str) -> None:
+    """Tell the user, if the terminal is still there."""
+    try:
+        print(line, flush=True)
+    except OSError:  # what could not be written would come up again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The local auth service."""
+
+import sys
+from pathlib import Path
+
+from devstack.ports import HOST, free_port
+from devstack.server import Server, answers
+
+
+class AuthService(Server):
+    """`python -m auth_service serve`, one quiet worker."""
+
+    name = "auth service"
+    in_repository = True
+
+    def __init__(self, folder: Path, database: Path, redis_url: str) -> None:
+        """`database` is the SQLite file of the keys, created if absent."""
+        self.port = free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        self.database = database
+        command = [sys.executable, "-m", "auth_service", "serve", "--bind", f"{HOST}:{self.port}"]
+        environment = {"AUTH_SERVICE_DATABASE": str(database), "REDIS_URL": redis_url}
+        super().__init__(command, folder, environment)
+
+    def is_ready(self) -> bool:
+        """Whether it serves."""
+        return answers(f"{self.url}/health")

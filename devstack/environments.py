@@ -1,0 +1,315 @@
+"""The Python environments, made from their lock files and mended when half made.
+
+    python3 -m devstack.environments development mlflow-server
+
+Imports only the standard library: it runs before anything is installed. A
+stamp inside an environment says what it was made from. It is removed first and
+written last, so an interrupted set-up is recognised and begun again. A lock on
+a file keeps two calls apart; the installers inherit it, so it is held as long
+as one of them still writes, even when this process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK_FILE = ROOT / ".devstack" / "install.lock"
+HEARTBEAT_SECONDS = 3.0
+OLDEST = (3, 11)
+NEWER = ("python3.13", "python3.12", "python3.11")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One environment: its folder and lock file below `ROOT`, and what a first set-up costs."""
+
+    folder: Path
+    lock: Path
+    cost: str
+
+    @property
+    def python(self) -> Path:
+        """The environment's interpreter."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def stamp(self) -> Path:
+        """Present only in a whole environment; holds its fingerprint."""
+        return self.folder / "made-from"
+
+
+REQUIREMENTS = ROOT / "requirements"
+INSTALLER_LOCK = REQUIREMENTS / "installer.lock"
+DEVELOPMENT = Environment(
+    ROOT / ".venv", REQUIREMENTS / "development.lock", "up to a minute, 350 MB"
+)
+MLFLOW_SERVER = Environment(
+    ROOT / ".venv-mlflow", REQUIREMENTS / "mlflow-server.lock", "up to a few minutes, 650 MB"
+)
+#: MLflow's clients that the drills let call, each beside the others. 3.18 cannot be resolved yet.
+CLIENTS = {
+    version: Environment(
+        ROOT / ".venv-clients" / version,
+        REQUIREMENTS / f"client-{version}.lock",
+        "up to a minute, 100 MB",
+    )
+    for version in ("2.22", "3.6", "3.17")
+}
+#: What `make bench` compares the proxy with, and what draws its plot.
+BENCH = Environment(ROOT / ".venv-bench", REQUIREMENTS / "bench.lock", "up to a minute, 150 MB")
+BASIC_AUTH_SERVER = Environment(
+    ROOT / ".venv-mlflow-basic-auth",
+    REQUIREMENTS / "bench-basic-auth.lock",
+    "up to a few minutes, 650 MB",
+)
+BY_NAME = {
+    "development": DEVELOPMENT,
+    "mlflow-server": MLFLOW_SERVER,
+    "bench": BENCH,
+    "basic-auth-server": BASIC_AUTH_SERVER,
+} | {f"client-{version}": environment for version, environment in CLIENTS.items()}
+
+
+class SetupFailed(Exception):
+    """An environment could not be made; the message says what to do."""
+
+
+def ensure(*environments: Environment) -> None:
+    """Make or mend the environments; quick when there is nothing to do.
+
+    Raises:
+        SetupFailed: when one could not be made.
+    """
+    if all(is_whole(environment) for environment in environments):
+        return
+    with _alone() as lock:
+        for environment in environments:
+            if not is_whole(environment):
+                _make(environment, lock)
+
+
+def is_whole(environment: Environment) -> bool:
+    """Whether the environment was finished from the present lock file, in this place."""
+    try:
+        return environment.stamp.read_text() == _fingerprint(environment)
+    except OSError:
+        return False
+
+
+def _fingerprint(environment: Environment) -> str:
+    """What an environment depends on: pins, interpreter, and its place (scripts hold the path)."""
+    pins = hashlib.sha256(INSTALLER_LOCK.read_bytes() + environment.lock.read_bytes()).hexdigest()
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return f"{pins}\nPython {version}\n{environment.folder}\n"
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[IO[str]]:
+    """Hold the set-up lock; say so when another call has it."""
+    LOCK_FILE.parent.mkdir(exist_ok=True)
+    with LOCK_FILE.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("another set-up is at work here; waiting for it to finish …")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def _make(environment: Environment, lock: IO[str]) -> None:
+    name = environment.folder.name
+    _say(f"{name}: installing from {environment.lock.name} (first time: {environment.cost}) …")
+    began = time.monotonic()
+    reusable = environment.stamp.exists() and _runs(environment.python)
+    environment.stamp.unlink(missing_ok=True)
+    if not reusable:
+        _create(environment, lock)
+    _install(environment, lock)
+    environment.stamp.write_text(_fingerprint(environment))
+    _say(f"{name}: ready after {time.monotonic() - began:.0f} s")
+
+
+def _runs(python: Path) -> bool:
+    """Whether the interpreter is there and is of this process's version."""
+    wanted = f"import sys; sys.exit(sys.version_info[:3] != {tuple(sys.version_info[:3])})"
+    try:
+        return subprocess.run([python, "-c", wanted], check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def _create(environment: Environment, lock: IO[str]) -> None:
+    """An empty environment. Only the first gets pip: it installs for the other one too."""
+    arguments = [sys.executable, "-m", "venv", "--clear", str(environment.folder)]
+    if environment is not DEVELOPMENT:
+        arguments.insert(-1, "--without-pip")
+    if _run(arguments, lock) != 0:
+        raise SetupFailed(
+            "python3 -m venv failed (see above). On Debian or Ubuntu: apt install python3-venv"
+        )
+
+
+def _install(environment: Environment, lock: IO[str]) -> None:
+    """Install what the lock file lists: by uv, or by pip where uv does not run or fails."""
+    if _has_uv(lock) and _run(_uv_sync(environment), lock) == 0:
+        return
+    _say("uv cannot do it on this machine; using plain pip, which takes a few minutes …")
+    if _run(_pip_install(environment), lock) != 0:
+        raise SetupFailed(
+            f"could not install {environment.lock.name}: is a package registry reachable?"
+        )
+
+
+def _has_uv(lock: IO[str]) -> bool:
+    """Whether the pinned uv is there, after a try to fetch it (a wheel, or not at all)."""
+    if _uv().exists():
+        return True
+    fetch = _pip("install", "-q", "--only-binary=:all:", "--require-hashes")
+    return _run([*fetch, "-r", str(INSTALLER_LOCK)], lock) == 0
+
+
+def _uv() -> Path:
+    return DEVELOPMENT.folder / "bin" / "uv"
+
+
+def _uv_sync(environment: Environment) -> list[str]:
+    locks = [str(environment.lock)]
+    if environment is DEVELOPMENT:  # or it would remove itself
+        locks.append(str(INSTALLER_LOCK))
+    python = str(environment.python)
+    return [str(_uv()), "pip", "sync", "-q", "--require-hashes", "--python", python, *locks]
+
+
+def _pip_install(environment: Environment) -> list[str]:
+    target = ["--python", str(environment.python)]
+    return _pip(*target, "install", "-q", "--require-hashes", "-r", str(environment.lock))
+
+
+def _pip(*arguments: str) -> list[str]:
+    return [str(DEVELOPMENT.python), "-m", "pip", *arguments]
+
+
+def _run(command: Sequence[str], lock: IO[str]) -> int:
+    """Run an installer and return its exit status. What it says is shown when it fails."""
+    done = threading.Event()
+    pulse = threading.Thread(target=_pulse, args=(done,), daemon=True)
+    pulse.start()
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        try:
+            status = _call(command, lock, output)
+        finally:
+            done.set()
+            pulse.join()
+        if status != 0:
+            output.seek(0)
+            _say(output.read().strip())
+    return status
+
+
+def _call(command: Sequence[str], lock: IO[str], output: IO[str]) -> int:
+    return subprocess.run(
+        command,
+        check=False,
+        env=_installer_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        pass_fds=[lock.fileno()],
+    ).returncode
+
+
+def _pulse(done: threading.Event) -> None:
+    """Say now and then how long it has taken, and how much the disk has filled meanwhile."""
+    began, used = time.monotonic(), shutil.disk_usage(ROOT).used
+    while not done.wait(HEARTBEAT_SECONDS):
+        written = max(0, shutil.disk_usage(ROOT).used - used) // 1_000_000
+        _say(f"  … {time.monotonic() - began:.0f} s, {written} MB")
+
+
+def _installer_environment() -> dict[str, str]:
+    """This process's environment, with pip's index for uv too, which does not read pip's files."""
+    environment = dict(os.environ)
+    index = _pip_setting("index-url")
+    if index and "UV_DEFAULT_INDEX" not in environment:
+        environment["UV_DEFAULT_INDEX"] = index
+    if "UV_CACHE_DIR" not in environment and not _writable(_cache_home()):
+        environment["UV_CACHE_DIR"] = str(ROOT / ".devstack" / "uv-cache")
+    return environment
+
+
+def _pip_setting(name: str) -> str:
+    """A setting from pip's environment variables or files; empty when it has none."""
+    if value := os.environ.get("PIP_" + name.upper().replace("-", "_")):
+        return value
+    try:
+        answer = subprocess.run(
+            _pip("config", "get", f"global.{name}"), capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def _cache_home() -> Path:
+    """Where uv would keep its cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+
+
+def _writable(folder: Path) -> bool:
+    """Whether files can be made in the folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(names: Sequence[str]) -> int:
+    """Ensure the named environments; return the exit status."""
+    if sys.version_info < OLDEST:
+        return _hand_over(names)
+    try:
+        ensure(*(BY_NAME[name] for name in names))
+    except SetupFailed as failure:
+        _say(f"set-up failed: {failure}")
+        return 1
+    except KeyboardInterrupt:
+        _say("\nset-up interrupted; the next call begins it again")
+        return 130
+    return 0
+
+
+def _hand_over(names: Sequence[str]) -> int:
+    """Let a newer Python do it, where `python3` is an old one."""
+    for candidate in NEWER:
+        if shutil.which(candidate) and _works(candidate):
+            os.execvp(candidate, [candidate, "-m", "devstack.environments", *names])
+    _say("Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3 …")
+    return 1
+
+
+def _works(python: str) -> bool:
+    """False for a version manager's stand-in that only says how to install the thing."""
+    return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

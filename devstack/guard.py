@@ -1,0 +1,99 @@
+"""Ends servers whose owner is gone, however it went: SIGKILL and a crash included.
+
+The owner starts one guard and holds a pipe to it. Through the pipe it says which
+process groups it has started ("+123") and which it has ended itself ("-123").
+When the pipe closes, the owner has gone, and the guard ends what is left. This
+works for the children of children too, on every Unix, and whichever thread of
+the owner started the server; PR_SET_PDEATHSIG does none of the three.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+
+GRACE_SECONDS = 10.0
+
+
+class Guard:
+    """The owner's end. The guard process begins with the first group that is watched."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+
+    def watch(self, group: int) -> None:
+        """From now on the process group ends with this process."""
+        self._tell(f"+{group}")
+
+    def forget(self, group: int) -> None:
+        """The group has been ended; its number may be another's soon."""
+        self._tell(f"-{group}")
+
+    def _tell(self, line: str) -> None:
+        with self._lock:
+            if self._process is None:
+                self._process = _begin()
+                atexit.register(self._end)
+            assert self._process.stdin
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+
+    def _end(self) -> None:
+        """Leave no guard behind when this process ends in order."""
+        assert self._process and self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _begin() -> subprocess.Popen[str]:
+    """A guard in a session of its own: a Ctrl-C for the owner must not reach it."""
+    return subprocess.Popen(
+        [sys.executable, "-I", __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end_groups(groups: Iterable[int], grace: float) -> None:
+    """Ask the process groups to end, and make them after `grace` seconds."""
+    left = set(groups)
+    for group in left:
+        signal_group(group, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = {group for group in left if signal_group(group, 0)}
+    for group in left:
+        signal_group(group, signal.SIGKILL)
+
+
+def signal_group(group: int, signum: int) -> bool:
+    """Send a signal to a process group (0: only look); whether there is such a group."""
+    try:
+        os.killpg(group, signum)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # macOS says so of a group of zombies
+        return False
+    return True
+
+
+def main() -> None:
+    """The guard: read the pipe to its end, then end what the owner left."""
+    groups: set[int] = set()
+    with contextlib.suppress(ValueError):  # half a line: the owner died while writing
+        for line in sys.stdin:
+            (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+    end_groups(groups, grace=3.0)
+
+
+if __name__ == "__main__":
+    main()

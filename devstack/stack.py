@@ -1,0 +1,88 @@
+"""The whole product on this machine: Redis, MLflow, the auth service and the proxy."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from devstack.auth import AuthService
+from devstack.mlflow import MLflow
+from devstack.proxy import Proxy
+from devstack.redis import Redis
+from devstack.server import Server
+from devstack.workspace import Workspace
+
+STEP_SECONDS = 0.1
+REPORT_SECONDS = 3.0
+
+
+class Stack:
+    """All servers of one workspace. `between` is called again and again while it waits: it may
+    raise to break off."""
+
+    def __init__(self, workspace: Workspace, place: socket.socket, redis_url: str | None) -> None:
+        """`place` holds the proxy's port until it starts; `redis_url` is a Redis that is there
+        already."""
+        folder, logs = workspace.folder, workspace.logs
+        self.redis = None if redis_url else Redis(logs)
+        self.redis_url = self.redis.url if self.redis else str(redis_url)
+        self.mlflow = MLflow(folder / "mlflow")
+        self.mlflow.log = logs / self.mlflow.log.name
+        self.auth = AuthService(logs, folder / "keys.db", self.redis_url)
+        settings = {
+            "MLFLOW_SERVER_URL": self.mlflow.url,
+            "HOKUSAI_AUTH_SERVICE_URL": self.auth.url,
+            "REDIS_URL": self.redis_url,
+        }
+        self.proxy = Proxy(logs, settings, place.getsockname()[1])
+        self._place = place
+
+    def servers(self) -> Iterator[Server]:
+        """All servers, in the order in which they start."""
+        if self.redis:
+            yield self.redis
+        yield from (self.auth, self.mlflow, self.proxy)
+
+    def start(self, say: Callable[[str], None], between: Callable[[], None]) -> None:
+        """Start all; the proxy last, so that it finds the others. Raises ServerFailed."""
+        *others, proxy = self.servers()
+        _start(others)
+        _wait(others, say, between)
+        self._place.close()
+        _start([proxy])
+        _wait([proxy], say, between)
+
+    def watch(self, between: Callable[[], None]) -> None:
+        """Stay until a server dies; then raise ServerFailed."""
+        while True:
+            between()
+            for server in self.servers():
+                if not server.is_running():
+                    raise server.failure(f"ended by itself with status {server.exit_status()}")
+            time.sleep(STEP_SECONDS)
+
+    def stop(self) -> None:
+        """End all servers, side by side."""
+        servers = list(self.servers())
+        with ThreadPoolExecutor(len(servers)) as pool:
+            list(pool.map(Server.stop, servers))
+
+
+def _start(servers: list[Server]) -> None:
+    for server in servers:
+        server.start()
+
+
+def _wait(servers: list[Server], say: Callable[[str], None], between: Callable[[], None]) -> None:
+    """Wait for the servers and report each as it gets ready, and now and then who is not."""
+    waiting, reported = list(servers), time.monotonic()
+    while waiting:
+        between()
+        for server in [server for server in waiting if server.check()]:
+            waiting.remove(server)
+            say(f"  ✓ {server.name}, {server.age:.1f} s")
+        if waiting and time.monotonic() - reported > REPORT_SECONDS:
+            reported = time.monotonic()
+            names = ", ".join(server.name for server in waiting)
+            say(f"  … waiting for {names}, {waiting[0].age:.0f} s (mlflow takes about 10 s)")
+        time.sleep(STEP_SECONDS)

@@ -1,0 +1,67 @@
+"""gunicorn for production: `gunicorn -c gunicorn.conf.py wsgi:app`. Each line that is not its
+default says why; what is a setting comes from config/."""
+
+import os
+import sys
+
+from config import BadSettings, load
+from server import instance, logs
+from server.worker import ProxyWorker
+
+try:
+    settings = load(os.environ)
+except BadSettings as bad:
+    sys.exit(str(bad))  # every complaint at once, no traceback, no value
+
+instance.prepare(settings, os.environ)
+
+bind = settings.bind
+workers = settings.web_concurrency
+worker_connections = settings.max_connections
+
+# Slow and stalled clients cost a greenlet, not a thread: docs/decisions/worker-class.md.
+worker_class = ProxyWorker
+ProxyWorker.client_idle_timeout = settings.client_idle_timeout
+ProxyWorker.drain_delay = settings.drain_delay
+
+# Above the ALB's idle time-out of 60 s, or it sends a request into a connection that we just close.
+keepalive = settings.keepalive
+# Transfers in progress end by themselves; below the orchestrator's stop time-out.
+graceful_timeout = settings.graceful_timeout
+# Seconds without a sign of life from a worker's loop, not the length of a request.
+timeout = 60
+# No restart after N requests: it cuts long streams. Memory is bounded by design.
+max_requests = 0
+
+# The UI asks for 100 runs in one GET, over 4 KB; the default of 4094 answers 414. 8190 is the most.
+limit_request_line = 8190
+# The C parser accepts bare LF and folded headers, and "auto" would take it where it is installed.
+http_parser = "python"
+# By default a client of a trusted peer can send Script_Name and move the path after authorization.
+forwarder_headers = ""
+# X-Forwarded-Proto is read by the proxy itself, by TRUSTED_PROXY_HOPS.
+secure_scheme_headers: dict[str, str] = {}
+# Names with underscores could fold into identity headers.
+header_map = "drop"
+# A second gunicorn would delete the first one's control socket.
+control_socket_disable = True
+# The heartbeat file in memory: on a busy disk a write of it can block the worker's loop.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+# One access line per request is written by the proxy itself, when the last byte went out.
+accesslog = None
+logger_class = logs.NoAccessLog
+logconfig_dict = logs.dict_config(settings)
+proc_name = "hokusai-mlflow-proxy"
+
+
+def child_exit(server, worker):  # type: ignore[no-untyped-def]
+    """A dead worker's gauges must not count on."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)
+
+
+def on_exit(server):  # type: ignore[no-untyped-def]
+    """The folder that was made for this instance goes with it."""
+    instance.forget(os.environ)

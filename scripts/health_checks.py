@@ -1,0 +1,149 @@
+"""The health check: every health path, what it says, what it must not say, and how fast."""
+
+import statistics
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import explain
+from command_line import Options
+from health_shape import MLFLOW_CHECKS, bad_checks, complaints, internal_addresses, verdict
+from steps import Failed, Skipped, Steps
+from wire import Wire, credential, expect_unauthenticated
+
+OWN = ("/health", "/ready")  # of the proxy itself
+ABOUT_MLFLOW = (  # the last two are the older names
+    "/api/health",
+    "/api/health/mlflow",
+    "/api/mlflow/health/mlflow",
+    "/mlflow/health/mlflow",
+)
+DETAILED = tuple(f"{path}/detailed" for path in ABOUT_MLFLOW[1:])
+HAMMERED = ("/health", "/api/health/mlflow")
+CALLS = 20
+FORM = "The answer is not of the form that monitors rely on: is this the proxy's version?"
+QUICK = 1.0  # seconds; a load balancer's probe usually gives up after 2 to 5
+
+
+@dataclass(frozen=True)
+class Health:
+    """The checks of one path each; they return what the path said."""
+
+    wire: Wire
+    options: Options
+
+    def public(self, path: str) -> str:
+        """Without a key: a good verdict, the agreed form, and no internal address."""
+        got = self.wire.get(path)
+        said = judge(got, MLFLOW_CHECKS if path in ABOUT_MLFLOW else ())
+        headers = "\n".join(got.headers.values())
+        leaked = internal_addresses(f"{got.text}\n{headers}", self.options.target.root)
+        if leaked:
+            raise Failed(
+                f"GET {path} tells anybody internal addresses: {', '.join(leaked)}.",
+                "Only the detailed health answers may name them.",
+                got.request_id,
+            )
+        return said
+
+    def closed(self, path: str) -> str:
+        """Without a key: refused."""
+        return expect_unauthenticated(self.wire.get(path), "no key")
+
+    def detailed(self, path: str) -> str:
+        """With a key: the agreed form, and something that the public answer does not say."""
+        got = self.wire.get(path, credential(self.options.key))
+        said = judge(got, MLFLOW_CHECKS)
+        more = set(got.document() or {}) - {"status", "version", "checks"}
+        if not more and not internal_addresses(got.text, self.options.target.root):
+            raise Failed(
+                f"GET {path} says no more than the public answer.",
+                "It should name internal addresses and settings for whoever debugs.",
+                got.request_id,
+            )
+        return said
+
+    def hammered(self, path: str) -> str:
+        """Many calls in a row: each quick, all with one verdict."""
+        answers = [self.wire.get(path) for _ in range(CALLS)]
+        verdicts = {(got.status, *verdict(read(got))) for got in answers}
+        if len(verdicts) > 1:
+            raise Failed(
+                f"{CALLS} quick calls of {path} gave {len(verdicts)} different verdicts: "
+                f"{', '.join(sorted(f'{seen[0]} {seen[1]}' for seen in verdicts))}.",
+                "Something comes and goes: watch the detailed answer, and the proxy's log. With "
+                "several instances, ask each by its own address.",
+                answers[-1].request_id,
+            )
+        slowest = max(answers, key=lambda got: got.ms)
+        if slowest.ms > QUICK * 1000:
+            raise Failed(
+                f"One of {CALLS} calls of {path} took {slowest.ms:.0f} ms.",
+                "Load balancers take a slow probe for a dead target: look at the proxy's load, "
+                "or at the distance from here.",
+                slowest.request_id,
+            )
+        median = statistics.median(got.ms for got in answers)
+        return f"median {median:.1f} ms, slowest {slowest.ms:.1f} ms"
+
+    def metrics(self) -> str:
+        """Prometheus text, where it can be reached: a load balancer should not route it."""
+        got = self.wire.get("/metrics")
+        if got.status in (401, 403, 404):
+            raise Skipped(f"not reachable from here ({got.status}), as it should be in production")
+        families = sum(line.startswith("# TYPE ") for line in got.text.splitlines())
+        if got.status != 200 or not families:
+            raise explain.answer(got, "200 with Prometheus text, or 404")
+        return f"{families} metrics"
+
+
+def read(got: explain.Answer) -> dict[str, Any]:
+    """The health document of an answer.
+
+    Raises:
+        Failed: neither 200 nor 503, not JSON, or the two contradict each other.
+    """
+    document = got.document()
+    if got.status not in (200, 503) or document is None or "status" not in document:
+        raise explain.answer(got, "200 or 503 with health in JSON")
+    if (got.status == 503) != (document["status"] == "unhealthy"):
+        raise Failed(
+            f"GET {got.path} answered {got.status} but says {document['status']}.",
+            "Load balancers see only the number: unhealthy goes with 503, all else with 200.",
+            got.request_id,
+        )
+    return document
+
+
+def judge(got: explain.Answer, required: tuple[str, ...]) -> str:
+    """The verdict in words.
+
+    Args:
+        required: the checks that must be there.
+
+    Raises:
+        Failed: unhealthy, or not of the agreed form.
+    """
+    document = read(got)
+    bad = bad_checks(document)
+    said = f"{document['status']}{': ' if bad else ''}{bad}"
+    if document["status"] == "unhealthy":
+        raise Failed(f"GET {got.path} says {said}.", explain.REMEDIES[503], got.request_id)
+    if wrong := complaints(document, required):
+        raise Failed(f"GET {got.path}: {'; '.join(wrong)}.", FORM, got.request_id)
+    return said
+
+
+def run(steps: Steps, checks: Health) -> None:
+    """All paths, the plainest first; where that is silent the others are not asked."""
+    first = f"GET {OWN[0]}"
+    steps.run(first, partial(checks.public, OWN[0]))
+    for path in (*OWN[1:], *ABOUT_MLFLOW):
+        steps.run(f"GET {path}", partial(checks.public, path), needs=first)
+    for path in DETAILED:
+        steps.run(f"no key: {path}", partial(checks.closed, path), needs=first)
+        steps.run(f"with key: {path}", partial(checks.detailed, path), needs=first)
+    for path in HAMMERED:
+        name = f"{CALLS} quick calls: {path}"
+        steps.run(name, partial(checks.hammered, path), needs=f"GET {path}")
+    steps.run("GET /metrics", checks.metrics, needs=first)

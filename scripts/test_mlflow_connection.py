@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Check the way to MLflow through the proxy, hop by hop, and say where it ends.
+
+DNS, TCP, TLS, the proxy itself, its door (no key, a bad key, the key in each of its four forms)
+and MLflow behind it. Writes nothing to MLflow. Exit status: 0 all well, 1 a step failed, 2 called
+wrongly.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from command_line import make_parser, parse, redactor
+from interruption import Interruption
+from steps import Steps
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the checks; return the exit status."""
+    options, _ = parse(make_parser(__doc__ or "", timeout=10), argv, os.environ)
+    from connection_checks import Connection, run  # after `parse` has found that requests is there
+    from wire import Wire
+
+    title = "Hokusai MLflow proxy: connection"
+    steps = Steps(title, options.facts(), redactor(options.key), options.json)
+    with Interruption(steps):
+        run(steps, Connection(Wire(options), options))
+    return steps.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What the workers of one instance share: a folder, and the secret of the verdict cache.
+
+The master makes both once and hands them to its workers through the environment, which config/
+reads there; a reload (SIGHUP) finds them made.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+from config import Settings
+
+#: Says, with the master's process id, that the environment has been prepared by this master; and
+#: which folder it made for that.
+PREPARED = "HOKUSAI_INSTANCE_PREPARED"
+MADE = "HOKUSAI_INSTANCE_MADE"
+
+#: How a folder that was made up is named, and the file in it that its processes keep locked.
+FOLDER_PREFIX = "hokusai-"
+ALIVE = "alive"
+
+
+def prepare(settings: Settings, environ: MutableMapping[str, str]) -> Path:
+    """The instance's folder, made if need be; INSTANCE_FOLDER, AUTH_CACHE_SECRET and
+    PROMETHEUS_MULTIPROC_DIR are set for the workers.
+
+    Metrics of earlier processes are removed: each dead one would slow every scrape.
+    """
+    if environ.get(PREPARED) == str(os.getpid()):
+        return Path(settings.instance_folder)
+    environ[MADE] = ""
+    if not settings.instance_folder:
+        environ[MADE] = str(_make_folder())
+    folder = Path(settings.instance_folder or environ[MADE])
+    metrics = folder / "metrics"
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir(parents=True)
+    environ["INSTANCE_FOLDER"] = str(folder)
+    environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+    environ["AUTH_CACHE_SECRET"] = settings.auth_cache_secret or secrets.token_hex(32)
+    environ[PREPARED] = str(os.getpid())
+    return folder
+
+
+def forget(environ: Mapping[str, str]) -> None:
+    """Removes a folder that `prepare` made up; one that was given stays."""
+    if environ.get(PREPARED) == str(os.getpid()) and environ[MADE]:
+        shutil.rmtree(environ[MADE], ignore_errors=True)
+
+
+def _make_folder() -> Path:
+    """A fresh folder, in memory where there is such a place: the lock and the metrics are written
+    often and need no disk. Folders that a killed instance left behind are removed."""
+    place = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
+    for left in place.glob(f"{FOLDER_PREFIX}*/{ALIVE}"):
+        _remove_if_dead(left)
+    folder = Path(tempfile.mkdtemp("", FOLDER_PREFIX, place))
+    # Never closed: the lock lasts as long as the last process that inherited it.
+    fcntl.flock(os.open(folder / ALIVE, os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
+    return folder
+
+
+def _remove_if_dead(alive: Path) -> None:
+    try:
+        file = os.open(alive, os.O_RDWR)
+    except OSError:
+        return  # another user's, or just removed
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(alive.parent, ignore_errors=True)
+    except OSError:
+        return  # its owner lives
+    finally:
+        os.close(file)

@@ -1,0 +1,286 @@
+"""What all tests share: a clean environment, loopback only, and the real servers.
+
+The servers live as long as the session, each on a free port with a folder of its
+own, so two test runs side by side do not meet. A test that breaks or reconfigures
+one starts its own: `start_proxy`, `start_redis`.
+"""
+
+import ipaddress
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from auth_service import revocation
+from auth_service.grant import Grant
+from auth_service.keys import KeyStore
+from devstack.auth import AuthService
+from devstack.environments import MLFLOW_SERVER, ROOT, is_whole
+from devstack.mlflow import MLflow
+from devstack.proxy import Proxy
+from devstack.redis import Redis
+
+DEVELOPERS_ENVIRONMENT = dict(os.environ)
+KEPT = {"CI", "COLUMNS", "FORCE_COLOR", "LANG", "NO_COLOR", "PATH", "TERM", "TMPDIR", "TZ"}
+KEPT_PREFIXES = ("LC_", "PYTEST", "PY_COLORS")
+SHARED_PROXY = {
+    "WEB_CONCURRENCY": "2",
+    "GRACEFUL_TIMEOUT": "2",
+    "REDIS_TIMEOUT": "5",  # a machine that is busy for a moment is not an outage
+    "AUTH_FAILURE_LIMIT": "1000000",  # all tests come from one address
+}
+
+
+# --- a clean environment -------------------------------------------------------------------
+
+
+def pytest_configure() -> None:
+    """Hide the developer's settings, credentials and home folder from tests and servers."""
+    for name in list(os.environ):
+        if name not in KEPT and not name.startswith(KEPT_PREFIXES):
+            del os.environ[name]
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="home-")
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+def pytest_unconfigure() -> None:
+    """Remove the home folder again."""
+    shutil.rmtree(os.environ["HOME"], ignore_errors=True)
+
+
+def pytest_sessionstart() -> None:
+    """From here on this process connects to this machine only, and tidies up when told to end."""
+    sys.addaudithook(_refuse_the_internet)
+    signal.signal(signal.SIGTERM, _end_in_order)
+
+
+def _end_in_order(signum: int, frame: FrameType | None) -> None:
+    pytest.exit("SIGTERM", returncode=128 + signum)
+
+
+def _refuse_the_internet(event: str, arguments: tuple[Any, ...]) -> None:
+    """Fail the test, in a way that no `except Exception` hides."""
+    if event in ("socket.connect", "socket.sendto"):
+        address = arguments[1]
+        if isinstance(address, tuple) and not _is_loopback(address[0]):
+            pytest.fail(f"a test tried to reach {address[0]}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# --- MLflow --------------------------------------------------------------------------------
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make MLflow's environment before any test's time runs; it can take a minute."""
+    if not session.config.option.collectonly and _needed(session, "mlflow_python"):
+        _make_mlflow_environment()
+
+
+def _needed(session: pytest.Session, fixture: str) -> bool:
+    return any(fixture in getattr(item, "fixturenames", ()) for item in session.items)
+
+
+def _make_mlflow_environment() -> None:
+    if not is_whole(MLFLOW_SERVER):
+        command = [sys.executable, "-m", "devstack.environments", "mlflow-server"]
+        subprocess.run(command, cwd=ROOT, env=DEVELOPERS_ENVIRONMENT, check=True)
+
+
+@pytest.fixture(scope="session")
+def mlflow_python() -> Path:
+    """The interpreter of the environment in which the whole MLflow is installed."""
+    _make_mlflow_environment()
+    return MLFLOW_SERVER.python
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _head_start(request: pytest.FixtureRequest) -> None:
+    """MLflow needs 8 s: let it begin while the tests that do without it run."""
+    if _needed(request.session, "mlflow_server"):
+        request.getfixturevalue("_mlflow_starting")
+
+
+@pytest.fixture(scope="session")
+def _mlflow_starting(mlflow_python: Path, servers: Path) -> Iterator[MLflow]:
+    server = MLflow(servers / "mlflow")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(_mlflow_starting: MLflow) -> MLflow:
+    """A real MLflow: `.url`, `.folder`, `.artifacts`, `.log`."""
+    _mlflow_starting.wait_until_ready()
+    return _mlflow_starting
+
+
+# --- Redis ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session's servers keep their data and logs."""
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers: Path) -> Iterator[Any]:
+    """A fresh Redis, or the one that REDIS_URL names: `.url`, `.port`."""
+    if url := DEVELOPERS_ENVIRONMENT.get("REDIS_URL"):
+        yield SimpleNamespace(url=url, port=urlsplit(url).port)
+        return
+    server = Redis(servers / "redis")
+    server.start()
+    server.wait_until_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: Any) -> str:
+    """The address of the session's Redis."""
+    return str(redis_server.url)
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[Callable[[], Redis]]:
+    """Start a Redis of the test's own, to be stopped and started as it likes."""
+    started: list[Redis] = []
+
+    def start() -> Redis:
+        server = Redis(tmp_path / f"redis-{len(started)}")
+        started.append(server)
+        server.start()
+        server.wait_until_ready()
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+# --- the auth service ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Key:
+    """An API key, and the id under which logs and revocations know it."""
+
+    key: str
+    key_id: str
+
+
+class KeyedAuthService(AuthService):
+    """The auth service; keys are made and revoked beside it in the same file, in a millisecond."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        super().__init__(folder, folder / "keys.db", redis_url)
+        self.redis_url = redis_url
+        self.store = KeyStore(self.database)
+
+    def create_key(
+        self,
+        user: str = "ann",
+        scopes: tuple[str, ...] | list[str] = ("read", "write"),
+        limit: int | None = None,
+        admin: bool = False,
+        allow_ip: str | None = None,
+    ) -> Key:
+        """A new key; `limit` is in requests per hour, `allow_ip` an address or a network."""
+        networks = (ipaddress.ip_network(allow_ip),) if allow_ip else ()
+        grant = Grant(
+            user_id=user,
+            scopes=tuple(scopes),
+            rate_limit_per_hour=limit,
+            is_admin=admin,
+            allowed_networks=networks,
+        )
+        secret, key = self.store.create(grant, test=True)
+        return Key(secret, key.key_id)
+
+    def revoke(self, key_id: str) -> None:
+        """End a key, and announce it, as the command does."""
+        self.store.revoke(key_id)
+        revocation.announce(self.redis_url, key_id)
+
+
+@pytest.fixture(scope="session")
+def auth_service(servers: Path, redis_url: str) -> Iterator[KeyedAuthService]:
+    """A running auth service: `.url`, `.create_key(…)`, `.revoke(key_id)`."""
+    server = KeyedAuthService(servers / "auth", redis_url)
+    server.start()
+    server.wait_until_ready()
+    yield server
+    server.stop()
+    server.store.close()
+
+
+# --- the proxy -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def proxy(
+    servers: Path, auth_service: KeyedAuthService, redis_url: str, mlflow_server: MLflow
+) -> Iterator[Proxy]:
+    """The proxy in front of the session's servers: `.url`, `.api`, `.pid`, `.log_lines()`."""
+    upstreams = {
+        "MLFLOW_SERVER_URL": mlflow_server.url,
+        "HOKUSAI_AUTH_SERVICE_URL": auth_service.url,
+        "REDIS_URL": redis_url,
+    }
+    server = Proxy(servers / "proxy", SHARED_PROXY | upstreams)
+    server.start()
+    server.wait_until_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start_proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
+    """Start a proxy with other settings: `start_proxy(MLFLOW_SERVER_URL=url, CIRCUIT_FAIL_MAX=2)`.
+
+    What is not given comes from the session's servers; None leaves a variable unset. It returns
+    when /health is 200, whether or not the upstreams are there; ServerFailed when it never is.
+    """
+    started: list[Proxy] = []
+
+    def start(**settings: object) -> Proxy:
+        chosen = SHARED_PROXY | _upstreams(request, settings) | settings
+        environment = {name: str(value) for name, value in chosen.items() if value is not None}
+        server = Proxy(tmp_path / f"proxy-{len(started)}", environment, ready="/health")
+        started.append(server)
+        server.start()
+        server.wait_until_ready()
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+def _upstreams(request: pytest.FixtureRequest, settings: dict[str, object]) -> dict[str, str]:
+    """The session's servers for what `settings` leave out; the others need not start."""
+    fixtures = {
+        "MLFLOW_SERVER_URL": "mlflow_server",
+        "HOKUSAI_AUTH_SERVICE_URL": "auth_service",
+        "REDIS_URL": "redis_server",
+    }
+    missing = fixtures.keys() - settings.keys()
+    return {name: request.getfixturevalue(fixtures[name]).url for name in missing}

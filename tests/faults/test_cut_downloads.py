@@ -1,0 +1,14 @@
+"""2,000 downloads that MLflow breaks off somewhere: none is taken for complete."""
+
+import pytest
+
+from drills import downloads
+from drills.stage import Stage
+
+
+@pytest.mark.slow
+def test_no_download_that_was_cut_looks_complete(stage: Stage) -> None:
+    row = downloads.drill(stage, 2000)
+    print(row.line())
+    assert row.held, row
+    assert row.numbers["cut"]["broken"] > 1000

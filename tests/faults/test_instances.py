@@ -1,0 +1,17 @@
+"""Three proxies count a key's limit as one, on every kind of Redis, and go on while it is away."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from drills import instances
+from drills.report import Row
+from drills.stage import Stage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drill", [instances.outage, instances.failover, instances.lost_node])
+def test_three_proxies_count_as_one(stage: Stage, drill: Callable[[Stage], Iterator[Row]]) -> None:
+    for row in drill(stage):
+        print(row.line())
+        assert row.held, (row.fault, row.saw)

@@ -1,0 +1,45 @@
+"""Redis stopped, frozen, slow, read-only or full: whoever is in keeps going, hardly slower."""
+
+import time
+
+import pytest
+
+from drills.redis_outage import FAULTS, Fault, load_on, outage, redis_under_test, remarks, take
+from drills.stage import Stage
+from tests.upstreams import Upstream
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_known_keys_go_on_and_the_shared_count_comes_back(stage: Stage, fault: Fault) -> None:
+    row = outage(stage, fault)
+    stage.clear()
+    print(row.line())
+    assert row.held, (row.saw, row.numbers)
+
+
+@pytest.mark.slow
+def test_a_redis_that_comes_and_goes_floods_neither_clients_nor_the_log(
+    stage: Stage, fake: Upstream
+) -> None:
+    with redis_under_test(stage.folder) as broken:
+        proxy = stage.proxy(
+            REDIS_URL=f"redis://{broken.through.address}/0",
+            REDIS_RETRY_INTERVAL=0.1,
+            MLFLOW_SERVER_URL=fake.url,
+            WEB_CONCURRENCY=2,
+        )
+        with load_on(proxy, (stage.new_key(1_000_000)[0], stage.key()) * 4) as load:
+            take(load, 100)
+            began, lines = time.monotonic(), len(remarks(proxy))
+            for _ in range(12):
+                broken.through.refuse()
+                take(load, 50)
+                broken.through.heal()
+                time.sleep(0.3)
+            seconds = time.monotonic() - began
+        said = remarks(proxy)[lines:]
+        stage.clear()
+    print(f"{len(said)} lines of two workers in {seconds:.0f} s, Redis gone twelve times")
+    assert set(load.statuses) == {200}
+    assert 2 <= len(said) <= 4 * (1 + seconds // 10), "gone and back, in ten seconds, each worker"
