@@ -165,7 +165,7 @@ def watched(port: int) -> Iterator[bytearray]:
         listening = threading.Thread(target=listen)
         listening.start()
         yield heard
-        monitor.shutdown(socket.SHUT_RDWR)
+        monitor.shutdown(socket.SHUT_WR)  # both ways, what Redis says next would be a reset
         listening.join()
 
 
