@@ -142,7 +142,48 @@ def connect(url: str, timeout: float) -> Any:
     if scheme == "redis+cluster":
         return _cluster(url, options)
     pool = redis.BlockingConnectionPool.from_url(url, timeout=timeout, **options)
-    return redis.Redis(connection_pool=pool)
+    return OneServer(connection_pool=pool)
+
+
+class OneServer(redis.Redis):
+    """redis-py's client, which takes a connection again without asking whether it still stands:
+    under gevent that poll, and what the library records, cost as much as the command. A connection
+    that turns out to be broken is replaced, and its command sent again."""
+
+    def __init__(self, connection_pool: redis.ConnectionPool) -> None:
+        super().__init__(connection_pool=connection_pool)
+        self._idle: list[Any] = []
+
+    def execute_command(self, *words: Any, **options: Any) -> Any:
+        """Sends a command and returns its answer; raises what redis-py raises."""
+        while True:
+            reused = bool(self._idle)
+            connection = self._idle.pop() if reused else self.connection_pool.get_connection()
+            try:
+                return self._ask(connection, words, options)
+            except redis.ConnectionError:
+                if not reused:
+                    raise
+
+    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
+        """The same command as redis-py's, without its wrapper for arguments of old."""
+        return self.execute_command("EVALSHA", sha, numkeys, *keys_and_args)
+
+    def _ask(self, connection: Any, words: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        try:
+            connection.send_command(*words)
+            answer = self.parse_response(  # type: ignore[no-untyped-call]
+                connection, words[0], **options
+            )
+        except redis.ResponseError:
+            self._idle.append(connection)
+            raise
+        except BaseException:
+            connection.disconnect()
+            self.connection_pool.release(connection)
+            raise
+        self._idle.append(connection)
+        return answer
 
 
 def _sentinel(url: str, options: dict[str, Any]) -> Any:
