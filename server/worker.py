@@ -22,11 +22,11 @@ from typing import Any, ClassVar
 import gevent
 from gevent.local import local
 from gunicorn.http import errors
-from gunicorn.http.body import LengthReader
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from server.client_socket import ClientSocket
+from server.request_body import ContinuedBody, quick, was_read
 
 #: Seconds, and bytes, for which a connection that is being closed may still send what we ignore;
 #: closing it at once would reset it, and the client might never read the answer.
@@ -80,9 +80,10 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """One request, from its head to the end of the response."""
         sock.begin_answer()
+        req.body = quick(req.body)
         if req._expected_100_continue:
             req._expected_100_continue = False
-            req.body = _ContinuedBody(req, sock)
+            req.body = ContinuedBody(req, sock)
         if self.draining:
             req.force_close()
         try:
@@ -170,38 +171,11 @@ class _Waiting:
         return value is self._timeout
 
 
-class _ContinuedBody:
-    """A request body whose client waits for `100 Continue` (RFC 9110 section 10.1.1). The first
-    read sends it. Where nothing is read, the client may or may not send the body after all, so the
-    connection must end with the response."""
-
-    def __init__(self, req: Any, sock: Any) -> None:
-        self._req = req
-        self._sock = sock
-        self._body = req.body
-        self._asked = False
-        req.must_close = True
-
-    @property
-    def failed(self) -> bool:
-        """Whether reading failed; asked by gunicorn before it reuses the connection."""
-        return bool(self._body.failed)
-
-    def read(self, size: int | None = None) -> bytes:
-        """Up to `size` bytes, as gunicorn's Body reads them."""
-        if not self._asked:
-            self._asked = True
-            self._req.must_close = False
-            self._sock.send_now(b"HTTP/1.1 100 Continue\r\n\r\n")
-        data: bytes = self._body.read(size)
-        return data
-
-
 def _skip_rest(body: Any, seconds: float) -> bool:
     """Reads what is left of a request's body after its answer, for so long; gunicorn would read for
     as long as a client sends, and nobody else would have a turn. False where the connection must
     end instead."""
-    if _was_read(body):
+    if was_read(body):
         return True
     with gevent.Timeout(seconds, False):
         try:
@@ -211,12 +185,6 @@ def _skip_rest(body: Any, seconds: float) -> bool:
         except Exception:  # cut off or malformed, and answered already
             return False
     return False
-
-
-def _was_read(body: Any) -> bool:
-    """Whether a sized body, or none, was read to its end: the usual case, without a timer."""
-    reader = getattr(body, "reader", None)
-    return isinstance(reader, LengthReader) and reader.length == 0 and not body.failed
 
 
 def _send_error(client: Any, status: int, message: str, request_id: str) -> None:
