@@ -6,7 +6,8 @@ The request's way is in proxy.py; docs/architecture.md draws it.
 import secrets
 from pathlib import Path
 
-from flask import Flask
+from flask import Flask, Request
+from flask.sessions import NullSession, SessionInterface
 
 from app import proxy, responses
 from app.auth_service import AuthService
@@ -29,6 +30,7 @@ from config import Settings
 def create_app(settings: Settings) -> Flask:
     """The WSGI application for these settings. Connects to nothing yet."""
     app = Flask(__name__, static_folder=None)
+    app.session_interface = _NoSessions()
     app.url_map.merge_slashes = False  # `//` is refused by the walk, not redirected
     app.url_map.strict_slashes = True
 
@@ -80,6 +82,18 @@ def create_app(settings: Settings) -> Flask:
         commands.revoke(revocations, settings.auth_cache_ttl, settings.auth_stale_ttl)
     )
     return app
+
+
+class _NoSessions(SessionInterface):
+    """Flask's sessions are not used: nothing is looked for, made or saved for a request."""
+
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        return self._none
+
+    def is_null_session(self, obj: object) -> bool:
+        return True
 
 
 def _auth_service(settings: Settings) -> AuthService:

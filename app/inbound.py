@@ -6,8 +6,8 @@ how MLflow will read it (it decodes once) and is what the route table is asked a
 """
 
 import ipaddress
+import os
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +94,7 @@ def request_id_of(environ: Mapping[str, Any]) -> str:
     given: str = environ.get("HTTP_X_REQUEST_ID", "")
     if _REQUEST_ID.fullmatch(given) and not _KEY_SHAPED.search(given):
         return given
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def client_address(environ: Mapping[str, Any], hops: int) -> str:
