@@ -29,9 +29,13 @@ FILE = ROOT / "app/operations/openapi.json"
 DOCUMENT = json.loads(FILE.read_text(encoding="utf-8"))
 PAGE = "/api/health/docs"
 
+#: A machine that is busy for a moment is not an outage.
 SETTINGS = {
     "WEB_CONCURRENCY": "1",
     "REDIS_TIMEOUT": "5",
+    "AUTH_TIMEOUT": "20",
+    "HEALTH_TIMEOUT": "20",
+    "MLFLOW_CONNECT_TIMEOUT": "20",
     "AUTH_FAILURE_LIMIT": "1000000",
     "CIRCUIT_FAIL_MAX": "1000000",
     "MLFLOW_RETRY_DEADLINE": "0",
