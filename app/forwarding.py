@@ -10,7 +10,7 @@ import http.client
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import urllib3
@@ -28,6 +28,7 @@ from app import circuit as circuits
 from app.authorization import Permit
 from app.errors import CircuitOpen, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from app.headers import upstream_headers
+from app.inbound import HOP
 from app.retries import Retries
 from app.streaming import Body
 from config import Settings
@@ -120,6 +121,14 @@ class _UpstreamTLS(_Upstream, HTTPSConnection):
     """The same over TLS."""
 
 
+class Told(NamedTuple):
+    """What MLflow answered to a question of our own; names of headers in small letters."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
 class Upstream:
     """MLflow: its address, the pool of connections to it, its circuit. Shared by all threads."""
 
@@ -129,7 +138,7 @@ class Upstream:
         parts = urlsplit(self.url)
         self._base_path = parts.path
         self._host = parts.netloc
-        self._own = _own_credentials(settings)
+        self._own = {**_own_credentials(settings), **HOP}
         self._connect_timeout = settings.mlflow_connect_timeout
         self._read_timeout = settings.mlflow_read_timeout
         self._artifact_read_timeout = settings.mlflow_artifact_read_timeout
@@ -152,15 +161,26 @@ class Upstream:
                 open_circuit.retry_after,
             ) from None
 
-    def ask(self, path: str, timeout: float) -> urllib3.BaseHTTPResponse:
-        """A GET of our own, past the circuit, for the health checks; the body is read."""
-        headers = dict(self._own) | {"Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
+    def ask(self, path: str, timeout: float) -> "Told":
+        """A GET of our own, past the circuit, for the health checks; `timeout` is for the head, and
+        again for the first 64 KiB of the body, which are read."""
+        headers = {**self._own, "Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
         response = self._send("GET", path, headers, Body(None, 0), timeout)
+        deadline, body = time.monotonic() + timeout, b""
         try:
-            _ = response.data  # cached by urllib3
+            while len(body) < 65536 and time.monotonic() < deadline and (more := response.read1()):
+                body += more
+        except HTTPError as why:
+            raise UpstreamReset("MLflow broke its answer off.") from why
         finally:
             response.close()
-        return response
+        fields = {name.lower(): value for name, value in response.headers.items()}
+        return Told(response.status, fields, body)
+
+    def connections(self) -> dict[str, int]:
+        """The pool of this worker: connections that are idle now, and opened in all."""
+        idle = sum(kept is not None for kept in self._pool.pool.queue) if self._pool.pool else 0
+        return {"idle": idle, "opened": self._pool.num_connections}
 
     def _with_retries(self, permit: Permit, body: Body) -> urllib3.BaseHTTPResponse:
         """MLflow's answer, tried again where that can do no harm.
