@@ -111,13 +111,14 @@ class SharedResults:
     def _wait(self, name: str, asked: float) -> Check:
         """A result that is newer than the question; that none comes in time is one, too."""
         pause = 0.002
-        while time.monotonic() < asked + self._patience:
+        while True:
             last = self._last(name)
             if last and last.at >= asked:
                 return last
+            if time.monotonic() > asked + self._patience:
+                return self._keep(name, self._silent(name, asked))
             time.sleep(pause)
             pause = min(1.5 * pause, 0.05)
-        return self._keep(name, self._silent(name, asked))
 
     def _begin(self, name: str) -> None:
         """Asks, in a thread of its own: nobody has to wait for it to its end."""
