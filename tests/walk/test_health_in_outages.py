@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import redis
 
-from devstack.auth import AuthService
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
+from tests.conftest import KeyedAuthService
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Answer, Upstream, eventually, send, sized
 from tests.wire import Response, bearer, call
@@ -98,7 +98,8 @@ def stack(mlflow_server: MLflow, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("outages")
     with contextlib.ExitStack() as ends:
         own_redis = Redis(folder / "redis")
-        auth = AuthService(folder / "auth", folder / "keys.db", own_redis.url)
+        auth = KeyedAuthService(folder / "auth", own_redis.url)
+        ends.callback(auth.store.close)
         for server in (own_redis, auth):
             server.start()
             ends.callback(server.stop)
@@ -107,23 +108,11 @@ def stack(mlflow_server: MLflow, tmp_path_factory: pytest.TempPathFactory) -> It
         ways = {n: ends.enter_context(FaultProxy(s.port)) for n, s in servers.items()}
         wrong = ends.enter_context(Upstream())
         made = Stack(ways, servers, wrong, folder / "proxy")
-        made.key = _make_key(folder / "keys.db")
+        made.key = auth.create_key().key
         made.proxy.start()
         ends.callback(made.proxy.stop)
         made.proxy.wait_until_ready()
         yield made
-
-
-def _make_key(database: Path) -> str:
-    from auth_service.grant import Grant
-    from auth_service.keys import KeyStore
-
-    store = KeyStore(database)
-    try:
-        grant = Grant("ann", ("read",), None, False, ())
-        return store.create(grant, test=True)[0]
-    finally:
-        store.close()
 
 
 # --- how each part is broken ---------------------------------------------------------------------
