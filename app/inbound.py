@@ -105,8 +105,8 @@ def refuse_loop(environ: Mapping[str, Any]) -> None:
     """LoopDetected for a request that one of our proxies sent, taking us for its MLflow."""
     if environ.get("HTTP_X_HOKUSAI_HOP") == HOP["X-Hokusai-Hop"]:
         raise LoopDetected(
-            "MLFLOW_SERVER_URL of this proxy leads back to the proxy (or to another one), not to "
-            "MLflow. Whoever runs it must set it to MLflow's own address."
+            "MLFLOW_SERVER_URL points back at this proxy, or at another one, instead of at MLflow. "
+            "Whoever runs it must set it to MLflow's own address."
         )
 
 
