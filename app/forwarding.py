@@ -122,10 +122,9 @@ class _UpstreamTLS(_Upstream, HTTPSConnection):
 
 
 class Told(NamedTuple):
-    """What MLflow answered to a question of our own; names of headers in small letters."""
+    """What MLflow answered to a question of our own."""
 
     status: int
-    headers: Mapping[str, str]
     data: bytes
 
 
@@ -162,8 +161,7 @@ class Upstream:
             ) from None
 
     def ask(self, path: str, timeout: float) -> "Told":
-        """A GET of our own, past the circuit, for the health checks; `timeout` is for the head, and
-        again for the first 64 KiB of the body, which are read."""
+        """A GET of our own, past the circuit; `timeout` is for the head, and again for the body."""
         headers = {**self._own, "Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
         response = self._send("GET", path, headers, Body(None, 0), timeout)
         deadline, body = time.monotonic() + timeout, b""
@@ -174,13 +172,11 @@ class Upstream:
             raise UpstreamReset("MLflow broke its answer off.") from why
         finally:
             response.close()
-        fields = {name.lower(): value for name, value in response.headers.items()}
-        return Told(response.status, fields, body)
+        return Told(response.status, body)
 
-    def connections(self) -> dict[str, int]:
-        """The pool of this worker: connections that are idle now, and opened in all."""
-        idle = sum(kept is not None for kept in self._pool.pool.queue) if self._pool.pool else 0
-        return {"idle": idle, "opened": self._pool.num_connections}
+    def connections_opened(self) -> int:
+        """How many connections to MLflow this worker has opened in all."""
+        return self._pool.num_connections
 
     def _with_retries(self, permit: Permit, body: Body) -> urllib3.BaseHTTPResponse:
         """MLflow's answer, tried again where that can do no harm.

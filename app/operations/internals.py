@@ -63,7 +63,7 @@ class Inside:
             "auth_service_addresses": _list(asked["auth_service_addresses"].message),
             "redis": diagnosis.without_credentials(self.settings.redis_url),
             "circuits": self._circuits(),
-            "connections_to_mlflow": self.upstream.connections(),
+            "connections_opened": self.upstream.connections_opened(),
             "in_flight": self.in_flight.total,
             "worker": {
                 "pid": os.getpid(),

@@ -125,7 +125,7 @@ def test_what_the_details_show_and_what_they_hide(
     assert inside["redis"] == redis_url
     assert inside["circuits"].keys() == {"mlflow", "auth_service"}
     assert inside["circuits"]["mlflow"] == {"this_worker": "closed", "not_closed": {}}
-    assert inside["connections_to_mlflow"]["opened"] > 0
+    assert inside["connections_opened"] > 0
     assert inside["worker"]["pid"] in {check["asked_by_worker"] for check in checks_of(answer)}
     assert inside["settings"]["MLFLOW_SERVER_URL"] == upstream.url
     assert inside["settings"]["MLFLOW_UPSTREAM_TOKEN"] == "(set)"
