@@ -20,7 +20,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.commands.core import Script
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 log = logging.getLogger("hokusai.redis")
 
@@ -37,6 +37,22 @@ SAID_INTERVAL = 10.0
 
 #: What a command raises where Redis fails. RedisCluster's own exception is not a RedisError.
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
+
+
+#: What is wrong with a Redis, by what it raises, or by the first word of what it says.
+TROUBLES: tuple[tuple[type[Exception], str], ...] = (
+    (redis.ReadOnlyError, "read-only"),
+    (redis.OutOfMemoryError, "full"),
+    (redis.AuthenticationError, "password"),
+    (redis.exceptions.NoPermissionError, "permission"),
+    (redis.BusyLoadingError, "loading"),
+    (redis.TimeoutError, "silent"),
+    (MasterNotFoundError, "no master"),
+    (RedisClusterException, "no cluster"),
+    (redis.exceptions.ClusterDownError, "no cluster"),
+    (redis.ConnectionError, "unreachable"),
+)
+SAID = {"NOREPLICAS": "replicas", "MISCONF": "disk", "OOM": "full", "READONLY": "read-only"}
 
 
 class RedisAway(Exception):
@@ -68,6 +84,16 @@ class RedisLink:
             raise RedisAway from why
         self._answered_at = time.monotonic()
         return answer
+
+    def trouble(self) -> tuple[str, BaseException] | None:
+        """Asks Redis now for a write, past the guard: what is wrong, in one of the words of
+        `TROUBLES`, and the exception; None if nothing is. Takes a few times REDIS_TIMEOUT at most.
+        """
+        try:
+            self.client.set(PROBE, b"1", px=1000)
+        except FAILURES as why:
+            return _in_a_word(why), why
+        return None
 
     @property
     def away(self) -> bool:
@@ -124,6 +150,15 @@ class RedisLink:
         self._said_at = now
         log.warning("Redis is away (%s); going on without it", reason)
         return True
+
+
+def _in_a_word(why: BaseException) -> str:
+    """One of the words of TROUBLES and SAID, or "" for anything else."""
+    text = str(why)
+    if text.startswith("Connection closed by server"):
+        return "closed"
+    said = SAID.get(text.partition(" ")[0])
+    return said or next((word for kind, word in TROUBLES if isinstance(why, kind)), "")
 
 
 def connect(url: str, timeout: float) -> Any:
