@@ -27,7 +27,7 @@ from app.errors import (
     UpstreamReset,
 )
 from app.headers import returned_headers, returned_status
-from app.inbound import client_address, request_id_of
+from app.inbound import client_address, refuse_loop, request_id_of
 from app.metrics import IN_FLIGHT, count_request
 from app.record import Record
 from app.streaming import body_length, response_body
@@ -109,6 +109,7 @@ def install(app: Flask, hops: int, target: str) -> None:
         request_id, client_ip = request_id_of(environ), client_address(environ, hops)
         g.record = Record(request_id, environ["REQUEST_METHOD"], path, client_ip)
         IN_FLIGHT.inc()
+        refuse_loop(environ)
 
     @app.errorhandler(Exception)
     def refuse(error: Exception) -> Response:
