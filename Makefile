@@ -33,7 +33,7 @@ drill: ## break real parts under load, about 15 minutes, with a table; some: mak
 
 docs: ## build the documentation as a site, into site/, and check its links
 	@$(ENVIRONMENT) development docs
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict $(ARGS)
 	@echo "Open site/index.html"
 
 check: install ## format, lint and types, without changing anything
