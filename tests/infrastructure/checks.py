@@ -198,7 +198,7 @@ def _refused_group(group: dict[str, Any]) -> Iterator[str]:
         yield "a health check's time-out is 2 to 120 s, and below the interval"
     if not all(2 <= health[f"{kind}healthy_threshold"] <= 10 for kind in ("", "un")):
         yield "a health check's thresholds are 2 to 10"
-    if not 0 <= int(group.get("deregistration_delay", 300)) <= 3600:
+    if not 0 <= int(group.get("deregistration_delay") or 300) <= 3600:
         yield "a deregistration delay is 0 to 3600 s"
     least_outstanding = group.get("load_balancing_algorithm_type") == "least_outstanding_requests"
     if group.get("slow_start") and least_outstanding:
@@ -212,15 +212,20 @@ def _refused_group(group: dict[str, Any]) -> Iterator[str]:
 def doors(deployment: Deployment) -> Iterator[str]:
     """Clients to the load balancer, it to the proxy, the proxy to MLflow and Redis; out of proxy
     and MLflow besides to HTTPS, and to one port each for the auth service and the database."""
+    own = {group.name for group in deployment.all("aws_security_group")}
     ports = {name: deployment.contract[name]["port"] for name in ("proxy", "mlflow", "redis")}
+    # Behind somebody else's load balancer: its group, which is not ours to name.
+    balancer = "alb" if "alb" in own else _foreign_group(deployment.doors)
     inside = {
-        ("in", "proxy", ports["proxy"], "alb"),
+        ("in", "proxy", ports["proxy"], balancer),
         ("in", "mlflow", ports["mlflow"], "proxy"),
-        ("in", "redis", ports["redis"], "proxy"),
-        ("out", "alb", ports["proxy"], "proxy"),
         ("out", "proxy", ports["mlflow"], "mlflow"),
-        ("out", "proxy", ports["redis"], "redis"),
     }
+    if "alb" in own:
+        inside |= {("out", "alb", ports["proxy"], "proxy")}
+    if "redis" in own:
+        inside |= {("in", "redis", ports["redis"], "proxy")}
+        inside |= {("out", "proxy", ports["redis"], "redis")}
     seen = set()
     for door in deployment.doors:
         key = (door.direction, door.group, door.low, door.peer)
@@ -230,6 +235,13 @@ def doors(deployment: Deployment) -> Iterator[str]:
             yield f"open: {door}"
     for missing in inside - seen:
         yield f"missing: {missing}"
+
+
+def _foreign_group(doors: list[Door]) -> str:
+    """The one security group that the proxy lets in; "" where there is none, or more than one."""
+    found = {door.peer for door in doors if (door.direction, door.group) == ("in", "proxy")}
+    groups = {peer for peer in found if peer.startswith("sg-")}
+    return groups.pop() if len(groups) == 1 else ""
 
 
 def _goes_out(door: Door) -> bool:

@@ -14,13 +14,13 @@ Edit = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Mutation:
-    """What is done, and which check says so; `terraform` ones are also tried with terraform, since
-    they are about what HCL does, not what JSON holds."""
+    """What is done, and which check says so. `terraform` names the mutant in which it is also tried
+    with terraform, together with others that other checks must catch: each run costs seconds."""
 
     name: str
     caught_by: str
     edit: Edit
-    terraform: bool = False
+    terraform: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -53,10 +53,11 @@ def replace(name: str, old: str, new: str) -> Edit:
 
 
 def add(text: str) -> Edit:
-    """One more file in the module."""
+    """More resources in the module."""
 
     def edit(infrastructure: Path) -> None:
-        (infrastructure / "terraform" / "mutation.tf").write_text(text, "utf-8")
+        with (infrastructure / "terraform" / "mutation.tf").open("a", encoding="utf-8") as file:
+            file.write(text)
 
     return edit
 
@@ -182,10 +183,10 @@ RIGHTS = "rights are few"
 
 MUTATIONS = [
     # where requests go
-    Mutation("a catch-all rule first", SHADOW, _new_route(1, "/*"), terraform=True),
+    Mutation("a catch-all rule first", SHADOW, _new_route(1, "/*"), terraform="one"),
     Mutation("a catch-all rule first, seen by the table", TABLE, _new_route(1, "/*")),
-    Mutation("a rule to MLflow", PORT, add(MLFLOW_GROUP + RULE_TO_MLFLOW), terraform=True),
-    Mutation("one request in a hundred to MLflow", PORT, _weighted, terraform=True),
+    Mutation("a rule to MLflow", PORT, add(MLFLOW_GROUP + RULE_TO_MLFLOW), terraform="one"),
+    Mutation("one request in a hundred to MLflow", PORT, _weighted, terraform="other"),
     Mutation("a target group for MLflow", PORT, add(MLFLOW_GROUP)),
     Mutation("/mlflow* for /mlflow/*", TABLE, _paths("mlflow", "/mlflow", "/mlflow*")),
     Mutation("/api/mlflow* alone", TABLE, _paths("api-mlflow", "/api/mlflow*")),
@@ -194,7 +195,7 @@ MUTATIONS = [
     Mutation("/api/health dropped", TABLE, _paths("health", "/health", "/api/health/*")),
     Mutation("the wrong host", TABLE, contract(lambda c: c.update(host="hokus.ai"))),
     Mutation("metrics made public", TABLE, _new_route(400, "/metrics")),
-    Mutation("a canary behind another rule", SHADOW, add(CANARY), terraform=True),
+    Mutation("a canary behind another rule", SHADOW, add(CANARY), terraform="other"),
     Mutation("no room before a rule", GAPS, _new_route(199, "/new")),
     Mutation(
         "forward by default",
@@ -248,7 +249,7 @@ MUTATIONS = [
         "a slow start",
         AWS,
         replace("alb.tf", "  health_check {", "  slow_start = 30\n\n  health_check {"),
-        terraform=True,
+        terraform="one",
     ),
     Mutation(
         "Redis with a password, without TLS",
@@ -258,7 +259,7 @@ MUTATIONS = [
         ),
     ),
     # who may do what
-    Mutation("MLflow's security group open", DOORS, add(OPEN_MLFLOW), terraform=True),
+    Mutation("MLflow's security group open", DOORS, add(OPEN_MLFLOW), terraform="one"),
     Mutation(
         "the proxy open to the VPC",
         DOORS,
@@ -331,3 +332,50 @@ MUTATIONS = [
         ),
     ),
 ]
+
+
+def together(*edits: Edit) -> Edit:
+    """Several faults at once."""
+
+    def edit(infrastructure: Path) -> None:
+        for one in edits:
+            one(infrastructure)
+
+    return edit
+
+
+#: The mutants that terraform makes: name -> the faults in it.
+MUTANTS = {
+    name: together(*(mutation.edit for mutation in MUTATIONS if mutation.terraform == name))
+    for name in ("one", "other")
+}
+
+#: What the module itself refuses at plan, in sentences: name -> faults and sentences. Resources
+#: with a fault must not depend on each other, for a refusal ends what depends on it.
+REFUSED: dict[str, tuple[Edit, tuple[str, ...]]] = {
+    "rules_and_tasks": (
+        together(
+            _paths("health", "/health", "/api/health", "/api/health/*", "/live", "/up"),
+            _new_route(60_000, "/" + "x" * 128),
+            _time("stop", 300),
+        ),
+        (
+            "A rule takes five condition values",
+            "A rule's priority is at most 50000",
+            "A path pattern begins with / and has at most 128",
+            "timeouts.stop must be 2 to 120 seconds",
+        ),
+    ),
+    "load_balancer_and_health": (
+        together(
+            _time("alb_idle", 5000),
+            _time("health_timeout", 11),
+            _time("deregistration_delay", 300),
+        ),
+        (
+            "timeouts.alb_idle must be 1 to 4000",
+            "timeouts.health_timeout must be below timeouts.health_interval",
+            "timeouts.deregistration_delay must be at least timeouts.longest_transfer",
+        ),
+    ),
+}
