@@ -7,10 +7,10 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --custom-compile-command "make lock" $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench drill check format lock clean
+.PHONY: help install run test test-aws bench drill check format lock clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 install: ## make .venv from the lock file
 	@$(ENVIRONMENT) development
@@ -22,6 +22,10 @@ run: ## start Redis, MLflow, the auth service and the proxy; Ctrl-C ends all
 test: ## run the whole suite; a part of it: make test ARGS="-k health"
 	@$(ENVIRONMENT) development mlflow-server
 	$(BIN)/python -m pytest $(ARGS)
+
+test-aws: ## apply the Terraform module against a stand-in for AWS, two minutes
+	@$(ENVIRONMENT) development aws
+	TEST_AWS=1 REQUIRE_TERRAFORM=1 $(BIN)/python -m pytest tests/infrastructure/test_moto.py $(ARGS)
 
 bench: ## measure it beside its peers, 15 minutes; a part, roughly: ARGS="--only b --quick"
 	@$(ENVIRONMENT) development

@@ -53,6 +53,9 @@ resource "aws_secretsmanager_secret" "redis_url" {
 
   name        = "${local.name}/mlflow-proxy/redis-url"
   description = "REDIS_URL of the MLflow proxy"
+
+  # Nothing to recover: it is made anew with the group, and the name must be free for that.
+  recovery_window_in_days = 0
 }
 
 resource "aws_secretsmanager_secret_version" "redis_url" {

@@ -7,8 +7,8 @@ with `NotUnderstood`: a rule that is misread would prove nothing.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -31,6 +31,11 @@ class Action:
         whole = sum(weight for _, weight in self.targets)
         return {group: weight / whole for group, weight in self.targets if weight}
 
+    def renamed(self, names: Mapping[str, str]) -> "Action":
+        """The same with other names for the target groups; unknown ones keep theirs."""
+        targets = tuple((names.get(group, group), weight) for group, weight in self.targets)
+        return replace(self, targets=targets)
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -46,6 +51,10 @@ class Rule:
         """Whether all conditions hold."""
         on_host = not self.hosts or any(like(p.lower(), host.lower()) for p in self.hosts)
         return on_host and (not self.paths or any(like(p, path) for p in self.paths))
+
+    def renamed(self, names: Mapping[str, str]) -> "Rule":
+        """The same with other names for the target groups."""
+        return replace(self, action=self.action.renamed(names))
 
     def __str__(self) -> str:
         return f"rule {self.priority}{f' ({self.name})' if self.name else ''}"

@@ -103,10 +103,10 @@ def read(resources: Iterable[Resource], infrastructure: Path = INFRASTRUCTURE) -
         found.groups[group.name] = group.values
     for listener in found.all("aws_lb_listener"):
         action = action_from_terraform(listener.values["default_action"], listener.name)
-        found.defaults.append(_named(action, names))
+        found.defaults.append(action.renamed(names))
     for rule in found.all("aws_lb_listener_rule"):
         label = rule.address.partition("aws_lb_listener_rule.")[2]
-        found.rules.append(_with_names(rule_from_terraform(rule.values, label), names))
+        found.rules.append(rule_from_terraform(rule.values, label).renamed(names))
     for direction, kind in (("in", "ingress"), ("out", "egress")):
         for rule in found.all(f"aws_vpc_security_group_{kind}_rule"):
             found.doors.append(_door(direction, rule, names))
@@ -134,15 +134,6 @@ def _names(resources: Iterable[Resource]) -> dict[str, str]:
                 if isinstance(handle, str):
                     names[handle] = resource.name if names.get(handle) is None else "ambiguous"
     return names
-
-
-def _named(action: Action, names: dict[str, str]) -> Action:
-    targets = tuple((names.get(group, group), weight) for group, weight in action.targets)
-    return Action(action.kind, targets, action.status)
-
-
-def _with_names(rule: Rule, names: dict[str, str]) -> Rule:
-    return Rule(rule.priority, _named(rule.action, names), rule.hosts, rule.paths, rule.name)
 
 
 def _door(direction: str, rule: Resource, names: dict[str, str]) -> Door:
