@@ -7,10 +7,10 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --custom-compile-command "make lock" $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench drill docs check format lock clean
+.PHONY: help install run test test-aws bench drill docs check format lock clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 install: ## make .venv from the lock file
 	@$(ENVIRONMENT) development
@@ -22,6 +22,10 @@ run: ## start Redis, MLflow, the auth service and the proxy; Ctrl-C ends all
 test: ## run the whole suite; a part of it: make test ARGS="-k health"
 	@$(ENVIRONMENT) development mlflow-server
 	$(BIN)/python -m pytest $(ARGS)
+
+test-aws: ## apply the Terraform module against a stand-in for AWS, two minutes
+	@$(ENVIRONMENT) development aws
+	TEST_AWS=1 REQUIRE_TERRAFORM=1 $(BIN)/python -m pytest tests/infrastructure/test_moto.py $(ARGS)
 
 bench: ## measure it beside its peers, 15 minutes; a part, roughly: ARGS="--only b --quick"
 	@$(ENVIRONMENT) development
@@ -53,9 +57,10 @@ lock: install ## resolve the requirements again; newest versions: make lock ARGS
 	cd requirements && ../$(UV_COMPILE) -o bench.lock bench.in
 	cd requirements && ../$(UV_COMPILE) -o docs.lock docs.in
 	cd requirements && ../$(UV_COMPILE) -c mlflow-server.lock -o bench-basic-auth.lock bench-basic-auth.in
+	cd requirements && ../$(UV_COMPILE) -o aws.lock aws.in
 	cd requirements && for client in client-*.in; do \
 		../$(UV_COMPILE) -o $${client%.in}.lock $$client || exit 1; done
 
 clean: ## remove the environments, caches and everything `make run` kept
-	rm -rf .venv .venv-mlflow .venv-mlflow-basic-auth .venv-clients .venv-bench .venv-docs site .devstack .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-mlflow .venv-mlflow-basic-auth .venv-clients .venv-bench .venv-docs .venv-aws site .devstack .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
