@@ -90,35 +90,41 @@ class SharedResults:
 
     def of(self, *names: str) -> dict[str, Check]:
         """The results of these checks; those that are too old are worked out, at the same time."""
-        asked = time.monotonic()
-        found = {name: self._at_once(name) for name in names}
-        return {name: check or self._wait(name, asked) for name, check in found.items()}
+        began = time.monotonic()
+        before = {name: self._last(name) for name in names}
+        asking = {name for name in names if self._takes_its_turn(name)}
+        return {name: self._result(name, before[name], began, name in asking) for name in names}
 
-    def _at_once(self, name: str) -> Check | None:
-        """The result, if there is one that will do; None where it must be waited for."""
+    def _takes_its_turn(self, name: str) -> bool:
+        """Whether the result is too old and this probe is the one to ask. Then it has begun to."""
+        if self._is_fresh(name) or not self._store.claim(_claim(name), self._patience):
+            return False
+        if self._is_fresh(name):  # somebody was quicker
+            self._store.forget(_claim(name))
+            return False
+        self._begin(name)
+        return True
+
+    def _is_fresh(self, name: str) -> bool:
         last = self._last(name)
-        if last and last.age < self._ttl:
-            return last
-        if self._store.claim(f"health-claim:{name}", self._patience):
-            last = self._last(name)
-            if last is None or last.age >= self._ttl:
-                self._begin(name)
-                return None
-            self._store.forget(f"health-claim:{name}")  # somebody was quicker
-            return last
-        return last if last and last.age < 2 * self._ttl + self._patience else None
+        return last is not None and last.age < self._ttl
 
-    def _wait(self, name: str, asked: float) -> Check:
-        """A result that is newer than the question; that none comes in time is one, too."""
+    def _result(self, name: str, before: Check | None, began: float, asks: bool) -> Check:
+        """The result: at once where it is fresh, or where another probe asks and the one before
+        will do; else a newer one than before, or that none comes in time."""
+        if not asks and before and before.age < 2 * self._ttl + self._patience:
+            return self._last(name) or before
         pause = 0.002
         while True:
             last = self._last(name)
-            if last and last.at >= asked:
+            if last and (before is None or last.at > before.at):
                 return last
-            if time.monotonic() > asked + self._patience:
-                return self._keep(name, self._silent(name, asked))
+            if time.monotonic() > began + self._patience:
+                break
             time.sleep(pause)
             pause = min(1.5 * pause, 0.05)
+        silent = self._silent(name, began)
+        return self._keep(name, silent) if asks else before or silent  # the one that asked has died
 
     def _begin(self, name: str) -> None:
         """Asks, in a thread of its own: nobody has to wait for it to its end."""
@@ -139,7 +145,7 @@ class SharedResults:
             with self._guard:
                 self._hanging[name] -= 1
         self._keep(name, self._made(_slow(found, began, self._timeout), began))
-        self._store.forget(f"health-claim:{name}")
+        self._store.forget(_claim(name))
 
     def _silent(self, name: str, began: float) -> Check:
         message = self._questions[name].silence
@@ -174,6 +180,10 @@ class SharedResults:
             level = logging.INFO if check.status == HEALTHY else logging.WARNING
             log.log(level, "%s: %s", name, check.message, extra={"fields": fields})
         return check
+
+
+def _claim(name: str) -> str:
+    return f"health-claim:{name}"
 
 
 def _slow(found: Finding, began: float, timeout: float) -> Finding:
