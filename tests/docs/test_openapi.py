@@ -25,6 +25,8 @@ from tests.docs.test_api import leaves
 from tests.upstreams import Answer, Upstream, send, sized
 from tests.wire import Response, call
 
+pytestmark = pytest.mark.timeout(300)
+
 FILE = ROOT / "app/operations/openapi.json"
 DOCUMENT = json.loads(FILE.read_text(encoding="utf-8"))
 PAGE = "/api/health/docs"
@@ -97,7 +99,7 @@ def compare(
         env=os.environ | {"PYTHONUTF8": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
 
