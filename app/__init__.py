@@ -15,9 +15,10 @@ from app.circuit import Circuit
 from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
-from app.metrics import count_circuit_change
+from app.metrics import count_circuit_change, count_refused_head
 from app.operations import commands, health, metrics_page
 from app.operations.checks import HealthChecks
+from app.operations.emf import EmbeddedMetrics
 from app.redis_link import RedisLink
 from app.revocations import Revocations
 from app.route_table import RouteTable
@@ -71,9 +72,16 @@ def create_app(settings: Settings) -> Flask:
     )
     responses.install(app, hops, settings.mlflow_server_url)
     app.register_blueprint(health.blueprint(state, authenticator, limits, upstream, hops))
-    app.register_blueprint(metrics_page.blueprint())
+    app.register_blueprint(metrics_page.blueprint(_in_folder(settings, "metrics")))
     app.register_blueprint(proxy.blueprint(parts))
     app.extensions["hokusai-health"] = state
+    app.extensions["hokusai-refused"] = count_refused_head
+    if settings.metrics_emf:
+        app.extensions["hokusai-emf"] = EmbeddedMetrics(
+            settings.metrics_emf_namespace,
+            settings.metrics_emf_service,
+            settings.metrics_emf_interval,
+        )
     revocations = Revocations(link, cache)
     revocations.start()
     app.cli.add_command(

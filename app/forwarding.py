@@ -28,6 +28,7 @@ from app import circuit as circuits
 from app.authorization import Permit
 from app.errors import CircuitOpen, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from app.headers import upstream_headers
+from app.metrics import count_connection
 from app.retries import Retries
 from app.streaming import Body
 from config import Settings
@@ -81,6 +82,7 @@ class _Upstream(HTTPConnection):
     reuse_for = 4.0
     send_timeout = 30.0
     _last_used = 0.0
+    _is_open = False
 
     def request(
         self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any
@@ -102,6 +104,15 @@ class _Upstream(HTTPConnection):
         except (OSError, LocationParseError) as why:
             raise NewConnectionError(self, f"{type(why).__name__}: {why}") from why
         self.sock.settimeout(self.send_timeout)
+        self._is_open = True
+        count_connection(opened=True)
+
+    def close(self) -> None:
+        """Closes it; once more does nothing."""
+        if self._is_open:
+            self._is_open = False
+            count_connection(opened=False)
+        super().close()
 
     def getresponse(self) -> Any:
         """Reads the answer's head, with delayed ACKs off.

@@ -108,6 +108,8 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         status, message = self._verdict(exc)
         request_id = uuid.uuid4().hex
         fields = {"request_id": request_id, "status": status, "client_ip": (addr or ("",))[0]}
+        if count := getattr(self.wsgi, "extensions", {}).get("hokusai-refused"):
+            count(status)
         if status == 500:
             self.log.error("defect: %s", type(exc).__name__, exc_info=exc, extra={"fields": fields})
         else:
