@@ -57,20 +57,20 @@ proc_name = "hokusai-mlflow-proxy"
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """With METRICS_EMF, a worker that serves reports its metrics in the log as well."""
-    if report := worker.wsgi.extensions.get("hokusai-emf"):
+    if report := getattr(worker.wsgi, "extensions", {}).get("hokusai-emf"):
         report.start()
 
 
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
     """What it counted since its last report. The master calls this too, for a worker long gone."""
-    extensions = getattr(worker.wsgi, "extensions", {}) if worker.pid == os.getpid() else {}
-    if report := extensions.get("hokusai-emf"):
+    application = getattr(worker, "wsgi", None) if worker.pid == os.getpid() else None
+    if report := getattr(application, "extensions", {}).get("hokusai-emf"):
         report.stop()
 
 
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
     """A dead worker's gauges must not count on, and its counters not slow each scrape."""
-    metric_files.merge_dead(instance.metrics_folder(os.environ), set(server.WORKERS))
+    metric_files.merge_dead(instance.metrics_folder(os.environ))
 
 
 def on_exit(server):  # type: ignore[no-untyped-def]

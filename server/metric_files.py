@@ -13,7 +13,7 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,29 @@ PATIENCE = 0.5
 DEAD = "dead"
 
 
-def merge_dead(folder: Path, living: Collection[int]) -> None:
-    """Merges the files of all processes but the `living` ones (process ids)."""
+def merge_dead(folder: Path) -> None:
+    """Merges the files of all processes that are no more."""
     with _locked(folder) as is_ours:
         if not is_ours:
             return
         for file in sorted(folder.glob("*.db")):
             kind, process = file.stem.partition("_")[0], file.stem.rpartition("_")[2]
-            if process == DEAD or int(process) in living:
+            if not process.isdigit() or _lives(int(process)):
                 continue
             if kind != "gauge":
                 _add(file, file.with_name(f"{kind}_{DEAD}.db"))
             file.unlink()
+
+
+def _lives(process: int) -> bool:
+    """Whether there is such a process. Another master's workers may be among them (SIGUSR2)."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's, who got the number since: its turn comes when that one has ended
+    return True
 
 
 def _add(file: Path, total: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,10 +56,8 @@ EACH_RULE = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"
 
 
 @pytest.fixture(scope="module")
-def samples(
-    tmp_path_factory: pytest.TempPathFactory, auth_service: Any, redis_url: str
-) -> dict[str, list[dict[str, str]]]:
-    """The labels of all samples, by name, of a real scrape after one ordinary request."""
+def text(tmp_path_factory: pytest.TempPathFactory, auth_service: Any, redis_url: str) -> str:
+    """A real scrape after one ordinary request."""
     with Upstream() as fake:
         fake.answers(Answer(send(sized(b"{}"))))
         settings = {
@@ -75,18 +75,23 @@ def samples(
             answer = call(proxy.url, "POST", SEARCH, bearer(key), body=b"{}")
             assert answer.status == 200
             eventually(lambda: "forwarded" in scraped(proxy), "the request to be counted")
-            text = scraped(proxy)
+            return scraped(proxy)
         finally:
             proxy.stop()
+
+
+def scraped(proxy: Proxy) -> str:
+    return call(proxy.url, "GET", "/metrics").body.decode()
+
+
+@pytest.fixture(scope="module")
+def samples(text: str) -> dict[str, list[dict[str, str]]]:
+    """The labels of all samples of the scrape, by name."""
     found: dict[str, list[dict[str, str]]] = {}
     for family in parser.text_string_to_metric_families(text):
         for sample in family.samples:
             found.setdefault(sample.name, []).append(sample.labels)
     return found | {"up": [{}]}  # which Prometheus adds
-
-
-def scraped(proxy: Proxy) -> str:
-    return call(proxy.url, "GET", "/metrics").body.decode()
 
 
 # --- what is asked -------------------------------------------------------------------------------
@@ -184,6 +189,32 @@ def test_no_two_alerts_have_one_name() -> None:
 def test_each_alert_is_in_the_documentation() -> None:
     page = (ROOT / "docs/metrics.md").read_text("utf-8")
     assert [rule["alert"] for rule in RULES if f"`{rule['alert']}`" not in page] == []
+
+
+def test_each_alert_has_a_case_in_which_it_fires() -> None:
+    cases = yaml.safe_load((FOLDER / "alert-rules.test.yaml").read_text("utf-8"))["tests"]
+    fired = re.findall(r'alertname="(\w+)"', repr(cases))
+    assert sorted(fired) == sorted(rule["alert"] for rule in RULES)
+
+
+@pytest.mark.parametrize("command", ["check rules alert-rules.yaml", "check metrics"])
+def test_promtool_finds_nothing(command: str, text: str) -> None:
+    assert promtool(command, text) == ""
+
+
+def test_promtool_sees_each_alert_fire_and_none_without_cause() -> None:
+    assert promtool("test rules alert-rules.test.yaml") == ""
+
+
+def promtool(command: str, given: str = "") -> str:
+    """What Prometheus' own tool complains of; it is in no package registry that a test can use."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("there is no promtool on this machine")
+    done = subprocess.run(
+        [program, *command.split()], cwd=FOLDER, input=given, capture_output=True, text=True
+    )
+    return done.stderr if done.returncode == 0 else done.stdout + done.stderr
 
 
 # --- the dashboard -------------------------------------------------------------------------------
