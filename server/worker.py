@@ -129,7 +129,9 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         """SIGTERM: drain, then stop."""
         if not self.draining:
             self.draining = True
-            health = getattr(self.wsgi, "extensions", {}).get("hokusai-health")
+            # None while it boots; an error here would be a failed boot, and end the instance.
+            application = getattr(self, "wsgi", None)
+            health = getattr(application, "extensions", {}).get("hokusai-health")
             if health is not None:
                 health.draining = True
             gevent.spawn_later(self.drain_delay, self._stop)

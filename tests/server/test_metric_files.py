@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from app.errors import Overloaded
 from app.operations.metrics_page import AllWorkers
 from server.metric_files import merge_dead
 
@@ -204,3 +206,19 @@ def test_scrapes_do_not_wait_for_each_other(
     run_workers(tmp_path, 1)
     with locked(tmp_path, fcntl.LOCK_SH):
         assert value("requests_total", **REQUESTS) == 1
+
+
+def test_a_scrape_waits_until_the_merge_is_over(
+    tmp_path: Path, value: Callable[..., float | None]
+) -> None:
+    run_workers(tmp_path, 1)
+    with ThreadPoolExecutor(1) as threads:
+        with locked(tmp_path, fcntl.LOCK_EX):
+            scrape = threads.submit(value, "requests_total", **REQUESTS)
+            assert not wait([scrape], 0.2).done
+        assert scrape.result() == 1
+
+
+def test_a_scrape_gives_up_where_the_merge_hangs(tmp_path: Path) -> None:
+    with locked(tmp_path, fcntl.LOCK_EX), pytest.raises(Overloaded):
+        AllWorkers(tmp_path).collect()
