@@ -74,8 +74,10 @@ def wait_for(proxy: Proxy, expected: float, name: str, **labels: str) -> None:
 
 @pytest.fixture
 def start(start_front: Start, upstream: Upstream) -> Start:
+    """A proxy that takes a busy machine for no outage."""
     upstream.answers(OK)
-    return start_front
+    patience = {"REDIS_TIMEOUT": 5, "MLFLOW_KEEPALIVE": 60}
+    return lambda **settings: start_front(**(patience | settings))
 
 
 # --- the format ----------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ def test_what_is_refused_before_the_application_sees_it(front: Proxy) -> None:
 
 
 def test_an_outage_of_mlflow(start: Start, upstream: Upstream, key: str) -> None:
-    front = start(MLFLOW_READ_TIMEOUT=0.1, CIRCUIT_FAIL_MAX=2, CIRCUIT_RESET_TIMEOUT=3600)
+    front = start(MLFLOW_READ_TIMEOUT=0.5, CIRCUIT_FAIL_MAX=2, CIRCUIT_RESET_TIMEOUT=3600)
     upstream.answers(Answer(silence()))
     assert [call(front.url, "GET", SEARCH, bearer(key)).status for _ in range(3)] == [504, 504, 503]
     wait_for(front, 1, "requests_total", outcome="circuit_open")
@@ -214,8 +216,8 @@ def test_an_outage_of_mlflow(start: Start, upstream: Upstream, key: str) -> None
     assert seen("circuit_workers", circuit="mlflow", state="closed") == 0
     assert seen("circuit_workers", circuit="auth_service", state="closed") == 1
     assert seen("upstream_seconds_count", kind="experiments") == 2, "the third was not sent"
-    assert 0.2 < seen("upstream_seconds_sum", kind="experiments") < 3
-    assert seen("own_seconds_sum", kind="experiments") < 0.2, "waiting for MLflow is not its own"
+    assert seen("upstream_seconds_sum", kind="experiments") > 1
+    assert seen("own_seconds_sum", kind="experiments") < 1, "waiting for MLflow is not its own"
     assert seen("upstream_connections") == 0
 
 
@@ -280,6 +282,7 @@ def test_restarted_workers_are_counted_on_and_shown_no_more(
 ) -> None:
     front = start(WEB_CONCURRENCY=2, CIRCUIT_FAIL_MAX=1, CIRCUIT_RESET_TIMEOUT=3600)
     starts = 2
+    wait_for(front, starts, "worker_starts_total")
     for ending in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         before = Scrape(front)("requests_total", kind="runs", outcome="forwarded")
         for _ in range(10):
@@ -305,6 +308,7 @@ def test_restarted_workers_are_counted_on_and_shown_no_more(
 
 def test_scrapes_during_restarts_never_see_less(start: Start, upstream: Upstream, key: str) -> None:
     front = start(WEB_CONCURRENCY=2)
+    wait_for(front, 2, "worker_starts_total")
     for _ in range(10):
         assert call(front.url, "POST", CREATE, bearer(key), body=b"{}").status == 200
     wait_for(front, 10, "requests_total", kind="runs")
