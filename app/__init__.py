@@ -4,9 +4,11 @@ The request's way is in proxy.py; docs/architecture.md draws it.
 """
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
-from flask import Flask
+from flask import Flask, Request
+from flask.sessions import NullSession, SessionInterface
 
 from app import proxy, responses
 from app.auth_service import AuthService
@@ -16,9 +18,13 @@ from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change, count_refused_head
-from app.operations import commands, health, metrics_page
-from app.operations.checks import HealthChecks
+from app.operations import api_description, commands, health, metrics_page
+from app.operations.checks import Checks
+from app.operations.circuits import CircuitBoard
 from app.operations.emf import EmbeddedMetrics
+from app.operations.internals import Inside
+from app.operations.readiness import Readiness
+from app.operations.results import SharedResults
 from app.redis_link import RedisLink
 from app.revocations import Revocations
 from app.route_table import RouteTable
@@ -30,16 +36,23 @@ from config import Settings
 def create_app(settings: Settings) -> Flask:
     """The WSGI application for these settings. Connects to nothing yet."""
     app = Flask(__name__, static_folder=None)
+    app.session_interface = _NoSessions()
     app.url_map.merge_slashes = False  # `//` is refused by the walk, not redirected
     app.url_map.strict_slashes = True
 
     store = InstanceStore(_in_folder(settings, "shared.db"))
     link = RedisLink(settings.redis_url, settings.redis_timeout, settings.redis_retry_interval)
+    board = CircuitBoard(store, max(60.0, 2 * settings.circuit_reset_timeout))
+
+    def on_change(name: str, state: str) -> None:
+        count_circuit_change(name, state)
+        board.note(name, state)
+
     circuit = Circuit(
-        "mlflow", settings.circuit_fail_max, settings.circuit_reset_timeout, count_circuit_change
+        "mlflow", settings.circuit_fail_max, settings.circuit_reset_timeout, on_change
     )
     upstream = Upstream(settings, circuit)
-    auth_service = _auth_service(settings)
+    auth_service = _auth_service(settings, on_change)
     cache = _verdict_cache(settings, link, store)
     authenticator = Authenticator(
         cache,
@@ -57,24 +70,33 @@ def create_app(settings: Settings) -> Flask:
         settings.instances,
         settings.auth_failure_limit,
     )
-    checks = HealthChecks(upstream, link, auth_service, circuit, settings.health_timeout)
-    state = health.Health(checks, settings.health_cache_ttl)
+    in_flight = InFlight(settings.max_in_flight_per_key, settings.max_in_flight)
     hops = settings.trusted_proxy_hops
 
     parts = proxy.Parts(
         routes=RouteTable.load(),
         authenticator=authenticator,
         limits=limits,
-        in_flight=InFlight(settings.max_in_flight_per_key, settings.max_in_flight),
+        in_flight=in_flight,
         upstream=upstream,
         trusted_hops=hops,
         max_buffered_body=settings.max_buffered_body,
     )
     responses.install(app, hops, settings.mlflow_server_url)
-    app.register_blueprint(health.blueprint(state, authenticator, limits, upstream, hops))
+    inside = Inside(settings, upstream, auth_service, in_flight, board)
+    checks = Checks(settings, upstream, link, auth_service, board)
+    results = SharedResults(
+        store,
+        checks.questions() | inside.questions(),
+        settings.health_cache_ttl,
+        settings.health_timeout,
+    )
+    readiness = Readiness(results, store, settings.max_stored_verdict_age)
+    app.register_blueprint(health.blueprint(results, readiness, inside, authenticator, limits))
     app.register_blueprint(metrics_page.blueprint(_in_folder(settings, "metrics")))
+    app.register_blueprint(api_description.blueprint())
     app.register_blueprint(proxy.blueprint(parts))
-    app.extensions["hokusai-health"] = state
+    app.extensions["hokusai-health"] = readiness
     app.extensions["hokusai-refused"] = count_refused_head
     if settings.metrics_emf:
         app.extensions["hokusai-emf"] = EmbeddedMetrics(
@@ -90,7 +112,19 @@ def create_app(settings: Settings) -> Flask:
     return app
 
 
-def _auth_service(settings: Settings) -> AuthService:
+class _NoSessions(SessionInterface):
+    """Flask's sessions are not used: nothing is looked for, made or saved for a request."""
+
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        return self._none
+
+    def is_null_session(self, obj: object) -> bool:
+        return True
+
+
+def _auth_service(settings: Settings, on_change: Callable[[str, str], None]) -> AuthService:
     """The auth service, with a circuit that is not MLflow's and probes as often as a key does."""
     interval, fail_max = settings.auth_retry_interval, settings.circuit_fail_max
     return AuthService(
@@ -98,7 +132,7 @@ def _auth_service(settings: Settings) -> AuthService:
         settings.auth_service_id,
         settings.auth_timeout,
         max(1, round(interval)),
-        Circuit("auth_service", fail_max, interval, count_circuit_change),
+        Circuit("auth_service", fail_max, interval, on_change),
     )
 
 

@@ -6,129 +6,38 @@ authorized. See docs/decisions/upstream-client.md.
 """
 
 import base64
-import http.client
-import socket
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
-    LocationParseError,
     NewConnectionError,
     ReadTimeoutError,
 )
-from urllib3.util import SKIP_HEADER
 
 from app import circuit as circuits
 from app.authorization import Permit
+from app.connection import TARGET, Connection, ConnectionTLS
 from app.errors import CircuitOpen, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from app.headers import upstream_headers
-from app.metrics import count_connection
+from app.inbound import HOP
 from app.retries import Retries
 from app.streaming import Body
 from config import Settings
 
-#: Carries the request target to the connection as it is. The pool would rewrite it (`%2f` becomes
-#: `%2F`), and what goes on must be what was authorized, byte for byte.
-TARGET = ":path"
-
 #: What says that MLflow is in trouble. Its own 4xx and 5xx do not: they are often the caller's.
 FAILURES = (UpstreamUnreachable, UpstreamTimeout)
 
-#: Linux only; None elsewhere.
-QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
+class Told(NamedTuple):
+    """What MLflow answered to a question of our own."""
 
-class _Head:
-    """The lines of an answer's head. http.client takes one that was broken off for a whole one."""
-
-    def __init__(self, reader: Any) -> None:
-        self._readline = reader.readline
-        self.close = reader.close
-
-    def readline(self, limit: int) -> bytes:
-        """The next line; RemoteDisconnected where the connection ended before its end."""
-        line: bytes = self._readline(limit)
-        if len(line) < limit and not line.endswith(b"\n"):
-            raise http.client.RemoteDisconnected("in the middle of the answer's head")
-        return line
-
-
-class _Answer(http.client.HTTPResponse):
-    """An answer that has a whole head."""
-
-    def begin(self) -> None:
-        """Reads the head."""
-        reader = self.fp
-        self.fp = _Head(reader)  # type: ignore[assignment]
-        try:
-            super().begin()
-        finally:
-            if self.fp is not None:
-                self.fp = reader
-
-
-class _Upstream(HTTPConnection):
-    """A connection to MLflow."""
-
-    response_class = _Answer
-
-    #: Seconds an idle one is reused, and seconds that one write may take; set on a subclass.
-    reuse_for = 4.0
-    send_timeout = 30.0
-    _last_used = 0.0
-    _is_open = False
-
-    def request(
-        self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any
-    ) -> None:
-        """Sends a request, to the exact target in the TARGET field."""
-        if self.sock is not None:
-            if time.monotonic() - self._last_used > self.reuse_for:
-                self.close()  # MLflow may be closing it at this moment
-            else:
-                self.timeout = self.send_timeout
-        target = headers.pop(TARGET)
-        super().request(method, target, body=body, headers=headers, **options)
-
-    def connect(self) -> None:
-        """Connects; the connect time-out ends there, or it would bound each write of an upload.
-        Whatever goes wrong in it, TLS included, is a failed connect: nothing was sent."""
-        try:
-            super().connect()
-        except (OSError, LocationParseError) as why:
-            raise NewConnectionError(self, f"{type(why).__name__}: {why}") from why
-        self.sock.settimeout(self.send_timeout)
-        self._is_open = True
-        count_connection(opened=True)
-
-    def close(self) -> None:
-        """Closes it; once more does nothing."""
-        if self._is_open:
-            self._is_open = False
-            count_connection(opened=False)
-        super().close()
-
-    def getresponse(self) -> Any:
-        """Reads the answer's head, with delayed ACKs off.
-
-        MLflow's server sends head and body in two writes with Nagle's algorithm on, and so waits
-        for our ACK, which Linux delays by 40 ms. The option is not sticky: armed for each answer.
-        """
-        if QUICKACK is not None and self.sock is not None:
-            self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
-        response = super().getresponse()
-        self._last_used = time.monotonic()
-        return response
-
-
-class _UpstreamTLS(_Upstream, HTTPSConnection):
-    """The same over TLS."""
+    status: int
+    data: bytes
 
 
 class Upstream:
@@ -140,7 +49,7 @@ class Upstream:
         parts = urlsplit(self.url)
         self._base_path = parts.path
         self._host = parts.netloc
-        self._own = _own_credentials(settings)
+        self._own = {**_own_credentials(settings), **HOP}
         self._connect_timeout = settings.mlflow_connect_timeout
         self._read_timeout = settings.mlflow_read_timeout
         self._artifact_read_timeout = settings.mlflow_artifact_read_timeout
@@ -163,15 +72,23 @@ class Upstream:
                 open_circuit.retry_after,
             ) from None
 
-    def ask(self, path: str, timeout: float) -> urllib3.BaseHTTPResponse:
-        """A GET of our own, past the circuit, for the health checks; the body is read."""
-        headers = dict(self._own) | {"Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
+    def ask(self, path: str, timeout: float) -> "Told":
+        """A GET of our own, past the circuit; `timeout` is for the head, and again for the body."""
+        headers = {**self._own, "Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
         response = self._send("GET", path, headers, Body(None, 0), timeout)
+        deadline, body = time.monotonic() + timeout, b""
         try:
-            _ = response.data  # cached by urllib3
+            while len(body) < 65536 and time.monotonic() < deadline and (more := response.read1()):
+                body += more
+        except HTTPError as why:
+            raise UpstreamReset("MLflow broke its answer off.") from why
         finally:
             response.close()
-        return response
+        return Told(response.status, body)
+
+    def connections_opened(self) -> int:
+        """How many connections to MLflow this worker has opened in all."""
+        return self._pool.num_connections
 
     def _with_retries(self, permit: Permit, body: Body) -> urllib3.BaseHTTPResponse:
         """MLflow's answer, tried again where that can do no harm.
@@ -213,7 +130,6 @@ class Upstream:
         self, method: str, target: str, headers: dict[str, str], body: Body, timeout: float
     ) -> urllib3.BaseHTTPResponse:
         """One request on one connection, urllib3's failures in our words."""
-        headers.setdefault("User-Agent", SKIP_HEADER)
         headers[TARGET] = self._base_path + target
         if body.content is not None and body.length is not None:
             headers["Content-Length"] = str(body.length)
@@ -278,6 +194,6 @@ def _pool(settings: Settings) -> urllib3.HTTPConnectionPool:
         "reuse_for": settings.mlflow_keepalive,
         "send_timeout": settings.mlflow_artifact_read_timeout,
     }
-    base = _UpstreamTLS if is_tls else _Upstream
+    base = ConnectionTLS if is_tls else Connection
     pool.ConnectionCls = type(base.__name__, (base,), limits)
     return pool

@@ -20,7 +20,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.commands.core import Script
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from app.metrics import REDIS_AWAY, REDIS_FAILURES
 
@@ -39,6 +39,22 @@ SAID_INTERVAL = 10.0
 
 #: What a command raises where Redis fails. RedisCluster's own exception is not a RedisError.
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
+
+
+#: What is wrong with a Redis, by what it raises, or by the first word of what it says.
+TROUBLES: tuple[tuple[type[Exception], str], ...] = (
+    (redis.ReadOnlyError, "read-only"),
+    (redis.OutOfMemoryError, "full"),
+    (redis.AuthenticationError, "password"),
+    (redis.exceptions.NoPermissionError, "permission"),
+    (redis.BusyLoadingError, "loading"),
+    (redis.TimeoutError, "silent"),
+    (MasterNotFoundError, "no master"),
+    (RedisClusterException, "no cluster"),
+    (redis.exceptions.ClusterDownError, "no cluster"),
+    (redis.ConnectionError, "unreachable"),
+)
+SAID = {"NOREPLICAS": "replicas", "MISCONF": "disk", "OOM": "full", "READONLY": "read-only"}
 
 
 class RedisAway(Exception):
@@ -71,6 +87,16 @@ class RedisLink:
             raise RedisAway from why
         self._answered_at = time.monotonic()
         return answer
+
+    def trouble(self) -> tuple[str, BaseException] | None:
+        """Asks Redis now for a write, past the guard: what is wrong, in one of the words of
+        `TROUBLES`, and the exception; None if nothing is. Takes a few times REDIS_TIMEOUT at most.
+        """
+        try:
+            self.client.set(PROBE, b"1", px=1000)
+        except FAILURES as why:
+            return _in_a_word(why), why
+        return None
 
     @property
     def away(self) -> bool:
@@ -131,6 +157,15 @@ class RedisLink:
         return True
 
 
+def _in_a_word(why: BaseException) -> str:
+    """One of the words of TROUBLES and SAID, or "" for anything else."""
+    text = str(why)
+    if text.startswith("Connection closed by server"):
+        return "closed"
+    said = SAID.get(text.partition(" ")[0])
+    return said or next((word for kind, word in TROUBLES if isinstance(why, kind)), "")
+
+
 def connect(url: str, timeout: float) -> Any:
     """A client for the URL's scheme; None for memory://. It connects on first use."""
     scheme = urlsplit(url).scheme
@@ -147,7 +182,48 @@ def connect(url: str, timeout: float) -> Any:
     if scheme == "redis+cluster":
         return _cluster(url, options)
     pool = redis.BlockingConnectionPool.from_url(url, timeout=timeout, **options)
-    return redis.Redis(connection_pool=pool)
+    return OneServer(connection_pool=pool)
+
+
+class OneServer(redis.Redis):
+    """redis-py's client, which takes a connection again without asking whether it still stands:
+    under gevent that poll, and what the library records, cost as much as the command. A connection
+    that turns out to be broken is replaced, and its command sent again."""
+
+    def __init__(self, connection_pool: redis.ConnectionPool) -> None:
+        super().__init__(connection_pool=connection_pool)
+        self._idle: list[Any] = []
+
+    def execute_command(self, *words: Any, **options: Any) -> Any:
+        """Sends a command and returns its answer; raises what redis-py raises."""
+        while True:
+            reused = bool(self._idle)
+            connection = self._idle.pop() if reused else self.connection_pool.get_connection()
+            try:
+                return self._ask(connection, words, options)
+            except redis.ConnectionError:
+                if not reused:
+                    raise
+
+    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
+        """The same command as redis-py's, without its wrapper for arguments of old."""
+        return self.execute_command("EVALSHA", sha, numkeys, *keys_and_args)
+
+    def _ask(self, connection: Any, words: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        try:
+            connection.send_command(*words)
+            answer = self.parse_response(  # type: ignore[no-untyped-call]
+                connection, words[0], **options
+            )
+        except redis.ResponseError:
+            self._idle.append(connection)
+            raise
+        except BaseException:
+            connection.disconnect()
+            self.connection_pool.release(connection)
+            raise
+        self._idle.append(connection)
+        return answer
 
 
 def _sentinel(url: str, options: dict[str, Any]) -> Any:

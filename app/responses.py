@@ -27,7 +27,7 @@ from app.errors import (
     UpstreamReset,
 )
 from app.headers import returned_headers, returned_status
-from app.inbound import client_address, request_id_of
+from app.inbound import client_address, refuse_loop, request_id_of
 from app.metrics import IN_FLIGHT, count_request
 from app.record import Record
 from app.streaming import body_length, response_body
@@ -109,6 +109,7 @@ def install(app: Flask, hops: int, target: str) -> None:
         request_id, client_ip = request_id_of(environ), client_address(environ, hops)
         g.record = Record(request_id, environ["REQUEST_METHOD"], path, client_ip)
         IN_FLIGHT.inc()
+        refuse_loop(environ)
 
     @app.errorhandler(Exception)
     def refuse(error: Exception) -> Response:
@@ -147,7 +148,8 @@ def in_our_words(error: Exception) -> ProxyError:
             "URI to <this host>/api/mlflow."
         )
     if isinstance(error, HTTPException) and error.code == 405:
-        return MethodNotAllowed("This path does not take this method.")
+        allow = {name: value for name, value in error.get_headers() if name == "Allow"}
+        return MethodNotAllowed("This path does not take this method.", allow)
     return InternalError(
         "The proxy failed; this is a defect of its own. Report it with the request id."
     )

@@ -4,6 +4,7 @@ While it cannot listen, a verdict's lifetime is the bound; it tries again once a
 """
 
 import logging
+import math
 import threading
 import time
 
@@ -68,13 +69,14 @@ class Revocations:
             except Exception:  # a defect; without this thread no revocation would be heard again
                 log.exception("the listener failed, and begins again")
             self.listening.clear()
+            self._cache.note_hearing(math.inf, 0.0)
             time.sleep(1.0)
 
     def _listen(self) -> None:
         """One subscription, until it breaks, or nothing is heard any more."""
         with self._link.client.pubsub(ignore_subscribe_messages=False) as channel:
             channel.subscribe(CHANNEL)
-            heard = time.monotonic()
+            since, heard = math.inf, time.monotonic()
             while time.monotonic() - heard < SILENCE:
                 message = channel.get_message(timeout=PING_INTERVAL)
                 if message is None:
@@ -82,9 +84,11 @@ class Revocations:
                     continue
                 heard = time.monotonic()
                 if message["type"] == "subscribe":
+                    since = time.time()
                     self.listening.set()
                 elif message["type"] == "message":
                     self._end(message["data"])
+                self._cache.note_hearing(since, heard + SILENCE)
 
     def _end(self, data: bytes) -> None:
         key_id = data.decode("utf-8", "replace").strip()

@@ -8,6 +8,7 @@ verdict at once: in this process by the announcement, elsewhere by a tombstone i
 
 import hashlib
 import hmac
+import math
 import time
 from collections import OrderedDict
 
@@ -49,6 +50,7 @@ class VerdictCache:
         self._stale_ttl = stale_ttl
         self._local: OrderedDict[str, tuple[Verdict, float]] = OrderedDict()
         self._revoked: dict[str, float] = {}
+        self._hearing = (math.inf, 0.0)
         self._unanswered: dict[str, tuple[float, int]] = {}
 
     def digest(self, key: str, client_ip: str, service_id: str) -> str:
@@ -126,16 +128,26 @@ class VerdictCache:
             del self._revoked[old]
         self._write(TOMBSTONE + key_id, repr(now).encode(), now - horizon)
 
+    def note_hearing(self, since: float, until: float) -> None:
+        """This process has heard every announcement since a time (of the clock) and will, or say
+        so, until another (monotonic): younger verdicts need no look for a tombstone."""
+        self._hearing = (since, until)
+
     def _read(self, digest: str) -> Verdict | None:
         """The shared verdict, unless its key was revoked since."""
         stored = self._get(PREFIX + digest)
         verdict = parse(stored) if stored else None
         if verdict is None or verdict.principal is None:
             return verdict
-        key_id = verdict.principal.key_id
+        since, until = self._hearing
+        if verdict.asked_at <= since + CLOCK_SKEW or time.monotonic() >= until:
+            self._look_for_tombstone(verdict.principal.key_id)
+        return None if self._is_revoked(verdict) else verdict
+
+    def _look_for_tombstone(self, key_id: str) -> None:
+        """A revocation that this process may not have heard of."""
         if tombstone := self._get(TOMBSTONE + key_id):
             self._revoked[key_id] = max(float(tombstone), self._revoked.get(key_id, 0.0))
-        return None if self._is_revoked(verdict) else verdict
 
     def _get(self, name: str) -> bytes | None:
         """A value from Redis; while that is away, from this instance's store."""

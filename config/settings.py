@@ -139,10 +139,11 @@ class Settings:
     circuit_reset_timeout: float = row("CIRCUIT_RESET_TIMEOUT", parsers.seconds(0.05, 3600), 30.0, group=CIRCUIT,
         help="Seconds the circuit stays open before one request probes.")
     health_timeout: float = row("HEALTH_TIMEOUT", parsers.seconds(0.1, 30), 2.0, group=CIRCUIT,
-        help="Seconds for each check of a health answer.")
+        help="Seconds that a part has for the question of a health check. A health answer takes at "
+             "most a quarter of a second more.")
     health_cache_ttl: float = row("HEALTH_CACHE_TTL", parsers.seconds(0, 60), 5.0, group=CIRCUIT,
-        help="Seconds a worker's health answer is kept, so that probing the proxy hard does not "
-             "load MLflow.")
+        help="Seconds the result of a health check is kept, for all workers of the instance, so that "
+             "probing the proxy hard does not load MLflow.")
 
     metrics_emf: bool = row("METRICS_EMF", parsers.flag, False, group=METRICS,
         help="Writes metrics into the log too, in CloudWatch's embedded metric format.")

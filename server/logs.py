@@ -18,6 +18,11 @@ from config import Settings
 TALKATIVE = ("urllib3", "requests", "redis", "flask-limiter", "werkzeug", "gevent")
 
 
+#: What no format of ours shows is not looked up for each line (the logging HOWTO, "Optimization").
+logging._srcfile = None
+logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
 class JsonFormatter(logging.Formatter):
     """A record as one JSON object; `extra={"fields": {...}}` is merged in."""
 

@@ -25,14 +25,13 @@ from gunicorn.http import errors
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
+from server.client_socket import ClientSocket
+from server.request_body import ContinuedBody, quick, was_read
+
 #: Seconds, and bytes, for which a connection that is being closed may still send what we ignore;
 #: closing it at once would reset it, and the client might never read the answer.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 4 * 1024 * 1024
-
-#: Bytes that the kernel takes from us before the client's window has room for them. Not everywhere.
-UNSENT_BYTES = 128 * 1024
-NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 #: Seconds without a request after which a connection is closed in a stop. One that is in use gets
 #: its next answer with `Connection: close` instead: closing it could lose a request on its way.
@@ -69,8 +68,9 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """One connection. Not GeventWorker's: it would make the socket block without a limit."""
-        self._connection.socket = client
-        AsyncWorker.handle(self, listener, client, addr)
+        patient = ClientSocket(client, self.client_idle_timeout)
+        self._connection.socket = patient
+        AsyncWorker.handle(self, listener, patient, addr)
 
     def timeout_ctx(self) -> "_Waiting":
         """Surrounds the wait for a request's head: at most the keep-alive time, and ended early
@@ -79,18 +79,21 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """One request, from its head to the end of the response."""
-        sock.settimeout(self.client_idle_timeout)
+        sock.begin_answer()
+        req.body = quick(req.body)
         if req._expected_100_continue:
             req._expected_100_continue = False
-            req.body = _ContinuedBody(req, sock)
+            req.body = ContinuedBody(req, sock)
         if self.draining:
             req.force_close()
         try:
-            result = super().handle_request(listener_name, req, _Patient(sock), addr)
+            result = super().handle_request(listener_name, req, sock, addr)
+            sock.flush()
             if not _skip_rest(req.body, self.cfg.keepalive):
                 raise StopIteration
             return result
         except StopIteration:
+            sock.flush()
             _linger(sock)
             raise
         except TimeoutError:
@@ -172,57 +175,12 @@ class _Waiting:
         return value is self._timeout
 
 
-class _Patient:
-    """A client's socket that tells a client that takes nothing from one that is slow. gevent's
-    sendall wants all of its data taken within the time-out; and the kernel, by default, reports
-    progress only when a third of a buffer of some megabytes has been taken."""
-
-    def __init__(self, sock: Any) -> None:
-        self._sock = sock
-        if NOTSENT_LOWAT is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-    def sendall(self, data: bytes) -> None:
-        """Sends it all; TimeoutError if the client takes no byte for the time-out."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._sock.send(rest) :]
-
-
-class _ContinuedBody:
-    """A request body whose client waits for `100 Continue` (RFC 9110 section 10.1.1). The first
-    read sends it. Where nothing is read, the client may or may not send the body after all, so the
-    connection must end with the response."""
-
-    def __init__(self, req: Any, sock: Any) -> None:
-        self._req = req
-        self._sock = sock
-        self._body = req.body
-        self._asked = False
-        req.must_close = True
-
-    @property
-    def failed(self) -> bool:
-        """Whether reading failed; asked by gunicorn before it reuses the connection."""
-        return bool(self._body.failed)
-
-    def read(self, size: int | None = None) -> bytes:
-        """Up to `size` bytes, as gunicorn's Body reads them."""
-        if not self._asked:
-            self._asked = True
-            self._req.must_close = False
-            self._sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        data: bytes = self._body.read(size)
-        return data
-
-
 def _skip_rest(body: Any, seconds: float) -> bool:
     """Reads what is left of a request's body after its answer, for so long; gunicorn would read for
     as long as a client sends, and nobody else would have a turn. False where the connection must
     end instead."""
+    if was_read(body):
+        return True
     with gevent.Timeout(seconds, False):
         try:
             while not body.failed and body.read(65536):

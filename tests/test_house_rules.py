@@ -66,9 +66,12 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
         ("requests", {"app/auth_service.py"}),
         (  # responses names one of its types
             "urllib3",
-            {f"app/{name}.py" for name in ("auth_service", "forwarding", "streaming", "responses")},
+            {
+                f"app/{name}.py"
+                for name in ("auth_service", "forwarding", "connection", "streaming", "responses")
+            },
         ),
-        ("http.client urllib.request httpx", {"app/forwarding.py"}),
+        ("http.client urllib.request httpx", {"app/connection.py"}),
         ("redis", {"app/redis_link.py", "app/revocations.py"}),
         ("limits flask_limiter", {"app/limits.py", "app/instance_store.py"}),
         ("sqlite3", {"app/instance_store.py"}),

@@ -323,6 +323,27 @@ def test_a_worker_that_did_not_hear_of_it_finds_the_tombstone(
     assert not other.put(digest, yes(key_id, 0.5))
 
 
+@pytest.mark.parametrize(
+    ("since", "lasts", "sees_it"),
+    [(-60.0, 60.0, False), (-60.0, 0.0, True), (-CLOCK_SKEW / 2, 60.0, True)],
+    ids=["it hears", "it hears no more", "it began to hear after the verdict"],
+)
+def test_a_worker_that_hears_of_revocations_looks_for_none(
+    cache: VerdictCache,
+    other: VerdictCache,
+    digest: str,
+    key_id: str,
+    since: float,
+    lasts: float,
+    sees_it: bool,
+) -> None:
+    """What it would have heard of: nobody tells it here, which shows whether it looks."""
+    other.put(digest, yes(key_id))
+    other.revoke(key_id)
+    cache.note_hearing(time.time() + since, time.monotonic() + lasts)
+    assert (cache.fresh(digest) is None) is sees_it
+
+
 def test_a_stale_yes_is_held_against_the_tombstone(
     cache: VerdictCache, other: VerdictCache, digest: str, key_id: str
 ) -> None:

@@ -21,10 +21,10 @@ ROUNDS = 30
 
 #: The application, on a system that has no such option.
 WITHOUT = """
-import app.forwarding
+import app.connection
 
-assert hasattr(app.forwarding, "QUICKACK")
-app.forwarding.QUICKACK = None
+assert hasattr(app.connection, "QUICKACK")
+app.connection.QUICKACK = None
 
 from wsgi import app
 """

@@ -1,0 +1,90 @@
+"""The benchmarks' arithmetic: medians, ratios, goals; and that the page tells what was measured."""
+
+import pytest
+
+from benchmarks import publish, report
+from benchmarks.contestants import DIRECT, PROXY
+from benchmarks.goals import AT_LEAST, AT_MOST, BELOW, GOALS, Goal
+from benchmarks.growth import allowed
+from benchmarks.results import Results, worst
+
+
+def results(**contestants: list[float]) -> Results:
+    """One case, one metric, some rounds for each contestant."""
+    made = Results()
+    for name, values in contestants.items():
+        for value in values:
+            made.add("case", name, {"ms": value})
+    return made
+
+
+def test_a_ratio_is_that_of_the_medians() -> None:
+    made = results(ours=[1, 2, 90], theirs=[4, 4, 4])
+    assert made.ratio("case", "ms", "ours", "theirs") == 0.5
+
+
+@pytest.mark.parametrize("other", [{}, {"theirs": [0.0]}])
+def test_there_is_no_ratio_to_nothing(other: dict[str, list[float]]) -> None:
+    assert results(ours=[1.0], **other).ratio("case", "ms", "ours", "theirs") is None
+
+
+def test_errors_are_not_compared_with_answers() -> None:
+    made = results(ours=[1.0], theirs=[2.0])
+    made.add("case", "theirs", {"failed": 0.02})
+    assert made.ratio("case", "ms", "ours", "theirs") is None
+
+
+def test_what_is_written_for_machines_is_read_again() -> None:
+    made = results(ours=[1, 2], theirs=[3])
+    made.skipped, made.notes = {"nginx": "not there"}, ["a note"]
+    assert Results.from_json(made.as_json()).as_json() == made.as_json()
+
+
+@pytest.mark.parametrize(
+    ("sign", "measured", "held"),
+    [
+        (AT_MOST, 1.0, True),
+        (AT_MOST, 1.001, False),
+        (AT_LEAST, 1.0, True),
+        (AT_LEAST, 0.999, False),
+        (BELOW, 1.0, False),
+        (BELOW, 0.999, True),
+        (AT_MOST, None, None),
+    ],
+)
+def test_a_goal_is_held_or_not_or_unknown(
+    sign: str, measured: float | None, held: bool | None
+) -> None:
+    assert Goal("a goal", sign, 1.0, measured).held is held
+
+
+def test_the_worst_of_several_is_the_largest() -> None:
+    assert worst([("a", 0.5), ("b", None), ("c", 1.5)]) == ("c", 1.5)
+    assert worst([("b", None)]) is None
+
+
+def test_instances_are_bounded_by_the_cores() -> None:
+    assert allowed(rps_of_one=1, everything_us=1, instances=3) == 3
+
+
+@pytest.mark.parametrize("part", sorted(GOALS))
+def test_what_was_not_measured_reaches_no_goal(part: str) -> None:
+    assert not any(goal.held for goal in GOALS[part](Results()))
+
+
+def test_the_page_tells_what_the_published_run_measured() -> None:
+    published = report.read(publish.DATA)
+    assert sorted(published) == sorted(GOALS), "all four parts"
+    page = publish.PAGE.read_text(encoding="utf-8")
+    assert publish.with_tables(page, published) == page
+    assert publish.PLOT.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_published_run_was_a_full_one_and_faster_through_the_proxy() -> None:
+    published = report.read(publish.DATA)
+    assert not any(part.quick for part in published.values())
+    calls = published["a"].results
+    case = "experiments/search × 1"
+    ratio = calls.ratio(case, "p50_ms", PROXY, DIRECT)
+    assert ratio is not None
+    assert ratio < 1
