@@ -17,10 +17,11 @@ from app.circuit import Circuit
 from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
-from app.metrics import count_circuit_change
+from app.metrics import count_circuit_change, count_refused_head
 from app.operations import api_description, commands, health, metrics_page
 from app.operations.checks import Checks
 from app.operations.circuits import CircuitBoard
+from app.operations.emf import EmbeddedMetrics
 from app.operations.internals import Inside
 from app.operations.readiness import Readiness
 from app.operations.results import SharedResults
@@ -92,10 +93,17 @@ def create_app(settings: Settings) -> Flask:
     )
     readiness = Readiness(results, store, settings.max_stored_verdict_age)
     app.register_blueprint(health.blueprint(results, readiness, inside, authenticator, limits))
-    app.register_blueprint(metrics_page.blueprint())
+    app.register_blueprint(metrics_page.blueprint(_in_folder(settings, "metrics")))
     app.register_blueprint(api_description.blueprint())
     app.register_blueprint(proxy.blueprint(parts))
     app.extensions["hokusai-health"] = readiness
+    app.extensions["hokusai-refused"] = count_refused_head
+    if settings.metrics_emf:
+        app.extensions["hokusai-emf"] = EmbeddedMetrics(
+            settings.metrics_emf_namespace,
+            settings.metrics_emf_service,
+            settings.metrics_emf_interval,
+        )
     revocations = Revocations(link, cache)
     revocations.start()
     app.cli.add_command(

@@ -23,6 +23,7 @@ from urllib3.exceptions import HTTPError
 
 from app.circuit import Circuit, Open
 from app.errors import AuthServiceUnavailable, RateLimited
+from app.metrics import count_auth_answer
 from app.principal import Principal
 
 #: Bytes of an answer that are read; a real one has a few hundred.
@@ -51,11 +52,20 @@ class AuthService:
 
         Raises RateLimited if the service throttles us, AuthServiceUnavailable if it has no answer.
         """
+        answer = "unavailable"
         try:
             with self.circuit.attempt((AuthServiceUnavailable,)):
-                return self._validate(key, client_ip)
+                principal = self._validate(key, client_ip)
+            answer = "valid" if principal else "invalid"
+            return principal
+        except RateLimited:
+            answer = "throttled"
+            raise
         except Open:
+            answer = "not_asked"
             self._give_up("is left alone, its circuit is open")
+        finally:
+            count_auth_answer(answer)
 
     def _validate(self, key: str, client_ip: str) -> Principal | None:
         status, headers, body = self._ask(

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from app.auth_service import AuthService, throttled
 from app.credentials import Credentials
 from app.errors import AuthServiceUnavailable, RateLimited, Unauthenticated
+from app.metrics import count_authentication
 from app.principal import Principal, Verdict
 from app.single_flight import SingleFlight
 from app.verdict_cache import VerdictCache
@@ -75,6 +76,7 @@ class Authenticator:
             before_asking()
         if verdict is None:
             verdict, source = self._ask(digest, credentials, client_ip)
+        count_authentication(source, verdict.principal is not None)
         if verdict.principal is None:
             on_failure()
             raise Unauthenticated(

@@ -18,8 +18,10 @@ class Record:
     """One request's facts. Times are monotonic seconds, sizes bytes."""
 
     __slots__ = (
+        "answered",
         "auth_seconds",
         "auth_source",
+        "bytes_in",
         "bytes_out",
         "client_ip",
         "error_code",
@@ -39,6 +41,7 @@ class Record:
 
     def __init__(self, request_id: str, method: str, path: str, client_ip: str) -> None:
         self.started = time.monotonic()
+        self.answered: float | None = None
         self.request_id = request_id
         self.method = method
         self.path = without_keys(path)
@@ -52,6 +55,7 @@ class Record:
         self.auth_seconds: float | None = None
         self.upstream_seconds: float | None = None
         self.status = 0
+        self.bytes_in = 0
         self.bytes_out = 0
         self.outcome = "own"
         self.error_code: str | None = None
@@ -62,6 +66,10 @@ class Record:
         if self.route is not None:
             return self.route.kind
         return "unclassified" if self.walked else "own"
+
+    def came(self, size: int) -> None:
+        """So many bytes more of the request's body were read."""
+        self.bytes_in += size
 
     def line(self, target: str) -> dict[str, Any]:
         """The log line's fields; `target` is MLflow's address. No query, no header, no key."""

@@ -22,6 +22,8 @@ from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from app.metrics import REDIS_AWAY, REDIS_FAILURES
+
 log = logging.getLogger("hokusai.redis")
 
 T = TypeVar("T")
@@ -79,6 +81,7 @@ class RedisLink:
         try:
             answer = command(*arguments, **options)
         except FAILURES as why:
+            REDIS_FAILURES.inc()
             if self._is_certain(why, began):
                 self._leave_alone(why)
             raise RedisAway from why
@@ -119,6 +122,7 @@ class RedisLink:
             if self._away:
                 return
             self._away = True
+        REDIS_AWAY.set(1)
         reason = type(why).__name__
         threading.Thread(
             target=self._until_back, args=(reason,), name="redis-probe", daemon=True
@@ -132,6 +136,7 @@ class RedisLink:
             time.sleep(self._retry_interval)
         self._answered_at = time.monotonic()
         self._away = False
+        REDIS_AWAY.set(0)
         if said:
             log.warning("Redis is back")
 

@@ -116,6 +116,8 @@ def install(app: Flask, hops: int, target: str) -> None:
         known = in_our_words(error)
         record: Record = g.record
         record.outcome, record.error_code = known.outcome, known.code
+        if isinstance(known, NotForwarded):
+            record.upstream_seconds = None  # MLflow was not asked
         _log_cause(error, record)
         creates = record.route is not None and record.route.creates
         response = error_response(known, record.request_id, creates)
@@ -126,7 +128,7 @@ def install(app: Flask, hops: int, target: str) -> None:
     @app.after_request
     def end(response: Response) -> Response:
         record: Record = g.record
-        record.status = response.status_code
+        record.status, record.answered = response.status_code, time.monotonic()
         response.headers["X-Request-ID"] = record.request_id
         response.call_on_close(lambda: _finish(record, target))
         return response
@@ -167,15 +169,7 @@ def _log_cause(error: Exception, record: Record) -> None:
 def _finish(record: Record, target: str) -> None:
     """The one log line and the metrics, when the last byte went out or the client went away."""
     IN_FLIGHT.dec()
-    count_request(
-        record.kind,
-        record.method,
-        record.status,
-        record.outcome,
-        time.monotonic() - record.started,
-        record.upstream_seconds,
-        record.bytes_out,
-    )
+    count_request(record, time.monotonic())
     if record.kind != "own" or log.isEnabledFor(logging.DEBUG) or record.status >= 400:
         access_log.info("request", extra={"fields": record.line(target)})
 

@@ -20,6 +20,14 @@ def text(value: str) -> str:
     return value
 
 
+def cloudwatch_name(value: str) -> str:
+    """A namespace or dimension value that CloudWatch takes: up to 255 printable ASCII characters,
+    the first no colon. What begins with AWS/ is Amazon's own."""
+    if len(text(value)) > 255 or value.startswith((":", "AWS/")):
+        raise ValueError("must have at most 255 characters, and begin with neither : nor AWS/")
+    return value
+
+
 def http_url(value: str) -> str:
     """An absolute http(s) address without credentials, query or fragment; returned without a
     trailing slash."""

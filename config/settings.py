@@ -38,7 +38,7 @@ def row(
 
 
 SERVING, MLFLOW, AUTH, REDIS = "Serving", "MLflow", "Authentication", "Redis and limits"
-CIRCUIT, LOGS = "Circuit and health", "Logs"
+CIRCUIT, METRICS, LOGS = "Circuit and health", "Metrics", "Logs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +144,17 @@ class Settings:
     health_cache_ttl: float = row("HEALTH_CACHE_TTL", parsers.seconds(0, 60), 5.0, group=CIRCUIT,
         help="Seconds the result of a health check is kept, for all workers of the instance, so that "
              "probing the proxy hard does not load MLflow.")
+
+    metrics_emf: bool = row("METRICS_EMF", parsers.flag, False, group=METRICS,
+        help="Writes metrics into the log too, in CloudWatch's embedded metric format.")
+    metrics_emf_interval: float = row("METRICS_EMF_INTERVAL", parsers.seconds(1, 3600), 60.0, group=METRICS,
+        help="Seconds between two such entries of one worker.")
+    metrics_emf_namespace: str = row("METRICS_EMF_NAMESPACE", parsers.cloudwatch_name, "Hokusai/MLflowProxy",
+        group=METRICS,
+        help="The CloudWatch namespace of these metrics.")
+    metrics_emf_service: str = row("METRICS_EMF_SERVICE", parsers.cloudwatch_name, "hokusai-mlflow-proxy",
+        group=METRICS,
+        help="The value of their dimension Service: tells deployments in one namespace apart.")
 
     debug: bool = row("MLFLOW_PROXY_DEBUG", parsers.flag, False, group=LOGS,
         help="Logs each step of each request (never a credential).")

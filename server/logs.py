@@ -78,12 +78,17 @@ def dict_config(settings: Settings) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"()": formatter}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "formatters": {"line": {"()": formatter}, "bare": {"format": "%(message)s"}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+            "bare": {"class": "logging.StreamHandler", "formatter": "bare"},
+        },
         "root": {"level": "WARNING", "handlers": ["stderr"]},
         "loggers": {
             "hokusai": {"level": level},
             "hokusai.access": {"level": "INFO"},  # whatever LOG_LEVEL says
+            # CloudWatch wants these lines as they are, with nothing around them.
+            "hokusai.emf": {"level": "INFO", "handlers": ["bare"], "propagate": False},
             "gunicorn.error": {"level": servers_level, "handlers": [], "propagate": True},
             "urllib3.connectionpool": {"level": "ERROR"},  # it reports each surplus connection
         }
