@@ -55,6 +55,11 @@ logconfig_dict = logs.dict_config(settings)
 proc_name = "hokusai-mlflow-proxy"
 
 
+def post_worker_init(worker):  # type: ignore[no-untyped-def]
+    """`flask circuit` sees and resets what lives in this worker's memory."""
+    worker.wsgi.extensions["hokusai-circuits"].start()
+
+
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
     """A dead worker's gauges must not count on."""
     from prometheus_client import multiprocess

@@ -16,7 +16,7 @@ from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change
-from app.operations import commands, health, metrics_page
+from app.operations import circuit_board, commands, health, metrics_page, self_test
 from app.operations.checks import HealthChecks
 from app.redis_link import RedisLink
 from app.revocations import Revocations
@@ -72,13 +72,15 @@ def create_app(settings: Settings) -> Flask:
     responses.install(app, hops, settings.mlflow_server_url)
     app.register_blueprint(health.blueprint(state, authenticator, limits, upstream, hops))
     app.register_blueprint(metrics_page.blueprint())
+    app.register_blueprint(self_test.blueprint(authenticator, limits, hops))
     app.register_blueprint(proxy.blueprint(parts))
     app.extensions["hokusai-health"] = state
+    if settings.instance_folder:  # started by gunicorn.conf.py, in workers only
+        folder, circuits = Path(settings.instance_folder), (circuit, auth_service.circuit)
+        app.extensions["hokusai-circuits"] = circuit_board.Worker(folder, circuits)
     revocations = Revocations(link, cache)
     revocations.start()
-    app.cli.add_command(
-        commands.revoke(revocations, settings.auth_cache_ttl, settings.auth_stale_ttl)
-    )
+    commands.add(app.cli, settings, link, revocations, parts.routes)
     return app
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import certifi
-import explain
-from command_line import Options
-from health_shape import bad_checks
-from steps import Failed, Skipped, Steps
-from wire import KEY_FORMS, Wire, credential, expect, expect_unauthenticated
+
+from doctor import explain
+from doctor.command_line import Options
+from doctor.health_shape import bad_checks
+from doctor.steps import Failed, Skipped, Steps
+from doctor.wire import KEY_FORMS, Wire, credential, expect, expect_unauthenticated
 
 VERSION_DEADLINE = 3.0  # seconds the SDK gives GET /version before it stops exporting spans
 EXPIRY_WARNING = 14  # days
@@ -85,6 +86,7 @@ class Connection:
                 f"GET /version took {got.ms:.0f} ms; the SDK waits {VERSION_DEADLINE:g} s.",
                 "Traces will silently not be exported: look at MLflow's load.",
                 got.request_id,
+                "mlflow-slow",
             )
         return f"MLflow {found}"
 
@@ -114,6 +116,7 @@ class Connection:
                 "Without it a user's report is not found in the log: a hop in front of the proxy "
                 "changes the header, or the proxy is not what answers.",
                 echoed,
+                "request-id-lost",
             )
         return f"X-Request-ID {echoed}"
 
@@ -150,6 +153,7 @@ def _body_lost(got: explain.Answer) -> Failed:
         "A hop forwards bodies without Content-Length, which MLflow drops: look for one that "
         "buffers or speaks HTTP/1.0.",
         got.request_id,
+        "bodies-lost",
     )
 
 
