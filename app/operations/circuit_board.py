@@ -42,13 +42,17 @@ class Worker:
 
     def start(self) -> None:
         """Publishes at once, and from now on, until the process ends."""
+        self.start_once()
+        threading.Thread(target=self._run, name="circuit-board", daemon=True).start()
+
+    def start_once(self) -> None:
+        """Publishes once; what earlier workers left is swept up."""
         self._board.mkdir(parents=True, exist_ok=True)
         for file in self._board.glob("*.json"):
             if file.stem.isdigit() and not _lives(int(file.stem)):
                 file.unlink(missing_ok=True)
         self._done = _asked_for(self._board).get("id", "")  # of a time before this worker
         self.look()
-        threading.Thread(target=self._run, name="circuit-board", daemon=True).start()
 
     def look(self) -> None:
         """Does what is asked for, and tells how things are."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from devstack.environments import ROOT
+from doctor.faults import FAULTS
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def examine(flask: Callable[..., Finished]) -> Callable[..., Finished]:
             "doctor", "--url", url, "--json", *arguments, HOKUSAI_API_KEY=key, **environment
         )
         assert key not in done.out + done.err
+        assert set(done.report["faults"]) <= FAULTS.keys()
         return done
 
     return run
