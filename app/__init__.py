@@ -16,7 +16,7 @@ from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change
-from app.operations import circuit_board, commands, health, metrics_page, self_test
+from app.operations import commands, health, metrics_page, remote_circuits, self_test
 from app.operations.checks import HealthChecks
 from app.redis_link import RedisLink
 from app.revocations import Revocations
@@ -77,7 +77,7 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["hokusai-health"] = state
     if settings.instance_folder:  # started by gunicorn.conf.py, in workers only
         folder, circuits = Path(settings.instance_folder), (circuit, auth_service.circuit)
-        app.extensions["hokusai-circuits"] = circuit_board.Worker(folder, circuits)
+        app.extensions["hokusai-circuits"] = remote_circuits.Publisher(folder, circuits)
     revocations = Revocations(link, cache)
     revocations.start()
     commands.add(app.cli, settings, link, revocations, parts.routes)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from app.circuit import Circuit
-from app.operations.circuit_board import BOARD, Board, Worker, boards
+from app.operations.remote_circuits import FOLDER, Instance, Publisher, instances
 from devstack.proxy import Proxy
 from tests.doctor.conftest import Finished
 from tests.fault_proxy import FaultProxy
@@ -76,13 +76,13 @@ def test_the_circuits_of_all_workers_are_shown_and_reset(
     def status() -> int:
         return call(proxy_of_two.url, "GET", "/api/mlflow/version", bearer(key)).status
 
-    board = Board(folder)
-    eventually(lambda: len(board.workers()) == 2, "the word of both workers")
+    instance = Instance(folder)
+    eventually(lambda: len(instance.workers()) == 2, "the word of both workers")
     assert states(flask, folder) == ["closed", "closed"]
 
     faults.refuse()
     eventually(
-        lambda: status() and [w.circuits["mlflow"] for w in board.workers()] == ["open", "open"],
+        lambda: status() and [w.circuits["mlflow"] for w in instance.workers()] == ["open", "open"],
         "two open circuits",
     )
     faults.heal()
@@ -128,25 +128,25 @@ def test_an_unknown_circuit_is_refused(flask: Flask) -> None:
 
 
 def test_a_worker_that_does_not_answer_is_named(flask: Flask, tmp_path: Path) -> None:
-    Worker(tmp_path, [opened("mlflow")]).start_once()
+    Publisher(tmp_path, [opened("mlflow")]).start_once()
     done = flask("circuit", "reset", INSTANCE_FOLDER=str(tmp_path))
     assert done.status == 1
     assert f"No answer from: {os.getpid()}" in done.err
 
 
-# --- the board -----------------------------------------------------------------------------------
+# --- the files -----------------------------------------------------------------------------------
 
 
 def test_a_reset_closes_those_that_are_named(tmp_path: Path) -> None:
     mlflow, auth_service = opened("mlflow"), opened("auth_service")
-    worker = Worker(tmp_path, [mlflow, auth_service])
+    worker = Publisher(tmp_path, [mlflow, auth_service])
     worker.start_once()
-    board = Board(tmp_path)
-    (said,) = board.workers()
+    instance = Instance(tmp_path)
+    (said,) = instance.workers()
     assert said.circuits == {"mlflow": "open", "auth_service": "open"}
-    asked = board.reset(["auth_service"])
+    asked = instance.reset(["auth_service"])
     worker.look()
-    (said,) = board.workers()
+    (said,) = instance.workers()
     assert (said.done, said.alive, said.pid) == (asked, True, os.getpid())
     assert said.circuits == {"mlflow": "open", "auth_service": "closed"}
     assert (mlflow.state, auth_service.state) == ("open", "closed")
@@ -154,9 +154,9 @@ def test_a_reset_closes_those_that_are_named(tmp_path: Path) -> None:
 
 def test_a_reset_is_done_once(tmp_path: Path) -> None:
     circuit = opened("mlflow")
-    worker = Worker(tmp_path, [circuit])
+    worker = Publisher(tmp_path, [circuit])
     worker.start_once()
-    Board(tmp_path).reset(["mlflow"])
+    Instance(tmp_path).reset(["mlflow"])
     worker.look()
     with pytest.raises(Failure), circuit.attempt((Failure,)):
         raise Failure
@@ -165,40 +165,40 @@ def test_a_reset_is_done_once(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_starts_does_not_do_an_old_reset(tmp_path: Path) -> None:
-    first, circuit = Worker(tmp_path, []), opened("mlflow")
+    first, circuit = Publisher(tmp_path, []), opened("mlflow")
     first.start_once()
-    Board(tmp_path).reset(["mlflow"])
-    Worker(tmp_path, [circuit]).start_once()
+    Instance(tmp_path).reset(["mlflow"])
+    Publisher(tmp_path, [circuit]).start_once()
     assert circuit.state == "open"
 
 
 def test_a_worker_that_is_gone_is_not_shown_and_swept_up(tmp_path: Path) -> None:
     program = "import os; print(os.getpid())"
     gone = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    folder = tmp_path / BOARD
+    folder = tmp_path / FOLDER
     folder.mkdir()
     left = folder / f"{gone.stdout.strip()}.json"
     left.write_text(json.dumps({"pid": int(left.stem), "circuits": {}, "done": ""}))
-    assert Board(tmp_path).workers() == []
-    Worker(tmp_path, []).start_once()
+    assert Instance(tmp_path).workers() == []
+    Publisher(tmp_path, []).start_once()
     assert not left.exists()
 
 
 def test_what_is_no_word_of_a_worker_is_passed_over(tmp_path: Path) -> None:
-    folder = tmp_path / BOARD
+    folder = tmp_path / FOLDER
     folder.mkdir()
     for name, text in {"1": "{", "2": "[]", "3": '{"pid": "x"}', "reset": '{"id": 1}'}.items():
         (folder / f"{name}.json").write_text(text)
     (folder / "reset").write_text("[]")
     circuit = opened("mlflow")
-    Worker(tmp_path, [circuit]).start_once()
-    assert [worker.pid for worker in Board(tmp_path).workers()] == [os.getpid()]
+    Publisher(tmp_path, [circuit]).start_once()
+    assert [worker.pid for worker in Instance(tmp_path).workers()] == [os.getpid()]
     assert circuit.state == "open"
 
 
 def test_only_folders_with_a_worker_are_instances(tmp_path: Path) -> None:
-    (tmp_path / "empty" / BOARD).mkdir(parents=True)
-    Worker(tmp_path / "one", []).start_once()
-    assert [board.folder for board in boards([tmp_path, tmp_path / "nowhere"])] == [
-        tmp_path / "one"
+    (tmp_path / "hokusai-empty" / FOLDER).mkdir(parents=True)
+    Publisher(tmp_path / "hokusai-one", []).start_once()
+    assert [found.folder for found in instances([tmp_path, tmp_path / "nowhere"])] == [
+        tmp_path / "hokusai-one"
     ]

@@ -18,7 +18,10 @@ import yaml
 
 from tests.docs.pages import PAGES, ROOT, Block, blocks, name
 
-WITH_EXAMPLES = [ROOT / "README.md", ROOT / "docs/mlflow-integration.md", ROOT / "docs/api.md"]
+WITH_EXAMPLES = [
+    ROOT / "README.md",
+    *(ROOT / f"docs/{page}.md" for page in ("mlflow-integration", "api", "commands")),
+]
 EXAMPLES = [block for page in WITH_EXAMPLES for block in blocks(page)]
 RUN = [block for block in EXAMPLES if block.language in ("python", "sh") and block.not_run is None]
 DATA = [block for page in PAGES for block in blocks(page) if block.language in ("json", "yaml")]
@@ -66,6 +69,9 @@ def environment(proxy: Any, auth_service: Any) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": proxy.api,
         "MLFLOW_TRACKING_TOKEN": key,
         "HOKUSAI_API_KEY": key,
+        # For the commands, which run beside the proxy.
+        **{name: proxy.environment[name] for name in ("MLFLOW_SERVER_URL", "REDIS_URL")},
+        "HOKUSAI_AUTH_SERVICE_URL": auth_service.url,
     }
 
 
@@ -73,7 +79,8 @@ def environment(proxy: Any, auth_service: Any) -> dict[str, str]:
 def folder(tmp_path: Path) -> Path:
     """Where an example runs: it looks like the top of the repository, and may be littered."""
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    for linked in ("scripts", "wsgi.py"):
+        (tmp_path / linked).symlink_to(ROOT / linked)
     return tmp_path
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from app.auth_service import AuthService
 from app.circuit import Circuit
 from app.errors import ProxyError, UpstreamTimeout
 from app.forwarding import Upstream
@@ -29,13 +28,6 @@ class Inside:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._link = RedisLink(settings.redis_url, PATIENCE, PATIENCE)
-        self._auth_service = AuthService(
-            settings.auth_service_url,
-            settings.auth_service_id,
-            PATIENCE,
-            1,
-            Circuit("auth_service", 1, 1),
-        )
         self._upstream = Upstream(settings, Circuit("mlflow", 1, 1))
 
     def checks(self) -> list[tuple[str, Callable[[], str]]]:
@@ -72,17 +64,21 @@ class Inside:
 
     def auth_service(self) -> str:
         """Asked without a key; a real one says 401."""
+        from doctor.steps import Failed
+        from doctor.wire import post
+
+        url = f"{self._settings.auth_service_url}/api/v1/keys/validate"
         try:
-            status = self._auth_service.ping(PATIENCE)
-        except ProxyError as error:
-            said = str(error.__cause__)
-        else:
-            if status < 500:
-                return f"answers {status}"
-            said = f"the auth service answered {status}"
+            status = post(url, {"service_id": self._settings.auth_service_id}, PATIENCE).status
+            said = f"{url} answers {status}."
+        except Failed as failed:
+            status, said = 0, failed.message
+        if status in (401, 403):
+            return f"answers {status}"
         raise _failed(
-            f"{said} ({self._settings.auth_service_url}).".capitalize(),
-            "Is it running, is HOKUSAI_AUTH_SERVICE_URL right, may this machine reach it?",
+            said,
+            "Is it running, is HOKUSAI_AUTH_SERVICE_URL right, may this machine reach it? Asked "
+            "without a key it says 401.",
             "auth-service-down",
         )
 
