@@ -17,6 +17,7 @@ from doctor.steps import Failed, Skipped, Steps
 from doctor.wire import KEY_FORMS, Wire, credential, expect, expect_unauthenticated
 
 VERSION_DEADLINE = 3.0  # seconds the SDK gives GET /version before it stops exporting spans
+SLOW_TRIES = 3  # a machine that is busy for a moment is not slow
 EXPIRY_WARNING = 14  # days
 
 
@@ -79,16 +80,17 @@ class Connection:
         return "accepted"
 
     def version(self) -> str:
-        got = self._version(credential(self.options.key))
-        found = _version_in(got)
-        if got.ms > VERSION_DEADLINE * 1000:
-            raise Failed(
-                f"GET /version took {got.ms:.0f} ms; the SDK waits {VERSION_DEADLINE:g} s.",
-                "Traces will silently not be exported: look at MLflow's load.",
-                got.request_id,
-                "mlflow-slow",
-            )
-        return f"MLflow {found}"
+        for _ in range(SLOW_TRIES):
+            got = self._version(credential(self.options.key))
+            found = _version_in(got)
+            if got.ms <= VERSION_DEADLINE * 1000:
+                return f"MLflow {found}"
+        raise Failed(
+            f"GET /version took {got.ms:.0f} ms; the SDK waits {VERSION_DEADLINE:g} s.",
+            "Traces will silently not be exported: look at MLflow's load.",
+            got.request_id,
+            "mlflow-slow",
+        )
 
     def search(self) -> str:
         got = self._search({"max_results": 1})

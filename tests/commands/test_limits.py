@@ -46,7 +46,7 @@ def test_what_a_key_has_used_is_shown_and_cleared(
     refused = call(proxy.url, "GET", VERSION, bearer(limited.key))
     (count,) = shown(flask, redis_url, limited.key_id)
     assert (count["used"], count["left"]) == (5, 0)
-    assert abs(count["wait"] - int(refused.one("Retry-After") or 0)) < 10
+    assert abs(count["wait"] - int(refused.one("Retry-After") or 0)) < 60
     line = flask("limits", "show", limited.key_id, REDIS_URL=redis_url).out
     assert f"key {limited.key_id}: 5 of 5 requests in the last hour; next one in" in line
 
@@ -99,24 +99,26 @@ def test_failed_authentications_are_shown_by_address(
     assert status(9) == 401
 
 
-@pytest.mark.parametrize("key_id", ["*", "key_[a-z]", "a/b", "a{b}", "a?b", "\\", "näme"])
+@pytest.mark.parametrize("key_id", ["*", "[a-z]/{b}?ä\\"])
 def test_an_odd_id_is_itself_and_no_pattern(
     flask: Flask, redis_url: str, limited: Any, proxy: Proxy, key_id: str
 ) -> None:
     call(proxy.url, "GET", VERSION, bearer(limited.key))
     assert shown(flask, redis_url, key_id) == []
-    flask("limits", "clear", key_id, REDIS_URL=redis_url)
-    assert len(shown(flask, redis_url, limited.key_id)) == 1
+    done = flask("limits", "clear", key_id, REDIS_URL=redis_url)
+    assert done.out == f"Forgotten: 0 counts of {key_id}.\n"
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.keys(f"LIMITS:*{limited.key_id}*")
 
 
-@pytest.mark.parametrize("command", ["show", "clear"])
 @pytest.mark.parametrize(
-    ("key_id", "url", "complaint"),
+    ("command", "key_id", "url", "complaint"),
     [
-        ("key_1", "redis://ann:secret@127.0.0.1:{port}", "Redis cannot be reached"),
-        ("key_1", "redis+cluster://:secret@127.0.0.1:{port}", "Redis cannot be reached"),
-        ("key_1", "memory://", "in the proxy's own memory"),
-        ("hk_test_0123456789", "memory://", "That is a key. Give its id"),
+        ("show", "key_1", "redis://ann:secret@127.0.0.1:{port}", "Redis cannot be reached"),
+        ("clear", "key_1", "redis://ann:secret@127.0.0.1:{port}", "Redis cannot be reached"),
+        ("show", "key_1", "redis+cluster://:secret@127.0.0.1:{port}", "Redis cannot be reached"),
+        ("show", "key_1", "memory://", "in the proxy's own memory"),
+        ("clear", "hk_test_0123456789", "memory://", "That is a key. Give its id"),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from devstack.environments import ROOT
+from devstack.proxy import Proxy
 from doctor.faults import FAULTS
+from tests.conftest import SHARED_PROXY
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,25 @@ def examine(flask: Callable[..., Finished]) -> Callable[..., Finished]:
         return done
 
     return run
+
+
+#: A machine that is busy for a moment is no fault.
+PATIENT = {"HEALTH_TIMEOUT": "25", "MLFLOW_CONNECT_TIMEOUT": "20", "AUTH_TIMEOUT": "20"}
+
+
+@pytest.fixture(scope="session")
+def proxy(servers: Path, auth_service: Any, redis_url: str, mlflow_server: Any) -> Iterator[Proxy]:
+    """A proxy with nothing wrong, as the session's, and more patient."""
+    upstreams = {
+        "MLFLOW_SERVER_URL": mlflow_server.url,
+        "HOKUSAI_AUTH_SERVICE_URL": auth_service.url,
+        "REDIS_URL": redis_url,
+    }
+    server = Proxy(servers / "patient-proxy", SHARED_PROXY | PATIENT | upstreams)
+    server.start()
+    server.wait_until_ready()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

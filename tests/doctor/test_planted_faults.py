@@ -12,7 +12,7 @@ from devstack.mlflow import MLflow
 from devstack.ports import HOST, free_port
 from devstack.proxy import Proxy
 from tests.conftest import SHARED_PROXY
-from tests.doctor.conftest import Finished
+from tests.doctor.conftest import PATIENT, Finished
 from tests.doctor.hops import Hop, Nginx
 from tests.upstreams import refused_port
 
@@ -51,6 +51,10 @@ class Deployment:
         server.start()
         server.wait_until_ready()
         return f"{server.url}/api/mlflow"
+
+    def start(self, **settings: Any) -> Proxy:
+        """A proxy with other settings."""
+        return self.start_proxy(**PATIENT | settings)
 
     def nowhere(self) -> str:
         """An address at which nobody listens."""
@@ -92,7 +96,7 @@ def prefix_of_another_path(there: Deployment) -> Planted:
 def host_check(there: Deployment) -> Planted:
     """127.1 is 127.0.0.1 for whoever connects, and no name that MLflow knows for itself."""
     url = there.request.getfixturevalue("mlflow_server").url.replace("127.0.0.1", "127.1")
-    return there.start_proxy(MLFLOW_SERVER_URL=url).api, there.key("write")
+    return there.start(MLFLOW_SERVER_URL=url).api, there.key("write")
 
 
 def loop(there: Deployment, path: str = "") -> Planted:
@@ -102,7 +106,7 @@ def loop(there: Deployment, path: str = "") -> Planted:
         "REDIS_URL": there.request.getfixturevalue("redis_url"),
         "MLFLOW_SERVER_URL": f"http://{HOST}:{port}{path}",
     }
-    proxy = Proxy(there.folder / "loop", SHARED_PROXY | upstreams, port, ready="/health")
+    proxy = Proxy(there.folder / "loop", SHARED_PROXY | PATIENT | upstreams, port, ready="/health")
     there.stack.callback(proxy.stop)
     proxy.start()
     proxy.wait_until_ready()
@@ -122,12 +126,12 @@ def read_only_key(there: Deployment) -> Planted:
 
 
 def redis_down(there: Deployment) -> Planted:
-    return there.start_proxy(REDIS_URL=f"redis://{there.nowhere()}/0").api, there.key("write")
+    return there.start(REDIS_URL=f"redis://{there.nowhere()}/0").api, there.key("write")
 
 
 def auth_service_down(there: Deployment) -> Planted:
     url = f"http://{there.nowhere()}"
-    return there.start_proxy(HOKUSAI_AUTH_SERVICE_URL=url).api, there.key("write")
+    return there.start(HOKUSAI_AUTH_SERVICE_URL=url).api, there.key("write")
 
 
 def old_hop(there: Deployment) -> Planted:
@@ -148,7 +152,7 @@ def nginx_with_short_lines(there: Deployment) -> Planted:
 
 def artifacts_disabled(there: Deployment) -> Planted:
     url = there.request.getfixturevalue("without_artifacts").url
-    return there.start_proxy(MLFLOW_SERVER_URL=url).api, there.key("write")
+    return there.start(MLFLOW_SERVER_URL=url).api, there.key("write")
 
 
 PLANTED: list[tuple[Callable[[Deployment], Planted], set[str]]] = [

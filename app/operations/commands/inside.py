@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 QUESTION = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 #: Seconds; patient enough for a slow part, which is no fault by itself.
-PATIENCE = 3.0
+PATIENCE = 10.0
 
 
 class Inside:
