@@ -56,8 +56,10 @@ proc_name = "hokusai-mlflow-proxy"
 
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
-    """With METRICS_EMF, a worker that serves reports its metrics in the log as well."""
-    if report := getattr(worker.wsgi, "extensions", {}).get("hokusai-emf"):
+    """`flask circuit` sees and resets what lives in this worker's memory; with METRICS_EMF it
+    reports its metrics in the log as well."""
+    worker.wsgi.extensions["hokusai-circuits"].start()
+    if report := worker.wsgi.extensions.get("hokusai-emf"):
         report.start()
 
 

@@ -17,14 +17,9 @@ from app.circuit import Circuit
 from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
-from app.metrics import count_circuit_change, count_refused_head
-from app.operations import api_description, commands, health, metrics_page
-from app.operations.checks import Checks
+from app.metrics import count_circuit_change
+from app.operations import mounting
 from app.operations.circuits import CircuitBoard
-from app.operations.emf import EmbeddedMetrics
-from app.operations.internals import Inside
-from app.operations.readiness import Readiness
-from app.operations.results import SharedResults
 from app.redis_link import RedisLink
 from app.revocations import Revocations
 from app.route_table import RouteTable
@@ -70,45 +65,20 @@ def create_app(settings: Settings) -> Flask:
         settings.instances,
         settings.auth_failure_limit,
     )
-    in_flight = InFlight(settings.max_in_flight_per_key, settings.max_in_flight)
-    hops = settings.trusted_proxy_hops
-
     parts = proxy.Parts(
         routes=RouteTable.load(),
         authenticator=authenticator,
         limits=limits,
-        in_flight=in_flight,
+        in_flight=InFlight(settings.max_in_flight_per_key, settings.max_in_flight),
         upstream=upstream,
-        trusted_hops=hops,
+        trusted_hops=settings.trusted_proxy_hops,
         max_buffered_body=settings.max_buffered_body,
     )
-    responses.install(app, hops, settings.mlflow_server_url)
-    inside = Inside(settings, upstream, auth_service, in_flight, board)
-    checks = Checks(settings, upstream, link, auth_service, board)
-    results = SharedResults(
-        store,
-        checks.questions() | inside.questions(),
-        settings.health_cache_ttl,
-        settings.health_timeout,
-    )
-    readiness = Readiness(results, store, settings.max_stored_verdict_age)
-    app.register_blueprint(health.blueprint(results, readiness, inside, authenticator, limits))
-    app.register_blueprint(metrics_page.blueprint(_in_folder(settings, "metrics")))
-    app.register_blueprint(api_description.blueprint())
-    app.register_blueprint(proxy.blueprint(parts))
-    app.extensions["hokusai-health"] = readiness
-    app.extensions["hokusai-refused"] = count_refused_head
-    if settings.metrics_emf:
-        app.extensions["hokusai-emf"] = EmbeddedMetrics(
-            settings.metrics_emf_namespace,
-            settings.metrics_emf_service,
-            settings.metrics_emf_interval,
-        )
+    responses.install(app, settings.trusted_proxy_hops, settings.mlflow_server_url)
     revocations = Revocations(link, cache)
+    mounting.mount(app, settings, parts, auth_service, link, store, board, revocations)
+    app.register_blueprint(proxy.blueprint(parts))
     revocations.start()
-    app.cli.add_command(
-        commands.revoke(revocations, settings.auth_cache_ttl, settings.auth_stale_ttl)
-    )
     return app
 
 

@@ -79,7 +79,7 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
         ("gunicorn gevent", SERVER),
         ("app", {"wsgi.py"} | APP),
         ("app.operations", {"app/__init__.py"} | OPERATIONS),
-        ("app.proxy", {"app/__init__.py"}),
+        ("app.proxy", {"app/__init__.py", "app/operations/mounting.py"}),
         ("server", {"gunicorn.conf.py"} | SERVER),
     ],
 )

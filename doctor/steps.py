@@ -29,11 +29,15 @@ class Failed(Exception):
         message: one sentence, what happened.
         remedy: what to do about it; "" if nobody knows.
         request_id: the id to look for in the proxy's log; "" if there was no request.
+        fault: the name of what is wrong, out of `faults.py`; "" if it has none.
     """
 
-    def __init__(self, message: str, remedy: str = "", request_id: str = "") -> None:
+    def __init__(
+        self, message: str, remedy: str = "", request_id: str = "", fault: str = ""
+    ) -> None:
         super().__init__(message)
         self.message, self.remedy, self.request_id = message, remedy, request_id
+        self.fault = fault
 
 
 class Skipped(Exception):
@@ -50,6 +54,7 @@ class Result:
     detail: str = ""
     remedy: str = ""
     request_id: str = ""
+    fault: str = ""
 
 
 def unexpected(error: Exception) -> Failed:
@@ -94,26 +99,31 @@ class Steps:
         self._say("")
 
     def run(
-        self, name: str, check: Callable[[], str | None], needs: str = "", always: bool = False
+        self,
+        name: str,
+        check: Callable[[], str | None],
+        needs: str | tuple[str, ...] = (),
+        always: bool = False,
     ) -> bool:
         """Run one step; True if it passed.
 
         Args:
-            needs: name of an earlier step; if that one failed, this one is skipped.
+            needs: names of earlier steps; if one of them failed, this one is skipped.
             always: run it even after Ctrl-C (cleaning up).
         """
-        if needs in self._blocked or (self.interrupted and not always):
+        wanted = (needs,) if isinstance(needs, str) else needs
+        missing = [step for step in wanted if step in self._blocked]
+        if missing or (self.interrupted and not always):
             self._blocked.add(name)
-            why = "interrupted" if self.interrupted else f"needs: {needs}"
+            why = "interrupted" if self.interrupted else f"needs: {missing[0]}"
             return self._record(Result(name, "skipped", 0.0, why))
         started = time.perf_counter()
         status, failure = self._outcome(check)
         if status == "failed":
             self._blocked.add(name)
         ms = round((time.perf_counter() - started) * 1000, 1)
-        return self._record(
-            Result(name, status, ms, failure.message, failure.remedy, failure.request_id)
-        )
+        said = (failure.message, failure.remedy, failure.request_id, failure.fault)
+        return self._record(Result(name, status, ms, *said))
 
     def _outcome(self, check: Callable[[], str | None]) -> tuple[Status, Failed]:
         try:
@@ -133,9 +143,20 @@ class Steps:
         took = time.perf_counter() - self._started
         if self.as_json:
             self._print(json.dumps(self._document(took), indent=2, ensure_ascii=False))
+        if self.faults:
+            self._say(f"\nfound: {', '.join(self.faults)}")
         parts = [f"{self.count(status)} {status}" for status in MARKS if self.count(status)]
         self._say(f"\n{', '.join(parts)} in {took:.1f} s")
         return EXIT_OK if self.ok else EXIT_FAILED
+
+    @property
+    def faults(self) -> dict[str, Result]:
+        """What is wrong, by name: for each fault the first step that showed it."""
+        found: dict[str, Result] = {}
+        for result in self.results:
+            if result.fault:
+                found.setdefault(result.fault, result)
+        return found
 
     @property
     def ok(self) -> bool:
@@ -154,6 +175,7 @@ class Steps:
             "ok": self.ok,
             **{status: self.count(status) for status in MARKS},
             "seconds": round(took, 3),
+            "faults": list(self.faults),
             "steps": [asdict(result) for result in self.results],
         }
 
@@ -174,7 +196,7 @@ class Steps:
         head = f"  {mark} {result.name:<{NAME_WIDTH}}"
         if result.status == "skipped":
             return [f"{head}{'':>11}  {result.detail}"]
-        head += f"{result.ms:>8.1f} ms"
+        head += f"{result.ms:>8.1f} ms{f'  {result.fault}' if result.fault else ''}"
         if result.status == "passed":
             self._last_remedy = ""
             return [f"{head}  {result.detail}".rstrip()]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import quote, urlsplit
 
-from steps import EXIT_USAGE
+from doctor.steps import EXIT_USAGE
 
 PREFIXES = ("/api/mlflow", "/mlflow")  # the longer one first: it ends with the shorter
 KEY_VARIABLES = ("HOKUSAI_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
@@ -102,12 +102,19 @@ def read_key(environ: Mapping[str, str]) -> tuple[str, str]:
         UsageError: no variable holds a key, or what it holds cannot go into a header.
     """
     for name in KEY_VARIABLES:
-        key = environ.get(name, "").strip()
-        if key and not (key.isascii() and key.isprintable() and " " not in key):
-            raise UsageError(f"{name} holds a space, a line break or a letter that no key has.")
-        if key:
+        if key := environ.get(name, "").strip():
+            check_key(key, name)
             return key, name
     raise UsageError(f"No API key: set {KEY_VARIABLES[0]} (or {' or '.join(KEY_VARIABLES[1:])}).")
+
+
+def check_key(key: str, source: str) -> None:
+    """Raises UsageError for what no key can be; `source` is where it comes from."""
+    if not (key and key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError(
+            f"The key from {source} is empty, or holds a space, a line break or a letter that no "
+            "key has."
+        )
 
 
 def redactor(key: str) -> Callable[[str], str]:

@@ -1,4 +1,4 @@
-"""Commands for operators, through Flask's own: `flask revoke KEY_ID` beside wsgi.py."""
+"""`flask revoke KEY_ID`: ends a key on all proxies."""
 
 import click
 

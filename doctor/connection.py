@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 
 import certifi
-import explain
-from command_line import Options
-from health_shape import bad_checks
-from steps import Failed, Skipped, Steps
-from wire import KEY_FORMS, Wire, credential, expect, expect_unauthenticated
+
+from doctor import explain
+from doctor.command_line import Options
+from doctor.health_shape import bad_checks
+from doctor.steps import Failed, Skipped, Steps
+from doctor.wire import KEY_FORMS, Wire, credential, expect, expect_unauthenticated
 
 VERSION_DEADLINE = 3.0  # seconds the SDK gives GET /version before it stops exporting spans
+SLOW_TRIES = 3  # a machine that is busy for a moment is not slow
 EXPIRY_WARNING = 14  # days
 
 
@@ -78,15 +80,17 @@ class Connection:
         return "accepted"
 
     def version(self) -> str:
-        got = self._version(credential(self.options.key))
-        found = _version_in(got)
-        if got.ms > VERSION_DEADLINE * 1000:
-            raise Failed(
-                f"GET /version took {got.ms:.0f} ms; the SDK waits {VERSION_DEADLINE:g} s.",
-                "Traces will silently not be exported: look at MLflow's load.",
-                got.request_id,
-            )
-        return f"MLflow {found}"
+        for _ in range(SLOW_TRIES):
+            got = self._version(credential(self.options.key))
+            found = _version_in(got)
+            if got.ms <= VERSION_DEADLINE * 1000:
+                return f"MLflow {found}"
+        raise Failed(
+            f"GET /version took {got.ms:.0f} ms; the SDK waits {VERSION_DEADLINE:g} s.",
+            "Traces will silently not be exported: look at MLflow's load.",
+            got.request_id,
+            "mlflow-slow",
+        )
 
     def search(self) -> str:
         got = self._search({"max_results": 1})
@@ -114,6 +118,7 @@ class Connection:
                 "Without it a user's report is not found in the log: a hop in front of the proxy "
                 "changes the header, or the proxy is not what answers.",
                 echoed,
+                "request-id-lost",
             )
         return f"X-Request-ID {echoed}"
 
@@ -150,6 +155,7 @@ def _body_lost(got: explain.Answer) -> Failed:
         "A hop forwards bodies without Content-Length, which MLflow drops: look for one that "
         "buffers or speaks HTTP/1.0.",
         got.request_id,
+        "bodies-lost",
     )
 
 

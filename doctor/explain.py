@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from steps import Failed
+from doctor.steps import Failed
 
 WHOLE_KEY = (
     "Check that the variable holds the whole key and nothing else. An unknown, revoked or expired "
@@ -52,6 +52,30 @@ FOREIGN_REMEDIES: dict[int, str] = {
     "let the load balancer in on port 8000?",
     503: "The load balancer has no healthy target: look at the target group's health checks.",
     504: "The load balancer waited too long for the proxy: raise its idle time-out.",
+}
+# The names of faults (faults.py) that a status alone gives away.
+FAULTS = {
+    401: "bad-key",
+    403: "no-scope",
+    404: "wrong-prefix",
+    413: "body-limit",
+    414: "request-line-limit",
+    429: "rate-limited",
+    500: "mlflow-failing",
+    502: "mlflow-down",
+    503: "unavailable",
+    504: "mlflow-slow",
+}
+FOREIGN_FAULTS = {
+    200: "not-the-proxy",
+    401: "not-the-proxy",
+    403: "firewall",
+    404: "wrong-prefix",
+    413: "body-limit",
+    414: "request-line-limit",
+    502: "proxy-down",
+    503: "proxy-down",
+    504: "proxy-down",
 }
 HOST_REFUSED = (
     "MLflow refuses the Host that it is called by: the proxy must send MLflow's own (is "
@@ -104,7 +128,16 @@ def answer(got: Answer, wanted: str = "") -> Failed:
     """
     hope = f" (hoped for {wanted})" if wanted else ""
     message = f"{got.method} {got.path} answered {got.status}{hope}: {excerpt(got)}"
-    return Failed(message, remedy_for(got), got.request_id)
+    return Failed(message, remedy_for(got), got.request_id, fault_for(got))
+
+
+def fault_for(got: Answer) -> str:
+    """The name of the fault behind an answer; "" if its status names none."""
+    if 300 <= got.status < 400:
+        return "redirected"
+    if "Invalid Host header" in got.text:
+        return "host-check"
+    return (FOREIGN_FAULTS if got.document() is None else FAULTS).get(got.status, "")
 
 
 def excerpt(got: Answer) -> str:
@@ -138,42 +171,49 @@ def _elsewhere(location: str) -> str:
 
 
 # First match wins, so a subclass stands above its parent.
-NETWORK: tuple[tuple[type[BaseException], str, str], ...] = (
+NETWORK: tuple[tuple[type[BaseException], str, str, str], ...] = (
     (
         socket.gaierror,
+        "dns",
         "the host's name is not known to DNS",
         "Check the spelling of --uri, the DNS record and, for an internal name, that you are in "
         "its network.",
     ),
     (
         ssl.SSLCertVerificationError,
+        "certificate",
         "the certificate is not accepted",
         "Check that it covers this host and has not expired; for an authority of your own give "
         "--ca-file.",
     ),
     (
         ssl.SSLError,
+        "tls",
         "the TLS handshake failed",
         "Does the port speak TLS? If not, use http:// in --uri, or the port that does.",
     ),
     (
         ConnectionRefusedError,
+        "not-listening",
         "nothing listens there",
         "Start the proxy, or check host and port in --uri.",
     ),
     (
         TimeoutError,
+        "no-answer",
         "no answer within the time-out",
         "If nothing comes at all, a firewall or security group drops the packets; if it is only "
         "slow, raise --timeout.",
     ),
     (
         http.client.IncompleteRead,
+        "cut-off",
         "the answer broke off before its end",
         "The transfer was cut: look for a restart, a time-out or a size limit on the way.",
     ),
     (
         ConnectionError,
+        "closed",
         "the connection was closed before an answer came",
         "Is it https:// that the port speaks? Otherwise the proxy or a hop in front of it ended "
         "the connection: look at their logs.",
@@ -189,18 +229,20 @@ def network(error: BaseException, where: str, request_id: str = "") -> Failed:
         where: what was tried, as "GET /health" or "host:port".
     """
     causes = list(chain(error))
-    for kind, meaning, remedy in NETWORK:
+    for kind, fault, meaning, remedy in NETWORK:
         for cause in causes:
             if isinstance(cause, kind):
-                return Failed(f"{where}: {meaning}{_own_words(cause)}.", remedy, request_id)
+                said = f"{where}: {meaning}{_own_words(cause)}."
+                return Failed(said, remedy, request_id, fault)
     if any(isinstance(cause, OSError) and cause.errno in UNREACHABLE for cause in causes):
-        return Failed(f"{where}: there is no route to the host.", "Are you in its network (VPN)?")
+        said = f"{where}: there is no route to the host."
+        return Failed(said, "Are you in its network (VPN)?", request_id, "no-route")
     words = str(error).strip().split("\n")[0][:300]
-    return Failed(f"{where}: {words or type(error).__name__}.", "", request_id)
+    return Failed(f"{where}: {words or type(error).__name__}.", "", request_id, "no-answer")
 
 
 def is_network(error: BaseException) -> bool:
-    kinds = tuple(kind for kind, _, _ in NETWORK)
+    kinds = tuple(kind for kind, _, _, _ in NETWORK)
     return any(isinstance(cause, kinds) for cause in chain(error))
 
 

@@ -3,7 +3,7 @@
 import signal
 from types import FrameType, TracebackType
 
-from steps import Steps
+from doctor.steps import Steps
 
 
 class Interruption:
