@@ -16,11 +16,14 @@ from typing import Any
 
 import pytest
 import redis
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
 from tests.conftest import KeyedAuthService
+from tests.docs.pages import ROOT
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Answer, Upstream, eventually, send, sized
 from tests.wire import Response, bearer, call
@@ -245,14 +248,14 @@ CASES = {
 def test_what_is_broken_is_what_is_said(stack: Stack, name: str) -> None:
     case = CASES[name]
     eventually(stack.is_well, "a stack that is well", patience=30)
-    mark = len(stack.proxy.log_lines())
+    mark, before = len(stack.proxy.log_lines()), scrape(stack)
     with case.broken(stack, case.part):
         eventually(lambda: stack.bad().keys() - {"circuit"} == case.bad, f"the finding: {name}")
         compare_health(stack, case)
         compare_requests(stack, case)
         compare_readiness(stack, case)
         compare_log(stack, case, mark)
-        compare_metrics(stack, case)
+        compare_metrics(stack, name, before)
     eventually(stack.is_well, "the recovery", patience=30)
     recovered = {line["check"] for line in changes(stack, mark) if line["status"] == "healthy"}
     assert recovered >= case.bad
@@ -302,8 +305,76 @@ def changes(stack: Stack, mark: int) -> list[dict[str, Any]]:
     return [line for line in stack.log_since(mark) if line["logger"] == "hokusai.health"]
 
 
-def compare_metrics(stack: Stack, case: Case) -> None:
-    """Metrics and alert expressions are compared here."""
+#: The alerts that are about what the proxy depends on, by what is broken. Each compares the growth
+#: of a counter, or a gauge as it is now, with a bound, for minutes: here it is enough that what it
+#: looks at is there at all.
+ALERTS = {
+    "MLflow refuses": {"MlflowUnreachable", "MlflowCircuitOpen"},
+    "MLflow is frozen": {"MlflowTimeouts", "MlflowCircuitOpen"},
+    "a website in MLflow's place": set(),
+    "the auth service refuses": {"AuthServiceUnavailable", "StaleVerdicts"},
+    "the auth service is frozen": {"AuthServiceUnavailable", "StaleVerdicts"},
+    "a website in the auth service's place": {"AuthServiceUnavailable", "StaleVerdicts"},
+    "Redis refuses": {"RedisAway"},
+    "Redis is frozen": {"RedisAway"},
+    "Redis is read-only": {"RedisAway"},
+}
+RULES = {
+    rule["alert"]: rule["expr"]
+    for group in yaml.safe_load((ROOT / "infrastructure/monitoring/alert-rules.yaml").read_text())[
+        "groups"
+    ]
+    for rule in group["rules"]
+}
+
+Samples = list[tuple[str, dict[str, str], float]]
+
+
+def compare_metrics(stack: Stack, name: str, before: Samples) -> None:
+    """The alerts that see this outage are those about the part that is broken, and no others."""
+    expected = ALERTS[name]
+
+    def seen() -> set[str]:
+        for _ in range(4):  # on each worker; one finds Redis away by its second failure
+            stack.ask()
+        now = scrape(stack)
+        return {
+            alert for alert in set().union(*ALERTS.values()) if looks_at(RULES[alert], before, now)
+        }
+
+    eventually(lambda: seen() == expected, f"that these alerts see it: {expected}")
+
+
+def scrape(stack: Stack) -> Samples:
+    text = call(stack.proxy.url, "GET", "/metrics").body.decode()
+    families = text_string_to_metric_families(text)
+    return [(s.name, s.labels, s.value) for family in families for s in family.samples]
+
+
+def looks_at(expression: str, before: Samples, now: Samples) -> bool:
+    """Whether what an alert's expression begins with is more than nothing: what a rate() is taken
+    of has grown, and a gauge is not zero."""
+    found = re.search(r"(hokusai_\w+)\{([^}]*)\}|(hokusai_\w+)", expression)
+    assert found
+    name, matchers = found[1] or found[3], re.findall(r'(\w+)(!?=~?)"([^"]*)"', found[2] or "")
+    assert name in {metric for metric, _, _ in now}, f"{name} is in no scrape"
+    grown = total(now, name, matchers)
+    if "rate(" in expression:
+        grown -= total(before, name, matchers)
+    return grown > 0
+
+
+def total(samples: Samples, name: str, matchers: list[tuple[str, str, str]]) -> float:
+    """The sum of the samples that are selected."""
+    return sum(
+        value
+        for metric, labels, value in samples
+        if metric == name
+        and all(
+            bool(re.fullmatch(wanted, labels.get(label, ""))) != operator.startswith("!")
+            for label, operator, wanted in matchers
+        )
+    )
 
 
 # --- a real MLflow that is set up wrongly ---------------------------------------------------------
