@@ -17,7 +17,7 @@ from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change
-from app.operations import commands, health, metrics_page
+from app.operations import audit, commands, health, metrics_page
 from app.operations.checks import HealthChecks
 from app.redis_link import RedisLink
 from app.revocations import Revocations
@@ -71,11 +71,15 @@ def create_app(settings: Settings) -> Flask:
         trusted_hops=hops,
         max_buffered_body=settings.max_buffered_body,
     )
-    responses.install(app, hops, settings.mlflow_server_url)
+    responses.install(app, hops, settings.mlflow_server_url, audit.write)
     app.register_blueprint(health.blueprint(state, authenticator, limits, upstream, hops))
     app.register_blueprint(metrics_page.blueprint())
     app.register_blueprint(proxy.blueprint(parts))
     app.extensions["hokusai-health"] = state
+    if settings.otel_enabled:
+        from app.operations import telemetry  # an extra: requirements/telemetry.in
+
+        telemetry.trace(app)
     revocations = Revocations(link, cache)
     revocations.start()
     app.cli.add_command(
