@@ -114,7 +114,8 @@ def _within_limits(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _presentable(value: Any) -> str | list[str] | None:
     """An id or a name as text, several as a list; None for what is neither."""
     if isinstance(value, list):
-        return [text for item in value[:MOST_ITEMS] if isinstance(text := _presentable(item), str)]
+        texts = [text for item in value[:MOST_ITEMS] if isinstance(text := _presentable(item), str)]
+        return texts + ([f"and {len(value) - MOST_ITEMS} more"] if value[MOST_ITEMS:] else [])
     if isinstance(value, str | int | float):
         return shown(str(value), LONGEST)
     return None
