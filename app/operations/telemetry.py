@@ -28,6 +28,9 @@ from app.version import VERSION
 Environ = dict[str, Any]
 Application = Callable[[Environ, Any], Iterable[bytes]]
 
+#: Our name, unless OTEL_SERVICE_NAME gives another.
+SERVICE = "hokusai-mlflow-proxy"
+
 #: Where the request that the middleware is shown keeps the real one.
 REAL = "hokusai.environ"
 
@@ -65,6 +68,7 @@ def _presentable(environ: Environ) -> Environ:
         "PATH_INFO": path,
         "RAW_URI": path,
         "wsgi.url_scheme": environ["wsgi.url_scheme"],
+        "SERVER_NAME": SERVICE,
         "SERVER_PROTOCOL": environ["SERVER_PROTOCOL"],
         REAL: environ,
     }
@@ -109,5 +113,5 @@ def _describe(span: Span, environ: Environ, status: str, headers: list[tuple[str
 
 def _resource() -> Resource:
     """Who we are, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise."""
-    ours = Resource({"service.name": "hokusai-mlflow-proxy", "service.version": VERSION})
+    ours = Resource({"service.name": SERVICE, "service.version": VERSION})
     return ours.merge(OTELResourceDetector().detect())
