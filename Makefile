@@ -52,7 +52,8 @@ format: install ## put the code into the house format
 lock: install ## resolve the requirements again; newest versions: make lock ARGS=--upgrade
 	cd requirements && ../$(UV_COMPILE) -o installer.lock installer.in
 	cd requirements && ../$(UV_COMPILE) -o production.lock production.in
-	cd requirements && ../$(UV_COMPILE) -c production.lock -o development.lock development.in
+	cd requirements && ../$(UV_COMPILE) -c production.lock -o telemetry.lock telemetry.in
+	cd requirements && ../$(UV_COMPILE) -c production.lock -c telemetry.lock -o development.lock development.in
 	cd requirements && ../$(UV_COMPILE) -o mlflow-server.lock mlflow-server.in
 	cd requirements && ../$(UV_COMPILE) -o bench.lock bench.in
 	cd requirements && ../$(UV_COMPILE) -o docs.lock docs.in

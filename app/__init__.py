@@ -18,7 +18,7 @@ from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change
-from app.operations import mounting
+from app.operations import audit, mounting
 from app.operations.circuits import CircuitBoard
 from app.redis_link import RedisLink
 from app.revocations import Revocations
@@ -74,7 +74,8 @@ def create_app(settings: Settings) -> Flask:
         trusted_hops=settings.trusted_proxy_hops,
         max_buffered_body=settings.max_buffered_body,
     )
-    responses.install(app, settings.trusted_proxy_hops, settings.mlflow_server_url)
+    hops, target = settings.trusted_proxy_hops, settings.mlflow_server_url
+    responses.install(app, hops, target, audit.write)
     revocations = Revocations(link, cache)
     mounting.mount(app, settings, parts, auth_service, link, store, board, revocations)
     app.register_blueprint(proxy.blueprint(parts))

@@ -7,7 +7,7 @@ authorized. See docs/decisions/upstream-client.md.
 
 import base64
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -56,15 +56,18 @@ class Upstream:
         self._pool = _pool(settings)
         self._retries = Retries(settings.mlflow_retry_deadline)
 
-    def forward(self, permit: Permit, body: Body) -> urllib3.BaseHTTPResponse:
-        """Sends the permitted request. The answer's body is unread, and must be closed.
+    def forward(
+        self, permit: Permit, body: Body, tried: Callable[[], None] = lambda: None
+    ) -> urllib3.BaseHTTPResponse:
+        """Sends the permitted request. The answer's body is unread, and must be closed; `tried`
+        runs before each try.
 
         Raises CircuitOpen, UpstreamUnreachable, UpstreamReset, UpstreamTimeout; and what reading
         the client's body raises.
         """
         try:
             with self.circuit.attempt(FAILURES):
-                return self._with_retries(permit, body)
+                return self._with_retries(permit, body, tried)
         except circuits.Open as open_circuit:
             raise CircuitOpen(
                 "MLflow gives no answer, so the proxy does not ask it for a while. Nothing was "
@@ -90,7 +93,9 @@ class Upstream:
         """How many connections to MLflow this worker has opened in all."""
         return self._pool.num_connections
 
-    def _with_retries(self, permit: Permit, body: Body) -> urllib3.BaseHTTPResponse:
+    def _with_retries(
+        self, permit: Permit, body: Body, tried: Callable[[], None]
+    ) -> urllib3.BaseHTTPResponse:
         """MLflow's answer, tried again where that can do no harm.
 
         A failed connect: nothing was sent, nothing was taken from the body, so any request. A
@@ -102,6 +107,7 @@ class Upstream:
         self._retries.request_made()
         while True:
             tries += 1
+            tried()
             try:
                 answer = self._once(permit, body)
             except UpstreamUnreachable:

@@ -48,8 +48,7 @@ class Parts:
         """One request, from its head to MLflow's answer."""
         inbound = receive(request.environ, record.request_id, self.trusted_hops)
         route = self.routes.match(inbound.method, inbound.decoded_path)
-        record.walked, record.route = True, route
-        record.upstream_path, record.traceparent = inbound.path, inbound.traceparent
+        record.inbound, record.route = inbound, route
         log.debug(
             "%s received: %s", record.request_id, route.operation if route else "unclassified"
         )
@@ -64,9 +63,10 @@ class Parts:
         try:
             streams = route is not None and route.streams
             body = request_body(inbound, streams, self.max_buffered_body, record.came)
+            record.body = body.content if isinstance(body.content, bytes) else None
             sent = time.monotonic()
             try:
-                answer = self.upstream.forward(permit, body)
+                answer = self.upstream.forward(permit, body, record.tried)
             finally:
                 record.upstream_seconds = time.monotonic() - sent
             log.debug("%s answered by MLflow: %s", record.request_id, answer.status)

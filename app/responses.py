@@ -99,8 +99,9 @@ def error_response(error: ProxyError, request_id: str, creates: bool = False) ->
     return response
 
 
-def install(app: Flask, hops: int, target: str) -> None:
-    """The request id, the error handler and the log line, for every request of the app."""
+def install(app: Flask, hops: int, target: str, audit: Callable[[Record], None]) -> None:
+    """The request id, the error handler and the log line, for every request of the app; `audit` is
+    told of each write that is over."""
 
     @app.before_request
     def begin() -> None:
@@ -130,7 +131,7 @@ def install(app: Flask, hops: int, target: str) -> None:
         record: Record = g.record
         record.status, record.answered = response.status_code, time.monotonic()
         response.headers["X-Request-ID"] = record.request_id
-        response.call_on_close(lambda: _finish(record, target))
+        response.call_on_close(lambda: _finish(record, target, audit))
         return response
 
 
@@ -166,12 +167,14 @@ def _log_cause(error: Exception, record: Record) -> None:
         log.warning("%s: %s", type(error).__name__, reason, extra={"fields": fields})
 
 
-def _finish(record: Record, target: str) -> None:
-    """The one log line and the metrics, when the last byte went out or the client went away."""
+def _finish(record: Record, target: str, audit: Callable[[Record], None]) -> None:
+    """Log line, audit and metrics, when the last byte went out or the client went away."""
     IN_FLIGHT.dec()
     count_request(record, time.monotonic())
     if record.kind != "own" or log.isEnabledFor(logging.DEBUG) or record.status >= 400:
         access_log.info("request", extra={"fields": record.line(target)})
+    if record.is_write:
+        audit(record)
 
 
 def json_response(content: Any, status: int = 200) -> Response:

@@ -162,6 +162,12 @@ class Settings:
         help="The lowest level that is logged: DEBUG, INFO, WARNING or ERROR.")
     log_format: str = row("LOG_FORMAT", parsers.one_of("json", "text"), "json", group=LOGS,
         help="json: one object a line; text: for human eyes.")
+    audit_log: str = row("AUDIT_LOG", parsers.audit_log, "stderr", group=LOGS,
+        help="Where the audit log goes, one line for each write: stderr, off, or the absolute path "
+             "of a file, which may be rotated by renaming it.")
+    otel_enabled: bool = row("OTEL_ENABLED", parsers.telemetry_flag, False, group=LOGS,
+        help="Reports a span of each request to OpenTelemetry. Needs requirements/telemetry.lock; "
+             "where the spans go, the SDK's own OTEL_* variables say.")
     # fmt: on
 
     @property

@@ -44,6 +44,10 @@ def mount(
     if folder:
         circuits = (parts.upstream.circuit, auth_service.circuit)
         app.extensions["hokusai-circuits"] = remote_circuits.Publisher(folder, circuits)
+    if settings.otel_enabled:
+        from app.operations import telemetry  # an extra: requirements/telemetry.in
+
+        telemetry.trace(app)
     if settings.metrics_emf:
         app.extensions["hokusai-emf"] = EmbeddedMetrics(
             settings.metrics_emf_namespace,
