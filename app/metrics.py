@@ -6,11 +6,12 @@ with the values whose labels are known beforehand: a rate needs a zero to begin 
 docs/metrics.md explains each.
 """
 
+import os
 from functools import cache
 from itertools import product
 from typing import Any, Protocol
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, values
 
 #: Upper bounds in seconds: MLflow answers in 2 to 50 ms; transfers take minutes.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
@@ -19,6 +20,14 @@ SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 CIRCUITS, STATES = ("mlflow", "auth_service"), ("closed", "open", "half-open")
+
+#: This process's id. Before each write the library asks whether it is in a new process: by a system
+#: call, twenty times a request. It may ask here instead; a fork changes the answer.
+_process = [os.getpid()]
+os.register_at_fork(after_in_child=lambda: _process.__setitem__(0, os.getpid()))
+if values.ValueClass is not values.MutexValue:  # several processes, one folder
+    by_process: Any = values.MultiProcessValue
+    values.ValueClass = by_process(lambda: _process[0])
 
 # --- requests --------------------------------------------------------------------------------
 
