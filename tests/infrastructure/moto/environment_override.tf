@@ -4,7 +4,7 @@ terraform {
   backend "local" {}
 }
 
-# Redis cannot be made there; the module is told of one that is there already.
+# A Redis is never ready there, and apply waits; the module is told of one that exists already.
 module "mlflow" {
   create_redis         = false
   redis_auth_token     = null
