@@ -202,8 +202,8 @@ def test_a_collector_that_is_away_delays_nobody(
         )
         assert call(front.url, "GET", SEARCH, bearer(key)).status == 200
         began = time.monotonic()
-        front.stop()
-        assert time.monotonic() - began < 8
+        front.stop(grace=30)
+        assert time.monotonic() - began < 20, "it was killed in the end"
 
 
 def test_it_is_off_by_default(front: Proxy, upstream: Upstream, key: str) -> None:
