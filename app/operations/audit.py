@@ -50,6 +50,15 @@ REFUSED_BY_PROXY = "refused by proxy"
 _PARAMETER = re.compile(r"{(?P<name>[a-z_]+)(?P<path>:path)?}")
 
 
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+#: Every spelling that MLflow takes, and the name it stands for: `runId` is `run_id` to protobuf.
+SPELLINGS = {spelling: name for name in NAMES for spelling in (name, _camel(name))}
+
+
 def write(record: Record) -> None:
     """Writes the line of a write that is over, if it has one."""
     if log.isEnabledFor(logging.INFO) and (said := result(record)):
@@ -104,8 +113,9 @@ def resource(inbound: Inbound, route: Route | None, body: bytes | None) -> dict[
 
 def _within_limits(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     left = MOST
-    for name in NAMES:
-        if value := _presentable(named.get(name, named.get(_camel(name)))):
+    known = {SPELLINGS[name]: value for name, value in named.items() if name in SPELLINGS}
+    for name in sorted(known, key=NAMES.index):
+        if value := _presentable(known[name]):
             left -= len(name) + len(str(value))
             if left > 0:
                 yield name, value
@@ -160,10 +170,3 @@ def _named_groups(template: str) -> re.Pattern[str]:
         )
         end = parameter.end()
     return re.compile(pattern + re.escape(template[end:]))
-
-
-@cache
-def _camel(name: str) -> str:
-    """MLflow's protobuf takes `runId` for `run_id` too."""
-    first, *others = name.split("_")
-    return first + "".join(map(str.capitalize, others))
