@@ -47,9 +47,10 @@ lock: install ## resolve the requirements again; newest versions: make lock ARGS
 	cd requirements && ../$(UV_COMPILE) -o mlflow-server.lock mlflow-server.in
 	cd requirements && ../$(UV_COMPILE) -o bench.lock bench.in
 	cd requirements && ../$(UV_COMPILE) -c mlflow-server.lock -o bench-basic-auth.lock bench-basic-auth.in
+	cd requirements && ../$(UV_COMPILE) -o aws.lock aws.in
 	cd requirements && for client in client-*.in; do \
 		../$(UV_COMPILE) -o $${client%.in}.lock $$client || exit 1; done
 
 clean: ## remove the environments, caches and everything `make run` kept
-	rm -rf .venv .venv-mlflow .venv-mlflow-basic-auth .venv-clients .venv-bench .devstack .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-mlflow .venv-mlflow-basic-auth .venv-clients .venv-bench .venv-aws .devstack .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

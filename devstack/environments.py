@@ -76,11 +76,14 @@ BASIC_AUTH_SERVER = Environment(
     REQUIREMENTS / "bench-basic-auth.lock",
     "up to a few minutes, 650 MB",
 )
+#: What answers in AWS's place, and asks it, for `make test-aws`.
+AWS = Environment(ROOT / ".venv-aws", REQUIREMENTS / "aws.lock", "up to a minute, 180 MB")
 BY_NAME = {
     "development": DEVELOPMENT,
     "mlflow-server": MLFLOW_SERVER,
     "bench": BENCH,
     "basic-auth-server": BASIC_AUTH_SERVER,
+    "aws": AWS,
 } | {f"client-{version}": environment for version, environment in CLIENTS.items()}
 
 
