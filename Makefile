@@ -7,7 +7,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --custom-compile-command "make lock" $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench drill check format lock clean
+.PHONY: help install run test bench drill docs check format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -31,6 +31,11 @@ drill: ## break real parts under load, about 15 minutes, with a table; some: mak
 	@$(ENVIRONMENT) development mlflow-server
 	@exec $(BIN)/python -m drills $(ARGS)
 
+docs: ## build the documentation as a site, into site/, and check its links
+	@$(ENVIRONMENT) development docs
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet $(ARGS)
+	@echo "Open site/index.html"
+
 check: install ## format, lint and types, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,11 +51,13 @@ lock: install ## resolve the requirements again; newest versions: make lock ARGS
 	cd requirements && ../$(UV_COMPILE) -c production.lock -o development.lock development.in
 	cd requirements && ../$(UV_COMPILE) -o mlflow-server.lock mlflow-server.in
 	cd requirements && ../$(UV_COMPILE) -o bench.lock bench.in
+	cd requirements && ../$(UV_COMPILE) -o docs.lock docs.in
 	cd requirements && ../$(UV_COMPILE) -c mlflow-server.lock -o bench-basic-auth.lock bench-basic-auth.in
+	cd requirements && ../$(UV_COMPILE) -c mlflow-server.lock -o mlflow-image.lock mlflow-image.in
 	cd requirements && ../$(UV_COMPILE) -o aws.lock aws.in
 	cd requirements && for client in client-*.in; do \
 		../$(UV_COMPILE) -o $${client%.in}.lock $$client || exit 1; done
 
 clean: ## remove the environments, caches and everything `make run` kept
-	rm -rf .venv .venv-mlflow .venv-mlflow-basic-auth .venv-clients .venv-bench .venv-aws .devstack .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-mlflow .venv-mlflow-basic-auth .venv-clients .venv-bench .venv-docs .venv-aws site .devstack .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

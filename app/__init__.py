@@ -17,7 +17,7 @@ from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change
-from app.operations import commands, health, metrics_page
+from app.operations import api_description, commands, health, metrics_page
 from app.operations.checks import HealthChecks
 from app.redis_link import RedisLink
 from app.revocations import Revocations
@@ -74,6 +74,7 @@ def create_app(settings: Settings) -> Flask:
     responses.install(app, hops, settings.mlflow_server_url)
     app.register_blueprint(health.blueprint(state, authenticator, limits, upstream, hops))
     app.register_blueprint(metrics_page.blueprint())
+    app.register_blueprint(api_description.blueprint())
     app.register_blueprint(proxy.blueprint(parts))
     app.extensions["hokusai-health"] = state
     revocations = Revocations(link, cache)

@@ -145,7 +145,8 @@ def in_our_words(error: Exception) -> ProxyError:
             "URI to <this host>/api/mlflow."
         )
     if isinstance(error, HTTPException) and error.code == 405:
-        return MethodNotAllowed("This path does not take this method.")
+        allow = {name: value for name, value in error.get_headers() if name == "Allow"}
+        return MethodNotAllowed("This path does not take this method.", allow)
     return InternalError(
         "The proxy failed; this is a defect of its own. Report it with the request id."
     )

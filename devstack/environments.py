@@ -71,6 +71,8 @@ CLIENTS = {
 }
 #: What `make bench` compares the proxy with, and what draws its plot.
 BENCH = Environment(ROOT / ".venv-bench", REQUIREMENTS / "bench.lock", "up to a minute, 150 MB")
+#: What builds the documentation as a site.
+DOCS = Environment(ROOT / ".venv-docs", REQUIREMENTS / "docs.lock", "up to a minute, 125 MB")
 BASIC_AUTH_SERVER = Environment(
     ROOT / ".venv-mlflow-basic-auth",
     REQUIREMENTS / "bench-basic-auth.lock",
@@ -82,6 +84,7 @@ BY_NAME = {
     "development": DEVELOPMENT,
     "mlflow-server": MLFLOW_SERVER,
     "bench": BENCH,
+    "docs": DOCS,
     "basic-auth-server": BASIC_AUTH_SERVER,
     "aws": AWS,
 } | {f"client-{version}": environment for version, environment in CLIENTS.items()}
