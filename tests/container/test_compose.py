@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,6 +76,17 @@ def test_two_proxies_are_what_nginx_asks() -> None:
     mounts = SERVICES["nginx"]["volumes"]
     assert mounts == ["./infrastructure/nginx/nginx.conf:/etc/nginx/nginx.conf:ro"]
     assert (ROOT / "infrastructure/nginx/nginx.conf").is_file()
+
+
+def test_a_proxy_that_is_replaced_is_where_nginx_looks_for_it() -> None:
+    """nginx resolves names at its start only; nobody else is given one of these addresses."""
+    (range_of_others,) = COMPOSE["networks"]["edge"]["ipam"]["config"]
+    given = [
+        ip_address(SERVICES[name]["networks"]["edge"]["ipv4_address"]) for name in PROXY_SERVICES
+    ]
+    assert len({*given}) == len(given)
+    assert all(address in ip_network(range_of_others["subnet"]) for address in given)
+    assert not [address for address in given if address in ip_network(range_of_others["ip_range"])]
 
 
 def test_only_nginx_can_be_reached_from_outside_and_only_from_this_machine() -> None:
