@@ -22,6 +22,7 @@ RUN ["pip", "--python", "/opt/venv/bin/python", "install", "--no-cache-dir", "--
 FROM ${PYTHON_IMAGE} AS proxy-code
 COPY app /app/app
 COPY config /app/config
+COPY doctor /app/doctor
 COPY server /app/server
 COPY gunicorn.conf.py wsgi.py /app/
 RUN ["python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/app"]

@@ -113,7 +113,7 @@ def test_a_build_is_given_the_code_and_two_lock_files() -> None:
     given = context()
     tops = {path.partition("/")[0] for path in given}
     assert tops == {
-        *("app", "auth_service", "config", "server"),
+        *("app", "auth_service", "config", "doctor", "server"),
         *("gunicorn.conf.py", "wsgi.py", "requirements"),
     }
     assert {path for path in given if path.startswith("requirements/")} == {

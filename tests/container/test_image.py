@@ -113,7 +113,7 @@ def test_it_holds_the_packages_and_the_code_and_nothing_else(
     images: dict[str, Image], name: str
 ) -> None:
     root = images[name].root
-    code = {"proxy": {"app", "config", "server", "gunicorn.conf.py", "wsgi.py"}}
+    code = {"proxy": {"app", "config", "doctor", "server", "gunicorn.conf.py", "wsgi.py"}}
     data = {"auth-service": {"data"}}
     assert {path.name for path in root.iterdir()} == {"app", "opt"} | data.get(name, set())
     assert {path.name for path in (root / "opt").iterdir()} == {"venv"}
