@@ -65,8 +65,8 @@ class BlueGreen:
             self._stage.started.append(release)
             release.start()
             self.serving[group].append(release)
-        for release in self.serving[group]:
-            release.wait_until_ready()
+        for proxy in self.serving[group]:
+            proxy.wait_until_ready()
 
     def switch(self, group: str) -> str:
         """This group serves in the other one's place; what took how long."""
