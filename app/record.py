@@ -16,9 +16,10 @@ from app.route_table import Access, Route
 #: Methods that ask for no change, whatever the path.
 READING = ("GET", "HEAD", "OPTIONS")
 
-#: Characters of a client's text that a line shows. Two paths of this length and all the rest stay
-#: below 4096 bytes, which several workers can write to one pipe without mixing their lines.
-LONGEST = 1024
+#: Characters of a client's text that a line shows. Two paths of this length, all of it escaped,
+#: stay below 4096 bytes with the rest of the line: so much several workers can write to one pipe
+#: without mixing their lines.
+LONGEST = 768
 
 _KEY_SHAPED = re.compile(r"hk_[A-Za-z]+_[A-Za-z0-9_\-]+")
 

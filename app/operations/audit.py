@@ -40,8 +40,8 @@ NAMES = tuple(
 #: Routes whose handler takes the names from the query; everywhere else it would only mislead.
 NAMED_IN_QUERY = frozenset(("UploadArtifactToRun",))
 
-#: Characters of one name, items of one list, and characters of all: a line stays below 4096 bytes,
-#: which several workers can write to one pipe without mixing their lines.
+#: Characters of one name, items of one list, and characters of all, as JSON writes them: so a line
+#: stays below 4096 bytes, which several workers can write to one pipe without mixing their lines.
 LONGEST, MOST_ITEMS, MOST = 250, 20, 2000
 
 ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
@@ -116,7 +116,7 @@ def _within_limits(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     known = {SPELLINGS[name]: value for name, value in named.items() if name in SPELLINGS}
     for name in sorted(known, key=NAMES.index):
         if value := _presentable(known[name]):
-            left -= len(name) + len(str(value))
+            left -= len(name) + len(json.dumps(value))
             if left > 0:
                 yield name, value
 

@@ -289,7 +289,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "as usual": {},
     "debugging": {"LOG_LEVEL": "DEBUG", "MLFLOW_PROXY_DEBUG": "true"},
     "debugging in text": {"LOG_LEVEL": "DEBUG", "MLFLOW_PROXY_DEBUG": "1", "LOG_FORMAT": "text"},
-    "with traces": {"LOG_LEVEL": "DEBUG", "OTEL_ENABLED": "true"},
+    "with traces": {"OTEL_ENABLED": "true", "OTEL_SEMCONV_STABILITY_OPT_IN": "http/dup"},
     "without the auth service": {"LOG_LEVEL": "DEBUG", "HOKUSAI_AUTH_SERVICE_URL": "refused"},
     "without MLflow": {"LOG_LEVEL": "DEBUG", "MLFLOW_SERVER_URL": "refused"},
 }

@@ -222,7 +222,10 @@ def test_a_line_stays_short_and_its_main_names_are_not_pushed_out() -> None:
     found = named(CREATE_RUN, {"junk_id": "z" * 9000, **body})
     assert list(found)[:4] == ["experiment_id", "run_id", "run_uuid", "name"]
     assert found["run_id"] == "x" * LONGEST + "..."
-    assert len(str(found)) < MOST + 200
+    assert len(json.dumps(found)) < MOST + 200
+    control = json.dumps(dict.fromkeys(audit.NAMES, "\0" * 9000)).encode()
+    line = audit.line(record(target=CREATE_RUN + '"' * 7000, body=control), "accepted")
+    assert len(json.dumps(line)) < 4000
 
 
 def test_a_long_list_is_cut_and_says_so() -> None:
