@@ -58,6 +58,7 @@ lock: install ## resolve the requirements again; newest versions: make lock ARGS
 	cd requirements && ../$(UV_COMPILE) -o bench.lock bench.in
 	cd requirements && ../$(UV_COMPILE) -o docs.lock docs.in
 	cd requirements && ../$(UV_COMPILE) -c mlflow-server.lock -o bench-basic-auth.lock bench-basic-auth.in
+	cd requirements && ../$(UV_COMPILE) -c mlflow-server.lock -o mlflow-image.lock mlflow-image.in
 	cd requirements && ../$(UV_COMPILE) -o aws.lock aws.in
 	cd requirements && for client in client-*.in; do \
 		../$(UV_COMPILE) -o $${client%.in}.lock $$client || exit 1; done

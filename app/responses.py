@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import urllib3
 from flask import Flask, Response, g, request
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import ClosingIterator
 
 from app.authorization import Permit
 from app.errors import (
@@ -62,10 +62,16 @@ def respond(
 
 
 class _AsItIs(Response):
-    """MLflow's answer: werkzeug would rewrite a Location, and could fail at it after the walk."""
+    """MLflow's answer: werkzeug would rewrite a Location, could fail at it after the walk, and
+    looks at each piece of the body."""
 
-    def get_wsgi_headers(self, environ: Any) -> Headers:
-        return self.headers
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        """The response as WSGI wants it."""
+        start_response(self.status, self.headers.to_wsgi_list())
+        status = self.status_code
+        is_bodiless = environ["REQUEST_METHOD"] == "HEAD" or status in (204, 304)
+        body: Any = () if is_bodiless else self.response
+        return ClosingIterator(body, self.close)
 
 
 def _counted(body: Iterator[bytes], record: Record) -> Iterator[bytes]:

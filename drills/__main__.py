@@ -20,6 +20,7 @@ from types import FrameType
 from devstack.environments import CLIENTS, DEVELOPMENT, MLFLOW_SERVER, ensure
 from drills import (
     auth_outage,
+    blue_green,
     clients,
     creates,
     downloads,
@@ -50,6 +51,7 @@ DRILLS: dict[str, Drill] = {
     "restarts": lambda stage: [restarts.rolling_restart(stage, rounds=5)],
     "reloads": lambda stage: (restarts.reload(stage, 10, drain) for drain in (0, 5)),
     "rollback": rollback.drill,
+    "blue-green": blue_green.drill,
     "downloads": lambda stage: [downloads.drill(stage, cut=2000)],
     "creates": lambda stage: [creates.at_a_fake(stage, 2000)],
     "creates-real": lambda stage: [creates.at_the_real_one(stage, 2000)],

@@ -8,6 +8,9 @@ locals {
       WEB_CONCURRENCY = tostring(max(2, floor(var.proxy_cpu / 1024)))
       # While Redis is away each task grants its share of a limit: never more than the limit in all.
       INSTANCES = tostring(var.proxy_max_tasks)
+      # Metrics by endpoint type, in the namespace Hokusai/MLflowProxy: docs/metrics.md.
+      METRICS_EMF         = "true"
+      METRICS_EMF_SERVICE = "${local.name}-mlflow-proxy"
     },
     local.contract.proxy.environment,
     var.proxy_environment,

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from app.redis_link import LazyCluster, RedisAway, RedisLink, connect
+from app.redis_client import LazyCluster, connect
+from app.redis_link import RedisAway, RedisLink
 from devstack.ports import HOST
 from devstack.redis import Redis
 from tests.fault_proxy import FaultProxy

@@ -9,9 +9,10 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.infrastructure import alb
-from tests.infrastructure.deployment import Deployment, Door
+from tests.infrastructure.deployment import UNKNOWN_PORT, Deployment, Door
 from tests.infrastructure.hcl import Unknown
 from tests.infrastructure.request_table import STOPPED, THROUGH
 from tests.infrastructure.served import served
@@ -231,7 +232,7 @@ def doors(deployment: Deployment) -> Iterator[str]:
         key = (door.direction, door.group, door.low, door.peer)
         if key in inside and door.low == door.high and door.protocol == "tcp":
             seen.add(key)
-        elif not _goes_out(door):
+        elif not _to_others(door, deployment):
             yield f"open: {door}"
     for missing in inside - seen:
         yield f"missing: {missing}"
@@ -244,18 +245,25 @@ def _foreign_group(doors: list[Door]) -> str:
     return groups.pop() if len(groups) == 1 else ""
 
 
-def _goes_out(door: Door) -> bool:
-    """A way in for clients, or a way out to HTTPS, the auth service, a Redis or a database of
-    somebody else's: one port each, which variables choose."""
+def _to_others(door: Door, deployment: Deployment) -> bool:
+    """A way in for clients, or a way out to somebody else: HTTPS anywhere; for the proxy the port
+    of the auth service too, and a Redis of somebody else's; for MLflow a database, in a group."""
     if door.protocol != "tcp" or door.low != door.high:
         return False
+    anywhere = "/" in door.peer or door.peer == "each.value"  # a range of addresses
     if door.direction == "in":
         return door.group == "alb" and door.low in (80, 443)
-    return door.group in ("proxy", "mlflow") and (door.low in (443, -1) or _is_others(door))
+    if door.group == "mlflow":
+        return door.low == 443 if anywhere else door.peer not in ("alb", "proxy", "redis")
+    if door.group == "proxy" and anywhere:
+        return door.low in (443, _auth_port(deployment))
+    return door.group == "proxy" and door.low == deployment.contract["redis"]["port"]
 
 
-def _is_others(door: Door) -> bool:
-    return door.peer not in ("alb", "proxy", "mlflow", "redis") and door.low != 0
+def _auth_port(deployment: Deployment) -> int:
+    """The auth service's port; that of an unknown one, as a door has it, without terraform."""
+    url = urlsplit(deployment.environment.get("HOKUSAI_AUTH_SERVICE_URL", ""))
+    return url.port or {"https": 443, "http": 80}.get(url.scheme, UNKNOWN_PORT)
 
 
 @check("containers are shut")

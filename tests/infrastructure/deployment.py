@@ -29,6 +29,10 @@ REFUSED = re.compile(
 )
 
 
+#: What a door's port is where a variable says it.
+UNKNOWN_PORT = -1
+
+
 @dataclass(frozen=True)
 class Resource:
     """One resource: its type, name, address and attributes."""
@@ -158,5 +162,5 @@ def _door(direction: str, rule: Resource, names: dict[str, str]) -> Door:
 
 
 def _port(given: Any) -> int:
-    """A port; -1 where it depends on a variable and so is not known without terraform."""
-    return given if isinstance(given, int) else -1
+    """A port; UNKNOWN_PORT where it depends on a variable, and there is no terraform to ask."""
+    return given if isinstance(given, int) else UNKNOWN_PORT

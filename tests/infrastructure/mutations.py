@@ -156,6 +156,16 @@ resource "aws_vpc_security_group_ingress_rule" "mlflow_from_anywhere" {
 }
 """
 
+PROXY_TO_ANY_DATABASE = """
+resource "aws_vpc_security_group_egress_rule" "proxy_to_databases" {
+  security_group_id = aws_security_group.proxy.id
+  cidr_ipv4         = "0.0.0.0/0"
+  ip_protocol       = "tcp"
+  from_port         = 5432
+  to_port           = 5432
+}
+"""
+
 WEIGHTED = """forward {
       target_group {
         arn    = aws_lb_target_group.proxy.arn
@@ -260,6 +270,7 @@ MUTATIONS = [
     ),
     # who may do what
     Mutation("MLflow's security group open", DOORS, add(OPEN_MLFLOW), terraform="one"),
+    Mutation("a way from the proxy to every database", DOORS, add(PROXY_TO_ANY_DATABASE)),
     Mutation(
         "the proxy open to the VPC",
         DOORS,
