@@ -73,8 +73,8 @@ def ask(proxy: Proxy, key: str) -> int:
 
 
 def how(proxy: Proxy) -> list[str]:
-    """How each of this proxy's requests was authenticated: the log's `auth`."""
-    return [str(li["auth"]) for li in proxy.log_lines() if li.get("message") == "request"]
+    """How each of this proxy's requests was authenticated: the log's `auth_source`."""
+    return [str(li["auth_source"]) for li in proxy.log_lines() if li.get("message") == "request"]
 
 
 def told(proxy: Proxy, *expected: str) -> None:

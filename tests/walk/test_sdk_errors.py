@@ -32,7 +32,7 @@ def line_of(error: RestException, proxy: Proxy) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
 
     def is_there() -> bool:
-        lines = proxy.log_lines()
+        lines = [line for line in proxy.log_lines() if line["logger"] == "hokusai.access"]
         found[:] = [line for line in lines if line.get("request_id") == error.json["request_id"]]
         return bool(found)
 
