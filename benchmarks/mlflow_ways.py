@@ -1,6 +1,7 @@
 """The ways to a real MLflow, started; and something in it to be found and to be written to."""
 
 import base64
+import time
 from typing import Any
 
 import requests
@@ -28,6 +29,9 @@ STARTED, PATIENCE_AT_START = 0.6, 30.0
 #: Cores above their rest that the servers may use when the next is measured.
 ALLOWANCE = 0.4
 
+#: Seconds for which MLflow may be of no use after many writes at once.
+UNWELL = 120.0
+
 
 class Ways:
     """The contestants, and how busy their servers are while nobody asks: MLflow's job runners look
@@ -46,6 +50,14 @@ class Ways:
     def wait_for_rest(self) -> None:
         """Returns when nobody works any more on what a load left behind."""
         wait_until_idle(self._pids(), self._resting, ALLOWANCE, PATIENCE)
+
+    def wait_until_well(self) -> None:
+        """Returns when each way answers in its time again: after many writes at once MLflow's
+        database may be locked for half a minute, and a proxy's circuit open for as long."""
+        for contestant in self.contestants:
+            deadline = time.monotonic() + UNWELL
+            while not _is_well(contestant) and time.monotonic() < deadline:
+                time.sleep(1.0)
 
     def _pids(self) -> list[int]:
         servers = [pid for server in self._servers for pid in family(server.pid)]
@@ -68,6 +80,15 @@ def ways_to_mlflow(bench: Bench) -> Ways:
         skipped[BASIC_AUTH] = "not installed (--no-install)"
     bench.results.skipped |= skipped
     return Ways(contestants, servers)
+
+
+def _is_well(contestant: Contestant) -> bool:
+    headers = dict(field.split(": ", 1) for field in contestant.fields)
+    url = f"{contestant.url}{API}/experiments/search"
+    try:
+        return requests.post(url, json={"max_results": 1}, headers=headers, timeout=3).ok
+    except requests.RequestException:
+        return False
 
 
 def prepare(contestant: Contestant) -> tuple[str, str]:
