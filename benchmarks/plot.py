@@ -26,6 +26,9 @@ COLOURS = {
 }
 GREY = "#5b6068"
 
+#: As in results.py: a share of errors from which a comparison means nothing.
+ERRORS = 0.01
+
 Cases = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -56,8 +59,11 @@ def tidy(axes: Axes) -> None:
 
 
 def median(cases: Cases, case: str, name: str, metric: str) -> float:
-    """What was measured; 0, which draws nothing, where it was not."""
-    return float(cases.get(case, {}).get(name, {}).get(metric, {}).get("median", 0.0))
+    """What was measured; 0, which draws nothing, where it was not, or where errors answered."""
+    measured = cases.get(case, {}).get(name, {})
+    if measured.get("failed", {}).get("median", 0.0) > ERRORS:
+        return 0.0
+    return float(measured.get(metric, {}).get("median", 0.0))
 
 
 def grouped(axes: Axes, cases: Cases, groups: dict[str, str], metric: str) -> None:
@@ -71,7 +77,7 @@ def grouped(axes: Axes, cases: Cases, groups: dict[str, str], metric: str) -> No
         if name in (OURS, "direct"):
             label(axes, places, heights)
     axes.set_xticks([group + 0.43 - width / 2 for group in range(len(groups))], groups.values())
-    axes.legend(fontsize=7, frameon=False, labelcolor=GREY)
+    axes.legend(fontsize=7, frameon=False, labelcolor=GREY, ncols=2)
 
 
 def label(axes: Axes, places: list[float], heights: list[float]) -> None:
@@ -127,7 +133,7 @@ def across(axes: Axes, values: dict[str, float], written: str) -> None:
 def artifacts(axes: Axes, cases: Cases) -> None:
     """Part c, through MLflow."""
     found = [case for case in cases if case.startswith("MLflow: ")]
-    groups = {case: case[8:].replace(" MiB ", "\nMiB ") for case in found}
+    groups = {case: case[8:].replace("1,024 MiB", "1 GiB").replace("B ", "B\n") for case in found}
     grouped(axes, cases, groups, "mb_per_s")
     axes.tick_params(axis="x", labelsize=7)
     axes.set_title("Artifacts through MLflow: MB/s")
