@@ -133,7 +133,8 @@ def across(axes: Axes, values: dict[str, float], written: str) -> None:
 def artifacts(axes: Axes, cases: Cases) -> None:
     """Part c, through MLflow."""
     found = [case for case in cases if case.startswith("MLflow: ")]
-    groups = {case: case[8:].replace("1,024 MiB", "1 GiB").replace("B ", "B\n") for case in found}
+    groups = {case: case[8:].replace("1,024 MiB", "1 GiB") for case in found}
+    groups = {case: name.replace("× ", "×\n").replace("B ", "B\n") for case, name in groups.items()}
     grouped(axes, cases, groups, "mb_per_s")
     axes.tick_params(axis="x", labelsize=7)
     axes.set_title("Artifacts through MLflow: MB/s")
