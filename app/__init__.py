@@ -12,13 +12,16 @@ from flask.sessions import NullSession, SessionInterface
 from app import proxy, responses
 from app.auth_service import AuthService
 from app.authentication import Authenticator
+from app.browser import assets, sign_in, status
+from app.browser.samples import Samples
+from app.browser.sessions import Sessions
 from app.circuit import Circuit
 from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change
 from app.operations import commands, health, metrics_page
-from app.operations.checks import HealthChecks
+from app.operations.checks import HealthChecks, overall
 from app.redis_link import RedisLink
 from app.revocations import Revocations
 from app.route_table import RouteTable
@@ -42,6 +45,9 @@ def create_app(settings: Settings) -> Flask:
     upstream = Upstream(settings, circuit)
     auth_service = _auth_service(settings)
     cache = _verdict_cache(settings, link, store)
+    sessions = Sessions(
+        link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
+    )
     authenticator = Authenticator(
         cache,
         SingleFlight(_in_folder(settings, "turns")),
@@ -49,6 +55,7 @@ def create_app(settings: Settings) -> Flask:
         settings.auth_service_id,
         2 * settings.auth_timeout,
         settings.auth_retry_interval,
+        sessions.principal,
     )
     limits = Limits(
         # An app of its own: flask-limiter's hooks would run on each request, to no purpose.
@@ -75,13 +82,27 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(health.blueprint(state, authenticator, limits, upstream, hops))
     app.register_blueprint(metrics_page.blueprint())
     app.register_blueprint(proxy.blueprint(parts))
+    samples = Samples(metrics_page.registry, store)
+    _mount_browser(app, parts, sessions, state, samples)
     app.extensions["hokusai-health"] = state
     revocations = Revocations(link, cache)
     revocations.start()
+    samples.start()
     app.cli.add_command(
         commands.revoke(revocations, settings.auth_cache_ttl, settings.auth_stale_ttl)
     )
     return app
+
+
+def _mount_browser(
+    app: Flask, parts: proxy.Parts, sessions: Sessions, state: health.Health, samples: Samples
+) -> None:
+    """Sign-in, the status page, and MLflow's static files, which walk like all else."""
+    who = sign_in.SignIn(parts.authenticator, parts.limits, sessions, parts.trusted_hops)
+    asked = status.Asked(state.checks, overall, lambda: health.internals(parts.upstream), samples)
+    app.register_blueprint(assets.blueprint(parts.walk))
+    app.register_blueprint(sign_in.blueprint(who))
+    app.register_blueprint(status.blueprint(asked, who.asking))
 
 
 class _NoSessions(SessionInterface):
@@ -117,6 +138,7 @@ def _verdict_cache(settings: Settings, link: RedisLink, store: InstanceStore) ->
         settings.auth_cache_ttl,
         settings.auth_negative_ttl,
         settings.auth_stale_ttl,
+        settings.session_lifetime,
     )
 
 

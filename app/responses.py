@@ -110,17 +110,7 @@ def install(app: Flask, hops: int, target: str) -> None:
         g.record = Record(request_id, environ["REQUEST_METHOD"], path, client_ip)
         IN_FLIGHT.inc()
 
-    @app.errorhandler(Exception)
-    def refuse(error: Exception) -> Response:
-        known = in_our_words(error)
-        record: Record = g.record
-        record.outcome, record.error_code = known.outcome, known.code
-        _log_cause(error, record)
-        creates = record.route is not None and record.route.creates
-        response = error_response(known, record.request_id, creates)
-        if isinstance(error, ClientGone):
-            response.headers["Connection"] = "close"
-        return response
+    app.register_error_handler(Exception, refuse)
 
     @app.after_request
     def end(response: Response) -> Response:
@@ -129,6 +119,19 @@ def install(app: Flask, hops: int, target: str) -> None:
         response.headers["X-Request-ID"] = record.request_id
         response.call_on_close(lambda: _finish(record, target))
         return response
+
+
+def refuse(error: Exception) -> Response:
+    """The answer to whatever a view raised, noted in the record and, if need be, in the log."""
+    known = in_our_words(error)
+    record: Record = g.record
+    record.outcome, record.error_code = known.outcome, known.code
+    _log_cause(error, record)
+    creates = record.route is not None and record.route.creates
+    response = error_response(known, record.request_id, creates)
+    if isinstance(error, ClientGone):
+        response.headers["Connection"] = "close"
+    return response
 
 
 def in_our_words(error: Exception) -> ProxyError:

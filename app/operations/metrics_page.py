@@ -12,16 +12,16 @@ def blueprint() -> Blueprint:
 
     @routes.get("/metrics")
     def metrics() -> Response:
-        text = generate_latest(_registry())
+        text = generate_latest(registry())
         return Response(text, content_type=prometheus_client.CONTENT_TYPE_LATEST)
 
     return routes
 
 
-def _registry() -> CollectorRegistry:
+def registry() -> CollectorRegistry:
     """All workers' files where there are several processes, else this process's own values."""
     if values.ValueClass is values.MutexValue:
         return prometheus_client.REGISTRY
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return registry
+    of_all = CollectorRegistry()
+    MultiProcessCollector(of_all)  # type: ignore[no-untyped-call]
+    return of_all
