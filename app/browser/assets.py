@@ -110,6 +110,8 @@ def compressed(walk: Callable[[Record], Response], copies: Copies, name: str) ->
     answer = walk(g.record)
     if copy is not None and answer.status_code == 304 and not asks_itself:
         return _from_copy(answer, copy)
+    if answer.status_code == 304:
+        _weaken(answer.headers)
     if _is_worth_it(answer):
         return _compressing(answer, copies, name)
     return _varying(answer)
@@ -193,10 +195,14 @@ def _describe(headers: Headers) -> None:
     headers["Content-Encoding"] = "gzip"
     headers.pop("Content-Length", None)
     headers.pop("Accept-Ranges", None)
+    _weaken(headers)
+    _vary(headers)
+
+
+def _weaken(headers: Headers) -> None:
     etag = headers.get("ETag", "")
     if etag and not etag.startswith("W/"):
         headers["ETag"] = f"W/{etag}"
-    _vary(headers)
 
 
 def _varying(answer: Response) -> Response:

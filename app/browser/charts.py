@@ -52,7 +52,7 @@ def draw(points: Sequence[Point], now: float) -> tuple[Chart, ...]:
             now,
             0.05,
             _duration,
-            [("half within", lambda p: p.median), ("95 % within", lambda p: p.slowest)],
+            [("median", lambda p: p.median), ("95th percentile", lambda p: p.slowest)],
         ),
     )
 
