@@ -53,6 +53,7 @@ def test_the_status_page_draws_the_last_minutes_and_refreshes_itself(
 ) -> None:
     sign_in(browser, proxy, reader.key)
     browser.open(f"{proxy.url}/status")
+    browser.complaints()  # those of MLflow's home
     browser.see("Requests a second", "Failed requests", "Time to answer", "katsushika")
     first = browser.find("time").text
     browser.run("window.kept = true")
