@@ -19,6 +19,7 @@ MODULES = {
 }
 APP = {file for file in FILES if file.startswith("app/")}
 SERVER = {file for file in FILES if file.startswith("server/")}
+BROWSER = {file for file in FILES if file.startswith("app/browser/")}
 OPERATIONS = {file for file in FILES if file.startswith("app/operations/")}
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -79,6 +80,7 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
         ("gunicorn gevent", SERVER),
         ("app", {"wsgi.py"} | APP),
         ("app.operations", {"app/__init__.py"} | OPERATIONS),
+        ("app.browser", {"app/__init__.py"} | BROWSER),
         ("app.proxy", {"app/__init__.py"}),
         ("server", {"gunicorn.conf.py"} | SERVER),
     ],

@@ -187,7 +187,8 @@ def may(principal: Principal) -> str:
     """What a key may do, for its owner: "read and write", say."""
     words = {Access.READ: "read", Access.WRITE: "write", Access.ADMIN: "administer"}
     own = granted(principal)
-    return " and ".join(word for access, word in words.items() if access in own) or "do nothing"
+    *first, last = [word for access, word in words.items() if access in own] or ["nothing"]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _form() -> tuple[str, str]:
