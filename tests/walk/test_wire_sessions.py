@@ -1,6 +1,7 @@
 """Browser sessions at the wire: who gets a page, what the cookie may do, and when it ends."""
 
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -8,6 +9,7 @@ from urllib.parse import quote
 import pytest
 import redis
 
+from auth_service import revocation
 from devstack.proxy import Proxy
 from tests.upstreams import Answer, Upstream, send, sized
 from tests.wire import Response, bearer, call
@@ -441,3 +443,30 @@ def test_status_is_coarse_for_everybody_and_detailed_for_who_may(
 
 def test_the_detailed_health_takes_a_session(front: Proxy, session: str) -> None:
     assert call(front.url, "GET", "/mlflow/health/mlflow/detailed", session).status in (200, 503)
+
+
+def test_a_revocation_ends_a_session_also_where_nobody_heard_of_it(
+    start_front: Callable[..., Proxy],
+    start_redis: Callable[[], Any],
+    upstream: Upstream,
+    auth_service: Any,
+) -> None:
+    """The mark outlives the verdicts: a worker that starts long after finds it."""
+    own = start_redis()
+    settings = {"REDIS_URL": own.url, "AUTH_CACHE_TTL": 1, "AUTH_STALE_TTL": 0}
+    heard = start_front(**settings)
+    issued = auth_service.create_key(scopes=["read"])
+    session = cookie_of(sign_in(heard, issued.key))
+    upstream.stopping.wait(1.5)  # what is revoked within a second of its validation is dead anyway
+    assert call(heard.url, "GET", SEARCH, session).status == 200
+    revocation.announce(own.url, issued.key_id)
+    with redis.Redis.from_url(own.url) as client:
+        mark = f"hokusai:auth:revoked:{issued.key_id}"
+        deadline = time.monotonic() + 10
+        while not client.exists(mark):
+            assert time.monotonic() < deadline, "nobody heard of it"
+            time.sleep(0.01)
+        assert client.ttl(mark) > 11 * 3600
+    assert call(heard.url, "GET", SEARCH, session).error == (401, "UNAUTHENTICATED")
+    late = start_front(**settings)
+    assert call(late.url, "GET", SEARCH, session).error == (401, "UNAUTHENTICATED")
