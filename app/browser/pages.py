@@ -29,7 +29,6 @@ SECURITY = {
     "X-Content-Type-Options": "nosniff",
     # Not no-referrer: with that, a browser sends `Origin: null` with our own forms.
     "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
 
 TITLES = {

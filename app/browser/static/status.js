@@ -10,7 +10,10 @@ async function refresh() {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.getElementById("live");
     if (!live.contains(document.activeElement)) live.replaceChildren(...fresh.childNodes);
-    document.title = page.title;
+    if (document.title !== page.title) {
+      document.title = page.title; // begins with the state: that it changed is said, and nothing else
+      document.getElementById("said").textContent = page.title;
+    }
     live.classList.remove("stale");
   } catch {
     live.classList.add("stale"); // what is shown is of the time that it names
