@@ -5,7 +5,7 @@ import os
 import sys
 
 from config import BadSettings, load
-from server import instance, logs
+from server import instance, logs, metric_files
 from server.worker import ProxyWorker
 
 try:
@@ -55,11 +55,25 @@ logconfig_dict = logs.dict_config(settings)
 proc_name = "hokusai-mlflow-proxy"
 
 
-def child_exit(server, worker):  # type: ignore[no-untyped-def]
-    """A dead worker's gauges must not count on."""
-    from prometheus_client import multiprocess
+def post_worker_init(worker):  # type: ignore[no-untyped-def]
+    """`flask circuit` sees and resets what lives in this worker's memory; the status page draws
+    samples of the metrics; with METRICS_EMF it reports them in the log as well."""
+    worker.wsgi.extensions["hokusai-circuits"].start()
+    worker.wsgi.extensions["hokusai-samples"].start()
+    if report := worker.wsgi.extensions.get("hokusai-emf"):
+        report.start()
 
-    multiprocess.mark_process_dead(worker.pid)
+
+def worker_exit(server, worker):  # type: ignore[no-untyped-def]
+    """What it counted since its last report. The master calls this too, for a worker long gone."""
+    application = getattr(worker, "wsgi", None) if worker.pid == os.getpid() else None
+    if report := getattr(application, "extensions", {}).get("hokusai-emf"):
+        report.stop()
+
+
+def child_exit(server, worker):  # type: ignore[no-untyped-def]
+    """A dead worker's gauges must not count on, and its counters not slow each scrape."""
+    metric_files.merge_dead(instance.metrics_folder(os.environ))
 
 
 def on_exit(server):  # type: ignore[no-untyped-def]

@@ -1,8 +1,14 @@
-"""The application for a WSGI server: `gunicorn -c gunicorn.conf.py wsgi:app`."""
+"""The application for a WSGI server: `gunicorn -c gunicorn.conf.py wsgi:app`; and for `flask …`."""
 
 import os
+import sys
 
 from app import create_app
-from config import load
+from config import BadSettings, load
 
-app = create_app(load(os.environ))
+try:
+    settings = load(os.environ)
+except BadSettings as bad:
+    sys.exit(str(bad))  # every complaint at once, no traceback, no value
+
+app = create_app(settings)

@@ -4,6 +4,7 @@ The request's way is in proxy.py; docs/architecture.md draws it.
 """
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from flask import Flask, Request
@@ -12,16 +13,15 @@ from flask.sessions import NullSession, SessionInterface
 from app import proxy, responses
 from app.auth_service import AuthService
 from app.authentication import Authenticator
-from app.browser import assets, sign_in, status
-from app.browser.samples import Samples
+from app.browser import mounting as browser
 from app.browser.sessions import Sessions
 from app.circuit import Circuit
 from app.forwarding import Upstream
 from app.instance_store import InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change
-from app.operations import commands, health, metrics_page
-from app.operations.checks import HealthChecks, overall
+from app.operations import audit, mounting
+from app.operations.circuits import CircuitBoard
 from app.redis_link import RedisLink
 from app.revocations import Revocations
 from app.route_table import RouteTable
@@ -39,11 +39,17 @@ def create_app(settings: Settings) -> Flask:
 
     store = InstanceStore(_in_folder(settings, "shared.db"))
     link = RedisLink(settings.redis_url, settings.redis_timeout, settings.redis_retry_interval)
+    board = CircuitBoard(store, max(60.0, 2 * settings.circuit_reset_timeout))
+
+    def on_change(name: str, state: str) -> None:
+        count_circuit_change(name, state)
+        board.note(name, state)
+
     circuit = Circuit(
-        "mlflow", settings.circuit_fail_max, settings.circuit_reset_timeout, count_circuit_change
+        "mlflow", settings.circuit_fail_max, settings.circuit_reset_timeout, on_change
     )
     upstream = Upstream(settings, circuit)
-    auth_service = _auth_service(settings)
+    auth_service = _auth_service(settings, on_change)
     cache = _verdict_cache(settings, link, store)
     sessions = Sessions(
         link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
@@ -65,44 +71,23 @@ def create_app(settings: Settings) -> Flask:
         settings.instances,
         settings.auth_failure_limit,
     )
-    checks = HealthChecks(upstream, link, auth_service, circuit, settings.health_timeout)
-    state = health.Health(checks, settings.health_cache_ttl)
-    hops = settings.trusted_proxy_hops
-
     parts = proxy.Parts(
         routes=RouteTable.load(),
         authenticator=authenticator,
         limits=limits,
         in_flight=InFlight(settings.max_in_flight_per_key, settings.max_in_flight),
         upstream=upstream,
-        trusted_hops=hops,
+        trusted_hops=settings.trusted_proxy_hops,
         max_buffered_body=settings.max_buffered_body,
     )
-    responses.install(app, hops, settings.mlflow_server_url)
-    app.register_blueprint(health.blueprint(state, authenticator, limits, upstream, hops))
-    app.register_blueprint(metrics_page.blueprint())
-    app.register_blueprint(proxy.blueprint(parts))
-    samples = Samples(metrics_page.registry, store)
-    _mount_browser(app, parts, sessions, state, samples)
-    app.extensions["hokusai-health"] = state
+    hops, target = settings.trusted_proxy_hops, settings.mlflow_server_url
+    responses.install(app, hops, target, audit.write)
     revocations = Revocations(link, cache)
+    results = mounting.mount(app, settings, parts, auth_service, link, store, board, revocations)
+    browser.mount(app, settings, parts, sessions, results, store)
+    app.register_blueprint(proxy.blueprint(parts))
     revocations.start()
-    samples.start()
-    app.cli.add_command(
-        commands.revoke(revocations, settings.auth_cache_ttl, settings.auth_stale_ttl)
-    )
     return app
-
-
-def _mount_browser(
-    app: Flask, parts: proxy.Parts, sessions: Sessions, state: health.Health, samples: Samples
-) -> None:
-    """Sign-in, the status page, and MLflow's static files, which walk like all else."""
-    who = sign_in.SignIn(parts.authenticator, parts.limits, sessions, parts.trusted_hops)
-    asked = status.Asked(state.checks, overall, lambda: health.internals(parts.upstream), samples)
-    app.register_blueprint(assets.blueprint(parts.walk))
-    app.register_blueprint(sign_in.blueprint(who))
-    app.register_blueprint(status.blueprint(asked, who.asking))
 
 
 class _NoSessions(SessionInterface):
@@ -117,7 +102,7 @@ class _NoSessions(SessionInterface):
         return True
 
 
-def _auth_service(settings: Settings) -> AuthService:
+def _auth_service(settings: Settings, on_change: Callable[[str, str], None]) -> AuthService:
     """The auth service, with a circuit that is not MLflow's and probes as often as a key does."""
     interval, fail_max = settings.auth_retry_interval, settings.circuit_fail_max
     return AuthService(
@@ -125,7 +110,7 @@ def _auth_service(settings: Settings) -> AuthService:
         settings.auth_service_id,
         settings.auth_timeout,
         max(1, round(interval)),
-        Circuit("auth_service", fail_max, interval, count_circuit_change),
+        Circuit("auth_service", fail_max, interval, on_change),
     )
 
 

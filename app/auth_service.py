@@ -23,6 +23,7 @@ from urllib3.exceptions import HTTPError
 
 from app.circuit import Circuit, Open
 from app.errors import AuthServiceUnavailable, RateLimited
+from app.metrics import count_auth_answer
 from app.principal import Principal
 
 #: Bytes of an answer that are read; a real one has a few hundred.
@@ -51,11 +52,20 @@ class AuthService:
 
         Raises RateLimited if the service throttles us, AuthServiceUnavailable if it has no answer.
         """
+        answer = "unavailable"
         try:
             with self.circuit.attempt((AuthServiceUnavailable,)):
-                return self._validate(key, client_ip)
+                principal = self._validate(key, client_ip)
+            answer = "valid" if principal else "invalid"
+            return principal
+        except RateLimited:
+            answer = "throttled"
+            raise
         except Open:
+            answer = "not_asked"
             self._give_up("is left alone, its circuit is open")
+        finally:
+            count_auth_answer(answer)
 
     def _validate(self, key: str, client_ip: str) -> Principal | None:
         status, headers, body = self._ask(
@@ -70,22 +80,29 @@ class AuthService:
             self._give_up(f"answered {status}")
         return self._principal(body)
 
-    def ping(self, timeout: float) -> int:
-        """Asks without a key, to see whether anybody answers: the status, which should be 401.
+    def ping(self, timeout: float, beside: str = "") -> tuple[int, str, bytes]:
+        """Asks without a key, past the circuit, to see who answers: the status, which should be
+        401, the Content-Type, and the body. `beside` is added to the path.
 
         Raises AuthServiceUnavailable if nobody does.
         """
-        return self._ask({"service_id": self._service_id}, {}, timeout)[0]
+        question = {"service_id": self._service_id}
+        status, headers, body = self._ask(question, {}, timeout, self._url + beside)
+        return status, headers.get("Content-Type", ""), body
 
     def _ask(
-        self, question: dict[str, str], headers: dict[str, str], timeout: float | None = None
+        self,
+        question: dict[str, str],
+        headers: dict[str, str],
+        timeout: float | None = None,
+        url: str = "",
     ) -> tuple[int, Any, bytes]:
         """POSTs the question; (status, headers, body)."""
         timeout = timeout or self._timeout
         deadline = time.monotonic() + timeout
         try:
             with self._session.post(
-                self._url,
+                url or self._url,
                 json=question,
                 headers=headers,
                 timeout=Timeout(total=timeout),  # type: ignore[arg-type] # connecting and the head

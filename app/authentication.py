@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from app.auth_service import AuthService, throttled
 from app.credentials import Credentials, Ticket
 from app.errors import AuthServiceUnavailable, RateLimited, Unauthenticated
+from app.metrics import count_authentication
 from app.principal import Principal, Verdict
 from app.single_flight import SingleFlight
 from app.verdict_cache import VerdictCache
@@ -81,6 +82,7 @@ class Authenticator:
             before_asking()
         if verdict is None:
             verdict, source = self._ask(digest, credentials, client_ip)
+        count_authentication(source, verdict.principal is not None)
         if verdict.principal is None:
             on_failure()
             raise Unauthenticated(
@@ -94,7 +96,13 @@ class Authenticator:
         nobody guesses 256 bits."""
         if self._sessions is None:
             raise Unauthenticated("There are no sessions here; send an API key.")
-        return self._sessions(ticket.session, client_ip)
+        try:
+            principal = self._sessions(ticket.session, client_ip)
+        except Unauthenticated:
+            count_authentication("session", False)
+            raise
+        count_authentication("session", True)
+        return principal
 
     def _ask(self, digest: str, credentials: Credentials, client_ip: str) -> tuple[Verdict, str]:
         """The verdict and its source. Where the auth service gives no answer, nobody waits for the

@@ -22,6 +22,8 @@ try:
 except ImportError:  # no Unix: urllib3's own way is taken
     ioctl = None  # type: ignore[assignment]
 
+from app.metrics import count_connection
+
 #: Carries the request target to the connection as it is. The pool would rewrite it (`%2f` becomes
 #: `%2F`), and what goes on must be what was authorized, byte for byte.
 TARGET = ":path"
@@ -113,6 +115,7 @@ class Connection(HTTPConnection):
     send_timeout = 30.0
     _last_used = 0.0
     _method = ""
+    _is_open = False
 
     @property
     def is_connected(self) -> bool:
@@ -133,6 +136,15 @@ class Connection(HTTPConnection):
             super().connect()
         except (OSError, LocationParseError) as why:
             raise NewConnectionError(self, f"{type(why).__name__}: {why}") from why
+        self._is_open = True
+        count_connection(opened=True)
+
+    def close(self) -> None:
+        """Closes it; once more does nothing."""
+        if self._is_open:
+            self._is_open = False
+            count_connection(opened=False)
+        super().close()
 
     def request(
         self,

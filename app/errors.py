@@ -16,6 +16,7 @@
     ├── UpstreamUnreachable   502  no connection to MLflow
     ├── UpstreamReset         502  MLflow broke the connection before its answer
     ├── UpstreamTimeout       504  MLflow was too slow
+    ├── LoopDetected          508  MLFLOW_SERVER_URL leads to a proxy instead of to MLflow
     └── InternalError         500  a defect of ours
 
     ClientGone                the client hung up: nobody is left to answer
@@ -124,6 +125,10 @@ class UpstreamReset(ProxyError):
 
 class UpstreamTimeout(ProxyError):
     status, code, outcome = 504, "DEADLINE_EXCEEDED", "upstream_timeout"
+
+
+class LoopDetected(ProxyError):
+    status, code, outcome = 508, "INTERNAL_ERROR", "loop"
 
 
 class InternalError(ProxyError):

@@ -7,7 +7,8 @@ authorized. See docs/decisions/upstream-client.md.
 
 import base64
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import urllib3
@@ -23,12 +24,20 @@ from app.authorization import Permit
 from app.connection import TARGET, Connection, ConnectionTLS
 from app.errors import CircuitOpen, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from app.headers import upstream_headers
+from app.inbound import HOP
 from app.retries import Retries
 from app.streaming import Body
 from config import Settings
 
 #: What says that MLflow is in trouble. Its own 4xx and 5xx do not: they are often the caller's.
 FAILURES = (UpstreamUnreachable, UpstreamTimeout)
+
+
+class Told(NamedTuple):
+    """What MLflow answered to a question of our own."""
+
+    status: int
+    data: bytes
 
 
 class Upstream:
@@ -40,22 +49,25 @@ class Upstream:
         parts = urlsplit(self.url)
         self._base_path = parts.path
         self._host = parts.netloc
-        self._own = _own_credentials(settings)
+        self._own = {**_own_credentials(settings), **HOP}
         self._connect_timeout = settings.mlflow_connect_timeout
         self._read_timeout = settings.mlflow_read_timeout
         self._artifact_read_timeout = settings.mlflow_artifact_read_timeout
         self._pool = _pool(settings)
         self._retries = Retries(settings.mlflow_retry_deadline)
 
-    def forward(self, permit: Permit, body: Body) -> urllib3.BaseHTTPResponse:
-        """Sends the permitted request. The answer's body is unread, and must be closed.
+    def forward(
+        self, permit: Permit, body: Body, tried: Callable[[], None] = lambda: None
+    ) -> urllib3.BaseHTTPResponse:
+        """Sends the permitted request. The answer's body is unread, and must be closed; `tried`
+        runs before each try.
 
         Raises CircuitOpen, UpstreamUnreachable, UpstreamReset, UpstreamTimeout; and what reading
         the client's body raises.
         """
         try:
             with self.circuit.attempt(FAILURES):
-                return self._with_retries(permit, body)
+                return self._with_retries(permit, body, tried)
         except circuits.Open as open_circuit:
             raise CircuitOpen(
                 "MLflow gives no answer, so the proxy does not ask it for a while. Nothing was "
@@ -63,17 +75,27 @@ class Upstream:
                 open_circuit.retry_after,
             ) from None
 
-    def ask(self, path: str, timeout: float) -> urllib3.BaseHTTPResponse:
-        """A GET of our own, past the circuit, for the health checks; the body is read."""
-        headers = dict(self._own) | {"Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
+    def ask(self, path: str, timeout: float) -> "Told":
+        """A GET of our own, past the circuit; `timeout` is for the head, and again for the body."""
+        headers = {**self._own, "Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
         response = self._send("GET", path, headers, Body(None, 0), timeout)
+        deadline, body = time.monotonic() + timeout, b""
         try:
-            _ = response.data  # cached by urllib3
+            while len(body) < 65536 and time.monotonic() < deadline and (more := response.read1()):
+                body += more
+        except HTTPError as why:
+            raise UpstreamReset("MLflow broke its answer off.") from why
         finally:
             response.close()
-        return response
+        return Told(response.status, body)
 
-    def _with_retries(self, permit: Permit, body: Body) -> urllib3.BaseHTTPResponse:
+    def connections_opened(self) -> int:
+        """How many connections to MLflow this worker has opened in all."""
+        return self._pool.num_connections
+
+    def _with_retries(
+        self, permit: Permit, body: Body, tried: Callable[[], None]
+    ) -> urllib3.BaseHTTPResponse:
         """MLflow's answer, tried again where that can do no harm.
 
         A failed connect: nothing was sent, nothing was taken from the body, so any request. A
@@ -85,6 +107,7 @@ class Upstream:
         self._retries.request_made()
         while True:
             tries += 1
+            tried()
             try:
                 answer = self._once(permit, body)
             except UpstreamUnreachable:

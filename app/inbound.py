@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
-from app.errors import BadRequest
+from app.errors import BadRequest, LoopDetected
 
 #: Both public prefixes; the rest of the path is MLflow's.
 PREFIXES = ("/api/mlflow", "/mlflow")
@@ -23,6 +23,10 @@ KEY_PARAMETERS = frozenset("api_key apikey api-key x-api-key x_api_key access_to
 
 #: Query parameters with which MLflow names a file below an artifact root.
 FILE_PARAMETERS = frozenset(("path", "artifact_file_path", "artifact_directory_path"))
+
+#: What each request to MLflow carries. Whoever gets it back is not MLflow, but one of our proxies;
+#: see docs/decisions/loops.md.
+HOP = {"X-Hokusai-Hop": "1"}
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -95,6 +99,15 @@ def request_id_of(environ: Mapping[str, Any]) -> str:
     if _REQUEST_ID.fullmatch(given) and not _KEY_SHAPED.search(given):
         return given
     return os.urandom(16).hex()
+
+
+def refuse_loop(environ: Mapping[str, Any]) -> None:
+    """LoopDetected for a request that one of our proxies sent, taking us for its MLflow."""
+    if environ.get("HTTP_X_HOKUSAI_HOP") == HOP["X-Hokusai-Hop"]:
+        raise LoopDetected(
+            "MLFLOW_SERVER_URL points back at this proxy, or at another one, instead of at MLflow. "
+            "Whoever runs it must set it to MLflow's own address."
+        )
 
 
 def client_address(environ: Mapping[str, Any], hops: int) -> str:

@@ -63,6 +63,37 @@ class InstanceStore(Storage, SlidingWindowCounterSupport):
         except sqlite3.Error as why:
             log.error("the instance's store cannot be written: %s", why)
 
+    def claim(self, name: str, seconds: float) -> bool:
+        """Takes a name for some seconds, if nobody has it: True for one caller among all workers.
+        True for each of them where the file cannot be written: doing it twice beats not at all."""
+        now = time.time()
+        try:
+            with self._guard:
+                taken = self._open().execute(
+                    "insert into kept values (?, x'', ?) on conflict (name)"
+                    " do update set until = excluded.until where until <= ?",
+                    (name, now + seconds, now),
+                )
+        except sqlite3.Error as why:
+            log.error("the instance's store cannot be written: %s", why)
+            return True
+        return taken.rowcount > 0
+
+    def forget(self, name: str) -> None:
+        """Ends a value or a claim before its time."""
+        self.set_value(name, b"", -1.0)
+
+    def values(self, prefix: str) -> dict[str, bytes]:
+        """Those values whose names begin so, by the rest of their names."""
+        query = "select name, value from kept where name >= ? and name < ? and until > ?"
+        try:
+            with self._guard:
+                rows = self._open().execute(query, (prefix, prefix + "\x7f", time.time()))
+                return {name[len(prefix) :]: value for name, value in rows}
+        except sqlite3.Error as why:
+            log.error("the instance's store cannot be read: %s", why)
+            return {}
+
     def acquire_sliding_window_entry(
         self, key: str, limit: int, expiry: int, amount: int = 1
     ) -> bool:

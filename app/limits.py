@@ -29,6 +29,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from app.authorization import Permit
 from app.errors import Overloaded, RateLimited
 from app.instance_store import InstanceStore
+from app.metrics import FORWARDING, count_fallback, count_limit
 from app.redis_link import RedisAway, RedisLink
 
 T = TypeVar("T")
@@ -60,7 +61,9 @@ class Limits:
         if principal.limit_per_hour is None:
             return
         item = RateLimitItemPerHour(principal.limit_per_hour)
-        if not self._hit(item, "key", principal.key_id):
+        granted = self._hit(item, "key", principal.key_id)
+        count_limit("key", granted)
+        if not granted:
             raise self._over(
                 item,
                 ("key", principal.key_id),
@@ -70,6 +73,7 @@ class Limits:
     def check_failures(self, client_ip: str) -> None:
         """RateLimited if too many authentications failed from this address lately."""
         if self._wait("address", client_ip, self._failures):
+            count_limit("address", False)
             raise self._over(
                 self._failures,
                 ("address", client_ip),
@@ -86,6 +90,7 @@ class Limits:
         try:
             return self._in_redis(self._shared.limiter.hit, item, *names)
         except RedisAway:
+            count_fallback(identity[0])
             return self._own.hit(self._own_part(item), *names)
 
     def _wait(self, kind: str, who: str, item: RateLimitItem) -> float:
@@ -185,15 +190,18 @@ class InFlight:
         """A place among the requests in flight; Overloaded if there is none."""
         with self._guard:
             if self._keys[key_id] >= self._per_key:
+                count_limit("in_flight_of_key", False)
                 raise Overloaded(
                     f"This API key has {self._per_key} requests under way on this worker, the most "
                     "that one key may have. Let some end, then repeat this one.",
                     1,
                 )
             if self.total >= self._in_all:
+                count_limit("in_flight", False)
                 raise Overloaded("The proxy is busy; repeat the request in a moment.", 1)
             self._keys[key_id] += 1
             self.total += 1
+        FORWARDING.inc()
         return Place(self, key_id)
 
     def give_back(self, key_id: str) -> None:
@@ -203,6 +211,7 @@ class InFlight:
             self._keys[key_id] -= 1
             if not self._keys[key_id]:
                 del self._keys[key_id]
+        FORWARDING.dec()
 
 
 class Place:

@@ -1,12 +1,35 @@
-"""Every metric of the proxy, by name, once. Labels are bounded: never a path, a user or a key."""
+"""Every metric of the proxy, by name, once. Labels are bounded: never a path, a user or a key.
 
+A request's own metrics are written at its end, by count_request: some twenty writes of a
+microsecond each, into memory that the scrape reads. Each worker imports this file once, and starts
+with the values whose labels are known beforehand: a rate needs a zero to begin with.
+docs/metrics.md explains each.
+"""
+
+import os
 from functools import cache
-from typing import Any
+from itertools import product
+from typing import Any, Protocol
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, values
 
 #: Upper bounds in seconds: MLflow answers in 2 to 50 ms; transfers take minutes.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+#: The same for what the proxy itself and the auth service take.
+SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+CIRCUITS, STATES = ("mlflow", "auth_service"), ("closed", "open", "half-open")
+
+#: This process's id. Before each write the library asks whether it is in a new process: by a system
+#: call, twenty times a request. It may ask here instead; a fork changes the answer.
+_process = [os.getpid()]
+os.register_at_fork(after_in_child=lambda: _process.__setitem__(0, os.getpid()))
+if values.ValueClass is not values.MutexValue:  # several processes, one folder
+    by_process: Any = values.MultiProcessValue
+    values.ValueClass = by_process(lambda: _process[0])
+
+# --- requests --------------------------------------------------------------------------------
 
 REQUESTS = Counter(
     "hokusai_proxy_requests_total",
@@ -19,58 +42,187 @@ DURATION = Histogram(
     ("kind",),
     buckets=SECONDS,
 )
+OWN = Histogram(
+    "hokusai_proxy_own_seconds",
+    "From the request's head to that of the response, without authentication and upstream.",
+    ("kind",),
+    buckets=SHORT_SECONDS,
+)
+AUTH = Histogram(
+    "hokusai_proxy_auth_seconds",
+    "What the authentication of a request took, by source of the answer.",
+    ("source",),
+    buckets=SHORT_SECONDS,
+)
 UPSTREAM = Histogram(
     "hokusai_proxy_upstream_seconds",
-    "From sending to MLflow's response headers.",
+    "From sending to MLflow's response headers, or to its failure, retries included.",
     ("kind",),
     buckets=SECONDS,
 )
-AUTHENTICATIONS = Counter(
-    "hokusai_proxy_authentications_total",
-    "Authentications by source of the answer: hit, miss or stale.",
-    ("source",),
+REQUEST_BYTES = Counter(
+    "hokusai_proxy_request_bytes_total",
+    "Bytes of request bodies that were read, by endpoint type.",
+    ("kind",),
 )
 RESPONSE_BYTES = Counter(
     "hokusai_proxy_response_bytes_total", "Bytes of response bodies, by endpoint type.", ("kind",)
 )
 IN_FLIGHT = Gauge("hokusai_proxy_in_flight", "Requests being served.", multiprocess_mode="livesum")
+
+# --- authentication --------------------------------------------------------------------------
+
+AUTHENTICATIONS = Counter(
+    "hokusai_proxy_authentications_total",
+    "Verdicts about keys and sessions, by source (cache hit, miss, stale, session) and result.",
+    ("source", "result"),
+)
+AUTH_ANSWERS = Counter(
+    "hokusai_proxy_auth_service_answers_total",
+    "Questions to the auth service by answer; not_asked: its circuit was open.",
+    ("answer",),
+)
+
+# --- limits ----------------------------------------------------------------------------------
+
+LIMIT_DECISIONS = Counter(
+    "hokusai_proxy_limit_decisions_total",
+    "Decisions of the limiter, by limit.",
+    ("limit", "decision"),
+)
+LIMIT_FALLBACKS = Counter(
+    "hokusai_proxy_limit_fallbacks_total",
+    "Requests counted by this instance for itself because Redis is away, by limit.",
+    ("limit",),
+)
+FORWARDING = Gauge(
+    "hokusai_proxy_forwarding",
+    "Requests that have a place among those passed on to MLflow.",
+    multiprocess_mode="livesum",
+)
+
+# --- MLflow, circuits, Redis -----------------------------------------------------------------
+
+CONNECTIONS = Counter(
+    "hokusai_proxy_upstream_connects_total", "Connections to MLflow that were opened."
+)
+CONNECTIONS_OPEN = Gauge(
+    "hokusai_proxy_upstream_connections",
+    "Connections to MLflow that are open, in use or idle.",
+    multiprocess_mode="livesum",
+)
+RETRIES = Counter(
+    "hokusai_proxy_upstream_retries_total", "Requests that were sent to MLflow once more."
+)
 CIRCUIT_CHANGES = Counter(
     "hokusai_proxy_circuit_changes_total",
     "Changes of a circuit's state, by circuit and new state.",
     ("circuit", "state"),
 )
-CIRCUIT_OPEN = Gauge(
-    "hokusai_proxy_circuit_open",
-    "Workers whose circuit is not closed, by circuit.",
-    ("circuit",),
+CIRCUIT_STATE = Gauge(
+    "hokusai_proxy_circuit_workers",
+    "Workers by the state in which they have a circuit.",
+    ("circuit", "state"),
     multiprocess_mode="livesum",
 )
+REDIS_AWAY = Gauge(
+    "hokusai_proxy_redis_away",
+    "Workers that leave Redis alone because it failed.",
+    multiprocess_mode="livesum",
+)
+REDIS_FAILURES = Counter(
+    "hokusai_proxy_redis_failures_total", "Commands that Redis did not answer, or refused."
+)
 
-METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+# --- workers ---------------------------------------------------------------------------------
+
+WORKER_STARTS = Counter("hokusai_proxy_worker_starts_total", "Workers that were started.")
+
+
+class Counted(Protocol):
+    """What is counted of a request. Times are monotonic seconds or durations in seconds, None for
+    what did not happen; `status` is 0 where nobody was left to answer."""
+
+    method: str
+    status: int
+    outcome: str
+    started: float
+    answered: float | None
+    auth_source: str | None
+    auth_seconds: float | None
+    upstream_seconds: float | None
+    bytes_in: int
+    bytes_out: int
+
+    @property
+    def kind(self) -> str:
+        """The endpoint type."""
+
+
+def count_request(request: Counted, ended: float) -> None:
+    """One request is over, at the monotonic time `ended`."""
+    method = request.method if request.method in METHODS else "other"
+    status = f"{request.status // 100}xx"
+    duration, own, upstream, bytes_in, bytes_out = _of_kind(request.kind)
+    _labelled(REQUESTS, request.kind, method, status, request.outcome).inc()
+    duration.observe(ended - request.started)
+    rest = (request.answered or ended) - request.started
+    if request.auth_seconds is not None:
+        rest -= request.auth_seconds
+        _labelled(AUTH, request.auth_source or "none").observe(request.auth_seconds)
+    if request.upstream_seconds is not None:
+        rest -= request.upstream_seconds
+        upstream.observe(request.upstream_seconds)
+    own.observe(max(0.0, rest))
+    if request.bytes_in:
+        bytes_in.inc(request.bytes_in)
+    if request.bytes_out:
+        bytes_out.inc(request.bytes_out)
+
+
+def count_refused_head(status: int) -> None:
+    """A request that the server refused by itself, before it came to the application."""
+    _labelled(REQUESTS, "own", "other", f"{status // 100}xx", "malformed").inc()
+
+
+def count_authentication(source: str, accepted: bool) -> None:
+    """A verdict about a key: out of the cache ("hit"), fresh ("miss") or "stale"; or about a
+    browser's "session"."""
+    _labelled(AUTHENTICATIONS, source, "accepted" if accepted else "refused").inc()
+
+
+def count_auth_answer(answer: str) -> None:
+    """What the auth service said: valid, invalid, throttled or unavailable; or not_asked."""
+    _labelled(AUTH_ANSWERS, answer).inc()
+
+
+def count_limit(limit: str, granted: bool) -> None:
+    """A decision of the limit "key", "address", "in_flight_of_key" or "in_flight"."""
+    _labelled(LIMIT_DECISIONS, limit, "granted" if granted else "refused").inc()
+
+
+def count_fallback(limit: str) -> None:
+    """A count was made here, not in Redis: that of a "key" or an "address"."""
+    _labelled(LIMIT_FALLBACKS, limit).inc()
+
+
+def count_connection(opened: bool) -> None:
+    """A connection to MLflow was opened, or else closed."""
+    if opened:
+        CONNECTIONS.inc()
+    CONNECTIONS_OPEN.inc(1 if opened else -1)
 
 
 def count_circuit_change(circuit: str, state: str) -> None:
     """A circuit is now closed, open or half-open."""
-    CIRCUIT_CHANGES.labels(circuit, state).inc()
-    CIRCUIT_OPEN.labels(circuit).set(0 if state == "closed" else 1)
+    _labelled(CIRCUIT_CHANGES, circuit, state).inc()
+    show_circuit(circuit, state)
 
 
-def count_request(
-    kind: str,
-    method: str,
-    status: int,
-    outcome: str,
-    seconds: float,
-    upstream_seconds: float | None,
-    bytes_out: int,
-) -> None:
-    """One request is over; `status` is 0 where nobody was left to answer."""
-    known = method if method in METHODS else "other"
-    _labelled(REQUESTS, kind, known, f"{status // 100}xx", outcome).inc()
-    _labelled(DURATION, kind).observe(seconds)
-    _labelled(RESPONSE_BYTES, kind).inc(bytes_out)
-    if upstream_seconds is not None:
-        _labelled(UPSTREAM, kind).observe(upstream_seconds)
+def show_circuit(circuit: str, state: str) -> None:
+    """The state of a circuit, without counting a change."""
+    for known in STATES:
+        _labelled(CIRCUIT_STATE, circuit, known).set(known == state)
 
 
 @cache
@@ -78,3 +230,31 @@ def _labelled(metric: Any, *labels: str) -> Any:
     """A metric's child, found once: the library looks each up under a lock. Bounded as the labels
     are."""
     return metric.labels(*labels)
+
+
+@cache
+def _of_kind(kind: str) -> tuple[Any, ...]:
+    """What count_request needs for an endpoint type, by one look."""
+    metrics = (DURATION, OWN, UPSTREAM, REQUEST_BYTES, RESPONSE_BYTES)
+    return tuple(metric.labels(kind) for metric in metrics)
+
+
+def _begin() -> None:
+    """This worker's first values."""
+    WORKER_STARTS.inc()
+    for circuit in CIRCUITS:
+        show_circuit(circuit, "closed")
+    known: tuple[tuple[Any, tuple[tuple[str, ...], ...]], ...] = (
+        (CIRCUIT_CHANGES, (CIRCUITS, STATES)),
+        (AUTHENTICATIONS, (("hit", "miss", "stale", "session"), ("accepted", "refused"))),
+        (AUTH_ANSWERS, (("valid", "invalid", "throttled", "unavailable", "not_asked"),)),
+        (LIMIT_DECISIONS, (("key",), ("granted", "refused"))),
+        (LIMIT_DECISIONS, (("address", "in_flight_of_key", "in_flight"), ("refused",))),
+        (LIMIT_FALLBACKS, (("key", "address"),)),
+    )
+    for metric, labels in known:
+        for combination in product(*labels):
+            _labelled(metric, *combination)
+
+
+_begin()

@@ -21,7 +21,6 @@ from app.errors import NoSuchPath
 from app.forwarding import Upstream
 from app.inbound import Inbound, check_query, receive
 from app.limits import InFlight, Limits
-from app.metrics import AUTHENTICATIONS
 from app.principal import Principal
 from app.record import Record
 from app.responses import respond
@@ -49,8 +48,7 @@ class Parts:
         """One request, from its head to MLflow's answer."""
         inbound = receive(request.environ, record.request_id, self.trusted_hops)
         route = self.routes.match(inbound.method, inbound.decoded_path)
-        record.walked, record.route = True, route
-        record.upstream_path, record.traceparent = inbound.path, inbound.traceparent
+        record.inbound, record.route = inbound, route
         log.debug(
             "%s received: %s", record.request_id, route.operation if route else "unclassified"
         )
@@ -64,10 +62,13 @@ class Parts:
         place = self.in_flight.take(principal.key_id)
         try:
             streams = route is not None and route.streams
-            body = request_body(inbound, streams, self.max_buffered_body)
+            body = request_body(inbound, streams, self.max_buffered_body, record.came)
+            record.body = body.content if isinstance(body.content, bytes) else None
             sent = time.monotonic()
-            answer = self.upstream.forward(permit, body)
-            record.upstream_seconds = time.monotonic() - sent
+            try:
+                answer = self.upstream.forward(permit, body, record.tried)
+            finally:
+                record.upstream_seconds = time.monotonic() - sent
             log.debug("%s answered by MLflow: %s", record.request_id, answer.status)
             return respond(answer, permit, self.upstream.url, place.leave)
         except BaseException:
@@ -89,7 +90,6 @@ class Parts:
         finally:
             record.auth_seconds = time.monotonic() - began
         record.principal, record.auth_source = found.principal, found.source
-        AUTHENTICATIONS.labels(found.source).inc()
         return found.principal
 
 

@@ -12,22 +12,17 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import redis
-from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
-from redis.commands.core import Script
 from redis.exceptions import RedisClusterException
-from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError
+
+from app.metrics import REDIS_AWAY, REDIS_FAILURES
+from app.redis_client import connect
 
 log = logging.getLogger("hokusai.redis")
 
 T = TypeVar("T")
-
-#: Connections that one worker opens at most; more callers wait REDIS_TIMEOUT for one.
-MAX_CONNECTIONS = 128
 
 #: Written to see whether Redis takes writes.
 PROBE = "hokusai:probe"
@@ -37,6 +32,22 @@ SAID_INTERVAL = 10.0
 
 #: What a command raises where Redis fails. RedisCluster's own exception is not a RedisError.
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
+
+
+#: What is wrong with a Redis, by what it raises, or by the first word of what it says.
+TROUBLES: tuple[tuple[type[Exception], str], ...] = (
+    (redis.ReadOnlyError, "read-only"),
+    (redis.OutOfMemoryError, "full"),
+    (redis.AuthenticationError, "password"),
+    (redis.exceptions.NoPermissionError, "permission"),
+    (redis.BusyLoadingError, "loading"),
+    (redis.TimeoutError, "silent"),
+    (MasterNotFoundError, "no master"),
+    (RedisClusterException, "no cluster"),
+    (redis.exceptions.ClusterDownError, "no cluster"),
+    (redis.ConnectionError, "unreachable"),
+)
+SAID = {"NOREPLICAS": "replicas", "MISCONF": "disk", "OOM": "full", "READONLY": "read-only"}
 
 
 class RedisAway(Exception):
@@ -63,11 +74,22 @@ class RedisLink:
         try:
             answer = command(*arguments, **options)
         except FAILURES as why:
+            REDIS_FAILURES.inc()
             if self._is_certain(why, began):
                 self._leave_alone(why)
             raise RedisAway from why
         self._answered_at = time.monotonic()
         return answer
+
+    def trouble(self) -> tuple[str, BaseException] | None:
+        """Asks Redis now for a write, past the guard: what is wrong, in one of the words of
+        `TROUBLES`, and the exception; None if nothing is. Takes a few times REDIS_TIMEOUT at most.
+        """
+        try:
+            self.client.set(PROBE, b"1", px=1000)
+        except FAILURES as why:
+            return _in_a_word(why), why
+        return None
 
     @property
     def away(self) -> bool:
@@ -93,6 +115,7 @@ class RedisLink:
             if self._away:
                 return
             self._away = True
+        REDIS_AWAY.set(1)
         reason = type(why).__name__
         threading.Thread(
             target=self._until_back, args=(reason,), name="redis-probe", daemon=True
@@ -106,6 +129,7 @@ class RedisLink:
             time.sleep(self._retry_interval)
         self._answered_at = time.monotonic()
         self._away = False
+        REDIS_AWAY.set(0)
         if said:
             log.warning("Redis is back")
 
@@ -126,124 +150,10 @@ class RedisLink:
         return True
 
 
-def connect(url: str, timeout: float) -> Any:
-    """A client for the URL's scheme; None for memory://. It connects on first use."""
-    scheme = urlsplit(url).scheme
-    options: dict[str, Any] = {
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
-        "retry": Retry(NoBackoff(), 0),
-        "max_connections": MAX_CONNECTIONS,
-    }
-    if scheme == "memory":
-        return None
-    if scheme == "redis+sentinel":
-        return _sentinel(url, options)
-    if scheme == "redis+cluster":
-        return _cluster(url, options)
-    pool = redis.BlockingConnectionPool.from_url(url, timeout=timeout, **options)
-    return OneServer(connection_pool=pool)
-
-
-class OneServer(redis.Redis):
-    """redis-py's client, which takes a connection again without asking whether it still stands:
-    under gevent that poll, and what the library records, cost as much as the command. A connection
-    that turns out to be broken is replaced, and its command sent again."""
-
-    def __init__(self, connection_pool: redis.ConnectionPool) -> None:
-        super().__init__(connection_pool=connection_pool)
-        self._idle: list[Any] = []
-
-    def execute_command(self, *words: Any, **options: Any) -> Any:
-        """Sends a command and returns its answer; raises what redis-py raises."""
-        while True:
-            reused = bool(self._idle)
-            connection = self._idle.pop() if reused else self.connection_pool.get_connection()
-            try:
-                return self._ask(connection, words, options)
-            except redis.ConnectionError:
-                if not reused:
-                    raise
-
-    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
-        """The same command as redis-py's, without its wrapper for arguments of old."""
-        return self.execute_command("EVALSHA", sha, numkeys, *keys_and_args)
-
-    def _ask(self, connection: Any, words: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        try:
-            connection.send_command(*words)
-            answer = self.parse_response(  # type: ignore[no-untyped-call]
-                connection, words[0], **options
-            )
-        except redis.ResponseError:
-            self._idle.append(connection)
-            raise
-        except BaseException:
-            connection.disconnect()
-            self.connection_pool.release(connection)
-            raise
-        self._idle.append(connection)
-        return answer
-
-
-def _sentinel(url: str, options: dict[str, Any]) -> Any:
-    """redis+sentinel://[user:password@]host:port,host:port/service[/database]"""
-    credentials, hosts, path = _several_hosts(url)
-    service, _, database = path.partition("/")
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        hosts, sentinel_kwargs=options, **options, **credentials
-    )
-    return sentinel.master_for(  # type: ignore[no-untyped-call]
-        service, db=int(database or 0)
-    )
-
-
-def _cluster(url: str, options: dict[str, Any]) -> Any:
-    """redis+cluster://[user:password@]host:port,host:port"""
-    credentials, hosts, _ = _several_hosts(url)
-
-    def make() -> RedisCluster:
-        nodes = [
-            ClusterNode(host, port)  # type: ignore[no-untyped-call]
-            for host, port in hosts
-        ]
-        return RedisCluster(startup_nodes=nodes, **options, **credentials)
-
-    return LazyCluster(make)
-
-
-class LazyCluster:
-    """A RedisCluster that asks its nodes when it is first used, not when it is made: a proxy starts
-    while the cluster is away, as it does with a single Redis, and goes on without it."""
-
-    def __init__(self, make: Callable[[], RedisCluster]) -> None:
-        self._make = make
-        self._made: RedisCluster | None = None
-
-    def register_script(self, script: bytes) -> Script:
-        """A Lua script to be called; nobody is asked yet."""
-        return Script(self, script)  # type: ignore[arg-type]
-
-    def publish(self, channel: str, message: str) -> int:
-        """Through the node at which redis-py subscribes: a node counts its own listeners only."""
-        options = {"target_nodes": self.get_node_from_key(channel)}
-        return int(self.execute_command("PUBLISH", channel, message, **options))
-
-    def __getattr__(self, name: str) -> Any:
-        if self._made is None:
-            self._made = self._make()
-        return getattr(self._made, name)
-
-
-def _several_hosts(url: str) -> tuple[dict[str, Any], list[tuple[str, int]], str]:
-    """(credentials, [(host, port)], path without its first slash) of a URL with several hosts."""
-    rest = url.partition("://")[2]
-    authority, _, path = rest.partition("/")
-    userinfo, at, hosts = authority.rpartition("@")
-    credentials: dict[str, Any] = {}
-    if at:
-        username, _, password = userinfo.partition(":")
-        credentials = {"username": unquote(username), "password": unquote(password)}
-    pairs = [host.rpartition(":") for host in hosts.split(",")]
-    listed = [(name, int(port)) for name, _, port in pairs]
-    return {name: value for name, value in credentials.items() if value}, listed, path
+def _in_a_word(why: BaseException) -> str:
+    """One of the words of TROUBLES and SAID, or "" for anything else."""
+    text = str(why)
+    if text.startswith("Connection closed by server"):
+        return "closed"
+    said = SAID.get(text.partition(" ")[0])
+    return said or next((word for kind, word in TROUBLES if isinstance(why, kind)), "")

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import urllib3
 from flask import Flask, Response, g, request
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import ClosingIterator
 
 from app.authorization import Permit
 from app.errors import (
@@ -27,7 +27,7 @@ from app.errors import (
     UpstreamReset,
 )
 from app.headers import returned_headers, returned_status
-from app.inbound import client_address, request_id_of
+from app.inbound import client_address, refuse_loop, request_id_of
 from app.metrics import IN_FLIGHT, count_request
 from app.record import Record
 from app.streaming import body_length, response_body
@@ -62,10 +62,16 @@ def respond(
 
 
 class _AsItIs(Response):
-    """MLflow's answer: werkzeug would rewrite a Location, and could fail at it after the walk."""
+    """MLflow's answer: werkzeug would rewrite a Location, could fail at it after the walk, and
+    looks at each piece of the body."""
 
-    def get_wsgi_headers(self, environ: Any) -> Headers:
-        return self.headers
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        """The response as WSGI wants it."""
+        start_response(self.status, self.headers.to_wsgi_list())
+        status = self.status_code
+        is_bodiless = environ["REQUEST_METHOD"] == "HEAD" or status in (204, 304)
+        body: Any = () if is_bodiless else self.response
+        return ClosingIterator(body, self.close)
 
 
 def _counted(body: Iterator[bytes], record: Record) -> Iterator[bytes]:
@@ -99,8 +105,9 @@ def error_response(error: ProxyError, request_id: str, creates: bool = False) ->
     return response
 
 
-def install(app: Flask, hops: int, target: str) -> None:
-    """The request id, the error handler and the log line, for every request of the app."""
+def install(app: Flask, hops: int, target: str, audit: Callable[[Record], None]) -> None:
+    """The request id, the error handler and the log line, for every request of the app; `audit` is
+    told of each write that is over."""
 
     @app.before_request
     def begin() -> None:
@@ -109,15 +116,16 @@ def install(app: Flask, hops: int, target: str) -> None:
         request_id, client_ip = request_id_of(environ), client_address(environ, hops)
         g.record = Record(request_id, environ["REQUEST_METHOD"], path, client_ip)
         IN_FLIGHT.inc()
+        refuse_loop(environ)
 
     app.register_error_handler(Exception, refuse)
 
     @app.after_request
     def end(response: Response) -> Response:
         record: Record = g.record
-        record.status = response.status_code
+        record.status, record.answered = response.status_code, time.monotonic()
         response.headers["X-Request-ID"] = record.request_id
-        response.call_on_close(lambda: _finish(record, target))
+        response.call_on_close(lambda: _finish(record, target, audit))
         return response
 
 
@@ -126,6 +134,8 @@ def refuse(error: Exception) -> Response:
     known = in_our_words(error)
     record: Record = g.record
     record.outcome, record.error_code = known.outcome, known.code
+    if isinstance(known, NotForwarded):
+        record.upstream_seconds = None  # MLflow was not asked
     _log_cause(error, record)
     creates = record.route is not None and record.route.creates
     response = error_response(known, record.request_id, creates)
@@ -148,7 +158,8 @@ def in_our_words(error: Exception) -> ProxyError:
             "URI to <this host>/api/mlflow."
         )
     if isinstance(error, HTTPException) and error.code == 405:
-        return MethodNotAllowed("This path does not take this method.")
+        allow = {name: value for name, value in error.get_headers() if name == "Allow"}
+        return MethodNotAllowed("This path does not take this method.", allow)
     return InternalError(
         "The proxy failed; this is a defect of its own. Report it with the request id."
     )
@@ -165,20 +176,14 @@ def _log_cause(error: Exception, record: Record) -> None:
         log.warning("%s: %s", type(error).__name__, reason, extra={"fields": fields})
 
 
-def _finish(record: Record, target: str) -> None:
-    """The one log line and the metrics, when the last byte went out or the client went away."""
+def _finish(record: Record, target: str, audit: Callable[[Record], None]) -> None:
+    """Log line, audit and metrics, when the last byte went out or the client went away."""
     IN_FLIGHT.dec()
-    count_request(
-        record.kind,
-        record.method,
-        record.status,
-        record.outcome,
-        time.monotonic() - record.started,
-        record.upstream_seconds,
-        record.bytes_out,
-    )
+    count_request(record, time.monotonic())
     if record.kind != "own" or log.isEnabledFor(logging.DEBUG) or record.status >= 400:
         access_log.info("request", extra={"fields": record.line(target)})
+    if record.is_write:
+        audit(record)
 
 
 def json_response(content: Any, status: int = 200) -> Response:

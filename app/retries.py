@@ -9,6 +9,8 @@ import random
 import threading
 import time
 
+from app.metrics import RETRIES
+
 #: Seconds: the first back-off, and the longest; it doubles in between. With these, what the budget
 #: grants out of the blue lasts about as long as the deadline: a restart of MLflow.
 FIRST, LONGEST = 0.05, 2.0
@@ -46,6 +48,7 @@ class Retries:
         remaining = began + self._deadline - time.monotonic()
         if remaining <= 0 or not self._take():
             return False
+        RETRIES.inc()
         backoff = min(LONGEST, FIRST * 2 ** (tries - 1))
         time.sleep(min(remaining, random.uniform(0, backoff)))
         return True

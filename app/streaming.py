@@ -9,7 +9,7 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -43,14 +43,16 @@ class Body:
         return self.content is None or isinstance(self.content, bytes)
 
 
-def request_body(inbound: Inbound, streams: bool, limit: int) -> Body:
-    """The client's body, framed as MLflow needs it.
+def request_body(
+    inbound: Inbound, streams: bool, limit: int, came: Callable[[int], None] = lambda size: None
+) -> Body:
+    """The client's body, framed as MLflow needs it. `came` is told the bytes of each piece.
 
     MLflow's Flask routes lose a chunked body (200 with an empty result), so one is put aside up to
     `limit` bytes and then sent with its length; `streams` marks the routes that take it chunked.
     Raises BodyTooLarge, ClientGone or RequestTimeout.
     """
-    stream = inbound.environ["wsgi.input"]
+    stream = _Input(inbound.environ["wsgi.input"].read, came)
     if inbound.chunked:
         return Body(_pieces(stream), None) if streams else _put_aside(stream, limit)
     if inbound.content_length is None:
@@ -59,6 +61,20 @@ def request_body(inbound: Inbound, streams: bool, limit: int) -> Body:
         whole = b"".join(_counted(stream, inbound.content_length))
         return Body(whole, len(whole))
     return Body(_counted(stream, inbound.content_length), inbound.content_length)
+
+
+class _Input:
+    """The client's body, as the server hands it over, and somebody who is told what came."""
+
+    def __init__(self, read: Callable[[int], bytes], came: Callable[[int], None]) -> None:
+        self._read = read
+        self._came = came
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes."""
+        piece = self._read(size)
+        self._came(len(piece))
+        return piece
 
 
 def _counted(stream: Any, length: int) -> Iterator[bytes]:

@@ -5,11 +5,16 @@ was expected, worded so that it can follow the variable's name. None repeats the
 secret.
 """
 
+import os
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import urlsplit
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "memory")
+#: What OTEL_ENABLED needs, and where it is listed.
+TELEMETRY, TELEMETRY_LOCK = "opentelemetry.instrumentation.wsgi", "requirements/telemetry.lock"
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -17,6 +22,14 @@ def text(value: str) -> str:
     """Any text that could stand in an HTTP header: printable ASCII."""
     if not re.fullmatch(r"[\x20-\x7e]+", value):
         raise ValueError("must be printable ASCII")
+    return value
+
+
+def cloudwatch_name(value: str) -> str:
+    """A namespace or dimension value that CloudWatch takes: up to 255 printable ASCII characters,
+    the first no colon. What begins with AWS/ is Amazon's own."""
+    if len(text(value)) > 255 or value.startswith((":", "AWS/")):
+        raise ValueError("must have at most 255 characters, and begin with neither : nor AWS/")
     return value
 
 
@@ -114,3 +127,30 @@ def seconds(lowest: float = 0.0, highest: float = 86_400.0) -> Callable[[str], f
         return float(value)
 
     return parse
+
+
+def audit_log(value: str) -> str:
+    """`stderr`, `off`, or the absolute path of a file that can be written."""
+    if value.lower() in ("stderr", "off"):
+        return value.lower()
+    path = Path(value)
+    if not path.is_absolute() or path.is_dir():
+        raise ValueError("must be stderr, off, or the absolute path of a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError("must name a file that can be written; is its folder there?")
+    return value
+
+
+def telemetry_flag(value: str) -> bool:
+    """A flag that can be true only where the extra is installed."""
+    wanted = flag(value)
+    if wanted and not _is_installed(TELEMETRY):
+        raise ValueError(f"needs packages that are not installed; they are in {TELEMETRY_LOCK}")
+    return wanted
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is part of
+        return False

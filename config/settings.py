@@ -38,7 +38,7 @@ def row(
 
 
 SERVING, MLFLOW, AUTH, REDIS = "Serving", "MLflow", "Authentication", "Redis and limits"
-CIRCUIT, LOGS = "Circuit and health", "Logs"
+CIRCUIT, METRICS, LOGS = "Circuit and health", "Metrics", "Logs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +144,22 @@ class Settings:
     circuit_reset_timeout: float = row("CIRCUIT_RESET_TIMEOUT", parsers.seconds(0.05, 3600), 30.0, group=CIRCUIT,
         help="Seconds the circuit stays open before one request probes.")
     health_timeout: float = row("HEALTH_TIMEOUT", parsers.seconds(0.1, 30), 2.0, group=CIRCUIT,
-        help="Seconds for each check of a health answer.")
+        help="Seconds that a part has for the question of a health check. A health answer takes at "
+             "most a quarter of a second more.")
     health_cache_ttl: float = row("HEALTH_CACHE_TTL", parsers.seconds(0, 60), 5.0, group=CIRCUIT,
-        help="Seconds a worker's health answer is kept, so that probing the proxy hard does not "
-             "load MLflow.")
+        help="Seconds the result of a health check is kept, for all workers of the instance, so that "
+             "probing the proxy hard does not load MLflow.")
+
+    metrics_emf: bool = row("METRICS_EMF", parsers.flag, False, group=METRICS,
+        help="Writes metrics into the log too, in CloudWatch's embedded metric format.")
+    metrics_emf_interval: float = row("METRICS_EMF_INTERVAL", parsers.seconds(1, 3600), 60.0, group=METRICS,
+        help="Seconds between two such entries of one worker.")
+    metrics_emf_namespace: str = row("METRICS_EMF_NAMESPACE", parsers.cloudwatch_name, "Hokusai/MLflowProxy",
+        group=METRICS,
+        help="The CloudWatch namespace of these metrics.")
+    metrics_emf_service: str = row("METRICS_EMF_SERVICE", parsers.cloudwatch_name, "hokusai-mlflow-proxy",
+        group=METRICS,
+        help="The value of their dimension Service: tells deployments in one namespace apart.")
 
     debug: bool = row("MLFLOW_PROXY_DEBUG", parsers.flag, False, group=LOGS,
         help="Logs each step of each request (never a credential).")
@@ -155,6 +167,12 @@ class Settings:
         help="The lowest level that is logged: DEBUG, INFO, WARNING or ERROR.")
     log_format: str = row("LOG_FORMAT", parsers.one_of("json", "text"), "json", group=LOGS,
         help="json: one object a line; text: for human eyes.")
+    audit_log: str = row("AUDIT_LOG", parsers.audit_log, "stderr", group=LOGS,
+        help="Where the audit log goes, one line for each write: stderr, off, or the absolute path "
+             "of a file, which may be rotated by renaming it.")
+    otel_enabled: bool = row("OTEL_ENABLED", parsers.telemetry_flag, False, group=LOGS,
+        help="Reports a span of each request to OpenTelemetry. Needs requirements/telemetry.lock; "
+             "where the spans go, the SDK's own OTEL_* variables say.")
     # fmt: on
 
     @property

@@ -71,16 +71,22 @@ CLIENTS = {
 }
 #: What `make bench` compares the proxy with, and what draws its plot.
 BENCH = Environment(ROOT / ".venv-bench", REQUIREMENTS / "bench.lock", "up to a minute, 150 MB")
+#: What builds the documentation as a site.
+DOCS = Environment(ROOT / ".venv-docs", REQUIREMENTS / "docs.lock", "up to a minute, 125 MB")
 BASIC_AUTH_SERVER = Environment(
     ROOT / ".venv-mlflow-basic-auth",
     REQUIREMENTS / "bench-basic-auth.lock",
     "up to a few minutes, 650 MB",
 )
+#: What answers in AWS's place, and asks it, for `make test-aws`.
+AWS = Environment(ROOT / ".venv-aws", REQUIREMENTS / "aws.lock", "up to a minute, 180 MB")
 BY_NAME = {
     "development": DEVELOPMENT,
     "mlflow-server": MLFLOW_SERVER,
     "bench": BENCH,
+    "docs": DOCS,
     "basic-auth-server": BASIC_AUTH_SERVER,
+    "aws": AWS,
 } | {f"client-{version}": environment for version, environment in CLIENTS.items()}
 
 

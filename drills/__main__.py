@@ -20,6 +20,7 @@ from types import FrameType
 from devstack.environments import CLIENTS, DEVELOPMENT, MLFLOW_SERVER, ensure
 from drills import (
     auth_outage,
+    blue_green,
     clients,
     creates,
     downloads,
@@ -28,6 +29,7 @@ from drills import (
     overload,
     redis_outage,
     restarts,
+    rollback,
     stalled,
 )
 from drills.report import Row, table
@@ -48,6 +50,8 @@ DRILLS: dict[str, Drill] = {
     "stalled": lambda stage: stalled.drill(stage, 200, asked=1000, most_ms=100, idle=20),
     "restarts": lambda stage: [restarts.rolling_restart(stage, rounds=5)],
     "reloads": lambda stage: (restarts.reload(stage, 10, drain) for drain in (0, 5)),
+    "rollback": rollback.drill,
+    "blue-green": blue_green.drill,
     "downloads": lambda stage: [downloads.drill(stage, cut=2000)],
     "creates": lambda stage: [creates.at_a_fake(stage, 2000)],
     "creates-real": lambda stage: [creates.at_the_real_one(stage, 2000)],

@@ -23,7 +23,7 @@ from drills.stage import Stage
 from tests.upstreams import Answer, Upstream, eventually, pause, send, sized
 from tests.wire import bearer, request
 
-SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
+SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search?max_results=1"
 
 #: Seconds MLflow takes for an answer, and seconds a client waits between two requests.
 WORK, PAUSE = 0.005, 0.005
@@ -63,12 +63,14 @@ class Instances:
 @contextmanager
 def load_on(instances: Instances, key: str, clients: int) -> Iterator[Load]:
     """Requests through the round robin, until the block ends."""
-    kept = [{proxy: Client(proxy.url) for proxy in instances.proxies} for _ in range(clients)]
-    asked = [request(method, SEARCH, bearer(key), body=b"{}") for method in ("GET", "POST")]
+    kept: list[dict[Proxy, Client]] = [{} for _ in range(clients)]
+    fields, body = (bearer(key), "Content-Type: application/json"), b'{"max_results": 1}'
+    asked = [request(method, SEARCH, *fields, body=body) for method in ("GET", "POST")]
 
     def ask(number: int) -> int:
         proxy = instances.next()
-        client = kept[number][proxy] if number % 2 else Client(proxy.url)
+        fresh = Client(proxy.url)
+        client = kept[number].setdefault(proxy, fresh) if number % 2 else fresh
         answer = client.ask(asked[number // 2 % 2])
         if not number % 2:
             client.close()

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import explain
-from steps import Failed
-from wire import Wire, credential
+from doctor import explain
+from doctor.steps import Failed
+from doctor.wire import Wire, credential
 
 FOLDER = "check"
 # What the SDK itself sends correctly. It puts names into an address unquoted, so `#` and `?` do

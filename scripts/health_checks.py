@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import explain
-from command_line import Options
-from health_shape import MLFLOW_CHECKS, bad_checks, complaints, internal_addresses, verdict
-from steps import Failed, Skipped, Steps
-from wire import Wire, credential, expect_unauthenticated
+from doctor import explain
+from doctor.command_line import Options
+from doctor.health_shape import MLFLOW_CHECKS, bad_checks, complaints, internal_addresses, verdict
+from doctor.steps import Failed, Skipped, Steps
+from doctor.wire import Wire, credential, expect_unauthenticated
 
 OWN = ("/health", "/ready")  # of the proxy itself
 ABOUT_MLFLOW = (  # the last two are the older names

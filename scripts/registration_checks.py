@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import explain
 import mlflow
 import mlflow.pyfunc
 from artifact_checks import AWKWARD, AWKWARD_FOR_REST, FORBIDDEN, MIB, Artifacts
 from mlflow.entities import Metric, Param
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from steps import Failed, Skipped, Steps
-from wire import Wire, credential
+
+from doctor import explain
+from doctor.steps import Failed, Skipped, Steps
+from doctor.wire import Wire, credential
 
 DOOR = "the key is accepted"
 ALIAS = "checked"

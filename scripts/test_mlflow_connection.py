@@ -9,17 +9,20 @@ wrongly.
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from command_line import make_parser, parse, redactor
-from interruption import Interruption
-from steps import Steps
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where doctor/ is
+
+from doctor.command_line import make_parser, parse, redactor
+from doctor.interruption import Interruption
+from doctor.steps import Steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks; return the exit status."""
     options, _ = parse(make_parser(__doc__ or "", timeout=10), argv, os.environ)
-    from connection_checks import Connection, run  # after `parse` has found that requests is there
-    from wire import Wire
+    from doctor.connection import Connection, run  # after `parse` has found that requests is there
+    from doctor.wire import Wire
 
     title = "Hokusai MLflow proxy: connection"
     steps = Steps(title, options.facts(), redactor(options.key), options.json)

@@ -12,10 +12,13 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from command_line import Options, make_parser, parse, redactor
-from interruption import Interruption
-from steps import Steps
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where doctor/ is
+
+from doctor.command_line import Options, make_parser, parse, redactor
+from doctor.interruption import Interruption
+from doctor.steps import Steps
 
 PACKAGES = ("requests", "mlflow", "numpy", "pandas")  # mlflow.pyfunc imports the last two
 
@@ -34,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def check(options: Options, keep: bool, large_mib: int) -> int:
     """All steps in a scratch folder; the SDK is imported only there."""
     import sdk
-    from wire import Wire
+
+    from doctor.wire import Wire
 
     name = unique_name()
     steps = Steps(

@@ -23,12 +23,15 @@ MADE = "HOKUSAI_INSTANCE_MADE"
 FOLDER_PREFIX = "hokusai-"
 ALIVE = "alive"
 
+#: The folder in it with the files of the workers' metrics.
+METRICS = "metrics"
+
 
 def prepare(settings: Settings, environ: MutableMapping[str, str]) -> Path:
     """The instance's folder, made if need be; INSTANCE_FOLDER, AUTH_CACHE_SECRET and
     PROMETHEUS_MULTIPROC_DIR are set for the workers.
 
-    Metrics of earlier processes are removed: each dead one would slow every scrape.
+    Metrics of earlier processes are removed: a new instance counts from zero.
     """
     if environ.get(PREPARED) == str(os.getpid()):
         return Path(settings.instance_folder)
@@ -36,7 +39,7 @@ def prepare(settings: Settings, environ: MutableMapping[str, str]) -> Path:
     if not settings.instance_folder:
         environ[MADE] = str(_make_folder())
     folder = Path(settings.instance_folder or environ[MADE])
-    metrics = folder / "metrics"
+    metrics = folder / METRICS
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir(parents=True)
     environ["INSTANCE_FOLDER"] = str(folder)
@@ -50,6 +53,11 @@ def forget(environ: Mapping[str, str]) -> None:
     """Removes a folder that `prepare` made up; one that was given stays."""
     if environ.get(PREPARED) == str(os.getpid()) and environ[MADE]:
         shutil.rmtree(environ[MADE], ignore_errors=True)
+
+
+def metrics_folder(environ: Mapping[str, str]) -> Path:
+    """Where the workers of the instance that was prepared keep their metrics."""
+    return Path(environ["PROMETHEUS_MULTIPROC_DIR"])
 
 
 def _make_folder() -> Path:

@@ -1,12 +1,17 @@
 """Logging: one JSON object a line on stderr (or text for human eyes), secrets nowhere.
 
 Libraries that would log requests with their headers or addresses are held at WARNING, also with the
-debug switch on.
+debug switch on. The audit has a logger of its own and goes where AUDIT_LOG says. docs/logs.md tells
+what the lines hold.
 """
 
 import json
 import logging
+import re
+import sys
 import time
+from functools import lru_cache
+from logging.handlers import WatchedFileHandler
 from typing import Any
 
 import orjson
@@ -16,6 +21,11 @@ from config import Settings
 
 #: These log request lines, or headers, at lower levels.
 TALKATIVE = ("urllib3", "requests", "redis", "flask-limiter", "werkzeug", "gevent")
+
+log = logging.getLogger("hokusai.logs")
+
+#: What needs no quotes in the text format.
+_PLAIN = re.compile(r"[^\s\"=\x00-\x1f\x7f-\xa0\u2028\u2029]+")
 
 
 #: What no format of ours shows is not looked up for each line (the logging HOWTO, "Optimization").
@@ -52,13 +62,43 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline."""
         fields = getattr(record, "fields", {})
-        return " ".join((super().format(record), *(f"{k}={v}" for k, v in fields.items())))
+        return " ".join((super().format(record), *(f"{k}={_word(v)}" for k, v in fields.items())))
+
+
+class AuditFile(WatchedFileHandler):
+    """The file that AUDIT_LOG names; opened anew when it was moved away, as logrotate does. A line
+    that cannot be written there goes to stderr instead, where the others are."""
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename, encoding="utf-8", errors="backslashreplace")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the line; unlike the library's, it does not raise where the folder is gone."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """The line goes to stderr, after the reason."""
+        log.error("the audit file cannot be written: %s", sys.exc_info()[1])
+        logging.getLogger().handle(record)
+
+
+def _word(value: object) -> str:
+    """A value that does not look like two, nor like a line of its own."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def _timestamp(seconds: float) -> str:
     """ISO 8601, UTC, milliseconds."""
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+    return f"{_whole_second(int(seconds))}.{int(seconds % 1 * 1000):03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _whole_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class NoAccessLog(Logger):  # type: ignore[misc]
@@ -78,14 +118,36 @@ def dict_config(settings: Settings) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"()": formatter}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "formatters": {"line": {"()": formatter}, "bare": {"format": "%(message)s"}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+            "bare": {"class": "logging.StreamHandler", "formatter": "bare"},
+        }
+        | _audit_handler(settings.audit_log),
         "root": {"level": "WARNING", "handlers": ["stderr"]},
         "loggers": {
             "hokusai": {"level": level},
             "hokusai.access": {"level": "INFO"},  # whatever LOG_LEVEL says
+            # CloudWatch wants these lines as they are, with nothing around them.
+            "hokusai.emf": {"level": "INFO", "handlers": ["bare"], "propagate": False},
+            "hokusai.audit": _audit_logger(settings.audit_log),
             "gunicorn.error": {"level": servers_level, "handlers": [], "propagate": True},
             "urllib3.connectionpool": {"level": "ERROR"},  # it reports each surplus connection
         }
         | {name: {"level": "WARNING"} for name in TALKATIVE},
     }
+
+
+def _audit_logger(destination: str) -> dict[str, Any]:
+    """The audit's logger, whatever LOG_LEVEL says: to stderr, nowhere, or into a file."""
+    if destination == "off":
+        return {"level": "CRITICAL"}
+    if destination == "stderr":
+        return {"level": "INFO"}
+    return {"level": "INFO", "handlers": ["audit"], "propagate": False}
+
+
+def _audit_handler(destination: str) -> dict[str, Any]:
+    if destination in ("stderr", "off"):
+        return {}
+    return {"audit": {"()": AuditFile, "filename": destination, "formatter": "line"}}

@@ -111,6 +111,8 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         status, message = self._verdict(exc)
         request_id = uuid.uuid4().hex
         fields = {"request_id": request_id, "status": status, "client_ip": (addr or ("",))[0]}
+        if count := getattr(self.wsgi, "extensions", {}).get("hokusai-refused"):
+            count(status)
         if status == 500:
             self.log.error("defect: %s", type(exc).__name__, exc_info=exc, extra={"fields": fields})
         else:
@@ -130,7 +132,9 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         """SIGTERM: drain, then stop."""
         if not self.draining:
             self.draining = True
-            health = getattr(self.wsgi, "extensions", {}).get("hokusai-health")
+            # None while it boots; an error here would be a failed boot, and end the instance.
+            application = getattr(self, "wsgi", None)
+            health = getattr(application, "extensions", {}).get("hokusai-health")
             if health is not None:
                 health.draining = True
             gevent.spawn_later(self.drain_delay, self._stop)

@@ -8,6 +8,7 @@
         faults.reset()                # the live connections are reset, once
         faults.cut(after=1000)        # each connection is reset when the server sent so much more
         faults.cut(after=10, of=CLIENT, with_reset=False)    # the same of the client, with a FIN
+        faults.lead_to(port)          # another server stands there
         faults.heal()                 # as if it were not there
 
 Every switch works on the connections that live and on those that come, and is thrown when its
@@ -81,6 +82,11 @@ class FaultProxy:
         """Ends each connection, in both directions, once `after` more bytes of one side passed."""
         self._do(self._set(_cut=(of, after, with_reset)))
 
+    def lead_to(self, port: int) -> None:
+        """Something else listens behind it now; the live connections are reset. `heal` does not
+        lead back."""
+        self._do(self._lead_to(port))
+
     def heal(self) -> None:
         """Takes all faults back. What was stalled flows; what was reset stays so."""
         self._do(self._heal())
@@ -124,6 +130,10 @@ class FaultProxy:
     async def _reset(self) -> None:
         for link in list(self._live):
             link.end(with_reset=True)
+
+    async def _lead_to(self, port: int) -> None:
+        self._target_port = port
+        await self._reset()
 
     async def _heal(self) -> None:
         await self._set(_delay=0.0, _cut=None)

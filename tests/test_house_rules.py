@@ -21,6 +21,7 @@ APP = {file for file in FILES if file.startswith("app/")}
 SERVER = {file for file in FILES if file.startswith("server/")}
 BROWSER = {file for file in FILES if file.startswith("app/browser/")}
 OPERATIONS = {file for file in FILES if file.startswith("app/operations/")}
+MOUNTING = {"app/operations/mounting.py", "app/browser/mounting.py"}
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -73,15 +74,15 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
             },
         ),
         ("http.client urllib.request httpx", {"app/connection.py"}),
-        ("redis", {"app/redis_link.py", "app/revocations.py"}),
+        ("redis", {"app/redis_client.py", "app/redis_link.py", "app/revocations.py"}),
         ("limits flask_limiter", {"app/limits.py", "app/instance_store.py"}),
         ("sqlite3", {"app/instance_store.py"}),
         ("pybreaker", {"app/circuit.py"}),
         ("gunicorn gevent", SERVER),
         ("app", {"wsgi.py"} | APP),
-        ("app.operations", {"app/__init__.py"} | OPERATIONS),
+        ("app.operations", {"app/__init__.py", *MOUNTING} | OPERATIONS),
         ("app.browser", {"app/__init__.py"} | BROWSER),
-        ("app.proxy", {"app/__init__.py"}),
+        ("app.proxy", {"app/__init__.py", *MOUNTING}),
         ("server", {"gunicorn.conf.py"} | SERVER),
     ],
 )

@@ -39,12 +39,12 @@ HEADLINES = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the page asks: the health checks by name, what they mean as a whole, the internals for
-    whoever holds a key, and the samples."""
+    """What the page asks: the health checks by name, what they mean as a whole, MLflow's address
+    for whoever holds a key, and the samples."""
 
     checks: Callable[[], Mapping[str, Any]]
     overall: Callable[[Any], str]
-    internals: Callable[[], Mapping[str, Any]]
+    mlflow: str
     samples: Samples
 
 
@@ -78,10 +78,9 @@ def _ordered(checks: Mapping[str, Any]) -> list[str]:
 
 def _details(asked: Asked) -> Mapping[str, Any]:
     """What only who holds a key sees."""
-    internal = asked.internals()["internal"]
     return {
         "charts": draw(asked.samples.points(), time.time()),
         "minutes": round(WINDOW / 60),
         "instance": socket.gethostname(),
-        "mlflow": internal["mlflow_server_url"],
+        "mlflow": asked.mlflow,
     }

@@ -1,144 +1,132 @@
-"""The health checks: each asks one part, in its own time, and says what it means in a sentence.
+"""The health checks: each asks one part, in its own time; diagnosis.py says what the answer means.
 
-They ask MLflow past the circuit: a circuit that is still open must not hide that MLflow is back,
-nor its being closed hide that MLflow is gone. A message for everybody holds no internal address;
-what only an operator may see is in `detail`.
+They ask past the circuits: one that is still open must not hide that its part is back, nor its
+being closed hide that the part is gone.
 """
 
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
 
 from app.auth_service import AuthService
-from app.circuit import Circuit
-from app.errors import ProxyError, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
-from app.forwarding import Upstream
-from app.redis_link import RedisAway, RedisLink
+from app.errors import ProxyError, UpstreamReset, UpstreamUnreachable
+from app.forwarding import Told, Upstream
+from app.operations import diagnosis, messages
+from app.operations.circuits import CircuitBoard
+from app.operations.diagnosis import DEGRADED, HEALTHY, UNHEALTHY, Finding
+from app.operations.results import Check, Question
+from app.redis_link import RedisLink
+from config import Settings
 
 #: What MLflow is asked: cheap questions, each through another part of it. The artifact folder does
 #: not exist, so that nothing long is listed.
-QUESTIONS = {
+MLFLOW_QUESTIONS = {
     "connectivity": "/health",
     "experiments_api": "/api/2.0/mlflow/experiments/search?max_results=1",
     "models_api": "/api/2.0/mlflow/registered-models/search?max_results=1",
     "artifacts_api": "/api/2.0/mlflow-artifacts/artifacts?path=hokusai-health-check",
 }
 
-UNANSWERED: dict[type[ProxyError], str] = {
-    UpstreamUnreachable: "MLflow cannot be reached: is it running, and its address right?",
-    UpstreamReset: "MLflow breaks the connection off before it answers; look at its log.",
-    UpstreamTimeout: "MLflow does not answer in time (HEALTH_TIMEOUT): overloaded, or frozen?",
-}
+#: The checks of a comprehensive answer, in its order.
+CHECKS = (*MLFLOW_QUESTIONS, "redis", "auth_service", "circuit")
 
 #: Without these nothing can be served; the failure of any other makes the state "degraded".
-ESSENTIAL = frozenset(("connectivity", "experiments_api"))
+ESSENTIAL = ("connectivity", "experiments_api")
+
+#: Beside the auth service's path: a 404 here as there means that neither is known to it.
+NO_SUCH_PATH = "-hokusai-health-check"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One result: "healthy" or "unhealthy", how long it took, and what it means."""
-
-    status: str
-    latency_ms: float
-    message: str
-    detail: str = ""
-
-    def public(self) -> dict[str, Any]:
-        """The fields that anybody may see."""
-        return {"status": self.status, "latency_ms": self.latency_ms, "message": self.message}
-
-
-class HealthChecks:
-    """All checks. `timeout` is for each of them, in seconds; they run at the same time."""
+class Checks:
+    """What to ask each part; `settings` says where they are, and how long one may take."""
 
     def __init__(
         self,
+        settings: Settings,
         upstream: Upstream,
         link: RedisLink,
         auth_service: AuthService,
-        circuit: Circuit,
-        timeout: float,
+        board: CircuitBoard,
     ) -> None:
+        self._timeout = settings.health_timeout
+        self._has_key = bool(settings.mlflow_upstream_token or settings.mlflow_upstream_username)
         self._upstream = upstream
         self._link = link
         self._auth_service = auth_service
-        self._circuit = circuit
-        self._timeout = timeout
+        self._board = board
+        self._mlflow = diagnosis.mlflow_at(settings.mlflow_server_url)
+        self._auth = diagnosis.auth_service_at(settings.auth_service_url)
+        self._redis = diagnosis.redis_at(settings.redis_url)
 
-    def run(self) -> dict[str, Check]:
-        """Every check by name, in at most about the time-out."""
-        questions: dict[str, Callable[[], tuple[bool, str, str]]] = {
-            name: self._mlflow_question(path) for name, path in QUESTIONS.items()
+    def questions(self) -> dict[str, Question]:
+        """Every check by name."""
+        hangs = self._mlflow.says("hangs")
+        made = {
+            name: Question(self._mlflow_question(name, path), hangs)
+            for name, path in MLFLOW_QUESTIONS.items()
         }
-        questions |= {
-            "redis": self._redis,
-            "auth_service": self._auth,
-            "circuit": self._circuit_state,
+        return made | {
+            "redis": Question(self._ask_redis, self._redis.says("hangs")),
+            "auth_service": Question(self._ask_auth_service, self._auth.says("hangs")),
+            "circuit": Question(self._circuits, messages.FAILED),
         }
-        with ThreadPoolExecutor(len(questions)) as threads:
-            running = {name: threads.submit(_timed, ask) for name, ask in questions.items()}
-        return {name: _result(future) for name, future in running.items()}
 
-    def _mlflow_question(self, path: str) -> Callable[[], tuple[bool, str, str]]:
-        def ask() -> tuple[bool, str, str]:
+    def _mlflow_question(self, name: str, path: str) -> Callable[[], Finding]:
+        def ask() -> Finding:
             try:
-                answer = self._upstream.ask(path, self._timeout)
+                told = self._ask_mlflow(path)
             except ProxyError as error:
-                return False, UNANSWERED[type(error)], str(error.__cause__)
-            if answer.status == 200:
-                return True, "MLflow answers.", ""
-            text = answer.data[:200].decode("utf-8", "replace")
-            if answer.status == 403 and "Invalid Host" in text:
-                return False, "MLflow refuses the Host header: start it with --allowed-hosts.", text
-            return False, f"MLflow answers with status {answer.status}; look at its log.", text
+                was_sent = not isinstance(error, UpstreamUnreachable)
+                return diagnosis.unanswered(self._mlflow, error, was_sent)
+            return diagnosis.mlflow_answer(
+                name, self._mlflow, told.status, told.data, self._has_key
+            )
 
         return ask
 
-    def _redis(self) -> tuple[bool, str, str]:
+    def _ask_mlflow(self, path: str) -> Told:
+        """Once more where the connection broke: it may have been an old one, that MLflow closed."""
+        try:
+            return self._upstream.ask(path, self._timeout)
+        except UpstreamReset:
+            return self._upstream.ask(path, self._timeout)
+
+    def _ask_redis(self) -> Finding:
         if self._link.client is None:
-            return True, "No Redis: one process, counts in memory.", ""
-        try:
-            self._link.call(lambda: self._link.client.ping())
-        except RedisAway as away:
-            message = "Redis does not answer: limits are counted by each instance for itself."
-            return False, message, repr(away.__cause__)
-        return True, "Redis answers.", ""
+            return Finding(HEALTHY, messages.WELL["no redis"])
+        trouble = self._link.trouble()
+        if trouble is None:
+            return Finding(HEALTHY, messages.WELL["redis"])
+        return diagnosis.redis_trouble(self._redis, *trouble)
 
-    def _auth(self) -> tuple[bool, str, str]:
+    def _ask_auth_service(self) -> Finding:
+        ping = self._auth_service.ping
         try:
-            status = self._auth_service.ping(self._timeout)
+            answer = ping(self._timeout)
+            same_beside = answer[0] == 404 and _is_same(answer, ping(self._timeout, NO_SUCH_PATH))
         except ProxyError as error:
-            message = "The auth service gives no answer: keys seen lately go on, others get 503."
-            return False, message, str(error.__cause__)
-        if status >= 500:
-            return False, f"The auth service answers with status {status}.", ""
-        return True, "The auth service answers.", ""
+            return diagnosis.auth_unanswered(self._auth, error)
+        return diagnosis.auth_answer(self._auth, *answer, same_beside)
 
-    def _circuit_state(self) -> tuple[bool, str, str]:
-        state = self._circuit.state
-        return state == "closed", f"The circuit to MLflow is {state} in this worker.", ""
+    def _circuits(self) -> Finding:
+        mlflow = self._board.not_closed(self._upstream.circuit)
+        auth = self._board.not_closed(self._auth_service.circuit)
+        return diagnosis.circuits(mlflow, auth)
 
 
-def overall(checks: dict[str, Check]) -> str:
+def overall(checks: Mapping[str, Check]) -> str:
     """healthy, degraded or unhealthy."""
-    failed = {name for name, check in checks.items() if check.status != "healthy"}
-    if failed & ESSENTIAL:
-        return "unhealthy"
-    return "degraded" if failed else "healthy"
+    if any(checks[name].status == UNHEALTHY for name in ESSENTIAL):
+        return UNHEALTHY
+    all_well = all(check.status == HEALTHY for check in checks.values())
+    return HEALTHY if all_well else DEGRADED
 
 
-def _timed(ask: Callable[[], tuple[bool, str, str]]) -> Check:
-    began = time.monotonic()
-    ok, message, detail = ask()
-    elapsed = round((time.monotonic() - began) * 1000, 1)
-    return Check("healthy" if ok else "unhealthy", elapsed, message, detail)
+def _is_same(one: tuple[int, str, bytes], other: tuple[int, str, bytes]) -> bool:
+    """Whether two answers differ only in the path or in numbers that they repeat."""
+    return _bare(one) == _bare(other)
 
 
-def _result(future: "Future[Check]") -> Check:
-    """The check's result; a check that itself failed is a failed check, never a healthy one."""
-    try:
-        return future.result()
-    except Exception as why:
-        return Check("unhealthy", 0.0, "The check itself failed; see the log.", repr(why))
+def _bare(answer: tuple[int, str, bytes]) -> tuple[int, str, bytes]:
+    status, content_type, body = answer
+    body = body.replace(NO_SUCH_PATH.encode(), b"")
+    return status, content_type, re.sub(rb"[0-9a-f-]*[0-9][0-9a-f-]*", b"", body)

@@ -1,27 +1,86 @@
-"""/metrics in Prometheus' text format, summed over the workers of this instance."""
+"""/metrics for Prometheus, summed over the workers of this instance, those that ended included.
+
+In its text format, or as OpenMetrics for whoever prefers that.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import prometheus_client
-from flask import Blueprint, Response
-from prometheus_client import CollectorRegistry, generate_latest, values
+from flask import Blueprint, Response, request
+from prometheus_client import CollectorRegistry, values
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from app.errors import Overloaded
+
+#: Seconds to wait while the master merges the files of a dead worker, which takes milliseconds.
+PATIENCE = 2.0
 
 
-def blueprint() -> Blueprint:
-    """The one route. The load balancer does not forward it."""
+def blueprint(folder: Path | None) -> Blueprint:
+    """The one route; the load balancer does not forward it. `folder` holds the workers' files."""
     routes = Blueprint("metrics", __name__)
 
     @routes.get("/metrics")
     def metrics() -> Response:
-        text = generate_latest(registry())
-        return Response(text, content_type=prometheus_client.CONTENT_TYPE_LATEST)
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return Response(encode(registry(folder)), content_type=content_type)
 
     return routes
 
 
-def registry() -> CollectorRegistry:
+def registry(folder: Path | None) -> CollectorRegistry:
     """All workers' files where there are several processes, else this process's own values."""
-    if values.ValueClass is values.MutexValue:
+    if folder is None or values.ValueClass is values.MutexValue:
         return prometheus_client.REGISTRY
     of_all = CollectorRegistry()
-    MultiProcessCollector(of_all)  # type: ignore[no-untyped-call]
+    of_all.register(AllWorkers(folder))
     return of_all
+
+
+class AllWorkers(Collector):
+    """The metrics in the files of a folder, summed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Any]:
+        """Every metric. Raises Overloaded while the files are being merged for too long."""
+        with _unchanged(self._folder):
+            return list(MultiProcessCollector.merge(self.files()))  # type: ignore[no-untyped-call]
+
+    def files(self) -> list[str]:
+        """What has to be read; not a file that a new worker made just now, and that is empty."""
+        return [str(file) for file in self._folder.glob("*.db") if file.stat().st_size]
+
+
+@contextmanager
+def _unchanged(folder: Path) -> Iterator[None]:
+    """While this lasts no file is merged or removed: server/metric_files.py locks the folder."""
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + PATIENCE
+        while not _shared(directory):
+            if time.monotonic() > end:
+                raise Overloaded("The metrics are being put in order; ask again.", 1)
+            time.sleep(0.005)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _shared(directory: int) -> bool:
+    """Whether the lock is ours, together with other scrapes. Never waits: this worker has others to
+    serve."""
+    try:
+        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

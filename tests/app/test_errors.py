@@ -36,7 +36,7 @@ CONTRACT = {
 
 @pytest.mark.parametrize("kind", FAMILY)
 def test_each_has_a_status_and_a_code_that_mlflows_client_knows(kind: type[ProxyError]) -> None:
-    assert 400 <= kind.status <= 504
+    assert 400 <= kind.status <= 508
     assert kind.code in ErrorCode.DESCRIPTOR.values_by_name
     assert re.fullmatch(r"[a-z_]+", kind.outcome), "it is a label of the metrics"
 

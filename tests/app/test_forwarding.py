@@ -131,6 +131,7 @@ def test_what_goes_out_for_a_get(mlflow: Upstream, forwarder: Forwarder) -> None
         "X-Forwarded-Host",
         "X-Forwarded-Prefix",
         "X-Forwarded-Proto",
+        "X-Hokusai-Hop",
         "X-Hokusai-Key-Id",
         "X-Hokusai-Service-Id",
         "X-Hokusai-User-Id",

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from app.errors import BadRequest
-from app.inbound import client_address, receive, request_id_of
+from app.errors import BadRequest, LoopDetected
+from app.inbound import HOP, client_address, receive, refuse_loop, request_id_of
 from tests.app.samples import KEY, environ, inbound
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -247,3 +247,11 @@ def test_a_trace_context_goes_on_if_it_is_well_formed(given: str | None, kept: s
 def test_a_request_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         inbound().path = "/elsewhere"  # type: ignore[misc]
+
+
+def test_what_a_proxy_sent_is_not_sent_again() -> None:
+    (value,) = HOP.values()
+    with pytest.raises(LoopDetected, match="MLFLOW_SERVER_URL"):
+        refuse_loop(environ(HTTP_X_HOKUSAI_HOP=value))
+    refuse_loop(environ(HTTP_X_HOKUSAI_HOP="something of a client's"))
+    refuse_loop(environ())

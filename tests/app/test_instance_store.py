@@ -57,6 +57,34 @@ def test_a_value_is_shared(store: InstanceStore, other: InstanceStore) -> None:
     assert store.get_value("another") is None
 
 
+def test_a_name_is_claimed_by_one(store: InstanceStore, other: InstanceStore) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        taken = list(threads.map(lambda n: (store, other)[n % 2].claim("name", 60), range(40)))
+    assert taken.count(True) == 1
+    assert other.claim("another", 60)
+    store.forget("name")
+    assert other.claim("name", 60)
+
+
+def test_a_claim_ends_by_itself(store: InstanceStore, other: InstanceStore) -> None:
+    assert store.claim("name", 0.05)
+    deadline = time.monotonic() + 10
+    while not other.claim("name", 60):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not store.claim("name", 60)
+
+
+def test_values_are_found_by_the_beginning_of_their_names(
+    store: InstanceStore, other: InstanceStore
+) -> None:
+    for name in ("a:1", "a:2", "a:3", "b:1"):
+        store.set_value(name, name.encode(), 60)
+    other.forget("a:3")
+    assert other.values("a:") == {"1": b"a:1", "2": b"a:2"}
+    assert other.values("c:") == {}
+
+
 def test_a_value_ends_with_its_life(store: InstanceStore, other: InstanceStore) -> None:
     store.set_value("name", b"value", 0.1)
     assert other.get_value("name") == b"value"

@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from app.redis_link import LazyCluster, RedisAway, RedisLink, connect
+from app.redis_client import LazyCluster, connect
+from app.redis_link import RedisAway, RedisLink
 from devstack.ports import HOST
 from devstack.redis import Redis
 from tests.fault_proxy import FaultProxy
-from tests.upstreams import eventually, refused_port
+from tests.upstreams import Upstream, eventually, refused_port
 
 TIMEOUT, RETRY = 0.2, 0.1
 
@@ -198,3 +199,52 @@ def test_the_hosts_and_the_service_of_sentinels_are_read() -> None:
     assert pool.service_name == "mymaster"
     wanted = {"db": 3, "username": "ann", "password": "p@ss", "socket_timeout": TIMEOUT}
     assert wanted.items() <= pool.connection_kwargs.items()
+
+
+# --- what is wrong -------------------------------------------------------------------------------
+
+WRONG = {
+    "read-only": "REPLICAOF 127.0.0.1 1",
+    "full": "CONFIG SET maxmemory 1",
+    "password": "CONFIG SET requirepass secret",
+    "permission": "ACL SETUSER default resetkeys",
+    "replicas": "CONFIG SET min-replicas-to-write 1",
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_a_redis_that_answers_and_is_of_no_use(
+    make_link: MakeLink, server: Redis, word: str
+) -> None:
+    with redis.Redis.from_url(server.url) as operator:
+        operator.execute_command(WRONG[word])
+    trouble = make_link(timeout=5).trouble()
+    assert trouble is not None and trouble[0] == word
+
+
+def test_a_redis_that_is_well(link: RedisLink) -> None:
+    assert link.trouble() is None
+
+
+def test_a_redis_that_is_silent_or_gone(make_link: MakeLink, way: FaultProxy) -> None:
+    link = make_link()
+    way.stall()
+    trouble = link.trouble()
+    assert trouble is not None and trouble[0] == "silent"
+    way.refuse()
+    trouble = make_link().trouble()
+    assert trouble is not None and trouble[0] == "unreachable"
+    way.heal()
+    eventually(lambda: make_link().trouble() is None, "the recovery")
+
+
+def test_a_redis_that_wants_tls(make_link: MakeLink) -> None:
+    """It takes our bytes for a broken handshake, and closes."""
+    with Upstream() as closing:
+        link = make_link(f"redis://127.0.0.1:{closing.port}/0", timeout=5)
+        with ThreadPoolExecutor(1) as threads:
+            asking = threads.submit(link.trouble)
+            eventually(lambda: closing.open_connections, "the connection")
+            closing.drop_connections()
+            trouble = asking.result(10)
+    assert trouble is not None and trouble[0] == "closed"

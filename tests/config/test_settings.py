@@ -109,11 +109,17 @@ def test_a_result_is_of_use_for_its_life_and_for_as_long_as_it_may_be_stale() ->
         ("REDIS_URL", "redis+sentinel://a:1,b:2/mine", "redis+sentinel://a:1,b:2/mine"),
         ("REDIS_URL", "redis+cluster://u:p@a:1,b:2", "redis+cluster://u:p@a:1,b:2"),
         ("REDIS_URL", "memory://", "memory://"),
+        ("METRICS_EMF", "true", True),
+        ("METRICS_EMF_NAMESPACE", "Hokusai/Test", "Hokusai/Test"),
         ("MLFLOW_PROXY_DEBUG", "1", True),
         ("MLFLOW_PROXY_DEBUG", "Yes", True),
         ("MLFLOW_PROXY_DEBUG", "off", False),
         ("LOG_LEVEL", "warning", "WARNING"),
         ("LOG_FORMAT", "Text", "text"),
+        ("AUDIT_LOG", "STDERR", "stderr"),
+        ("AUDIT_LOG", "Off", "off"),
+        ("AUDIT_LOG", "/dev/null", "/dev/null"),
+        ("OTEL_ENABLED", "true", True),
         ("HOKUSAI_AUTH_SERVICE_ID", "platform two", "platform two"),
     ],
 )
@@ -200,9 +206,15 @@ BAD = {
     "CIRCUIT_RESET_TIMEOUT": [*BAD_SECONDS, "0.04", "3601"],
     "HEALTH_TIMEOUT": [*BAD_SECONDS, "0", "31"],
     "HEALTH_CACHE_TTL": [*BAD_SECONDS, "61"],
+    "METRICS_EMF": ["2", "emf"],
+    "METRICS_EMF_INTERVAL": [*BAD_SECONDS, "0.9", "3601"],
+    "METRICS_EMF_NAMESPACE": [*BAD_TEXT, ":ours", "AWS/EC2", "x" * 256],
+    "METRICS_EMF_SERVICE": [*BAD_TEXT, ":ours", "AWS/EC2", "x" * 256],
     "MLFLOW_PROXY_DEBUG": ["2", "ja", "truee"],
     "LOG_LEVEL": ["TRACE", "INFO,DEBUG"],
     "LOG_FORMAT": ["xml"],
+    "AUDIT_LOG": ["stdout", "audit.log", "/", "/no/such/folder/audit.log"],
+    "OTEL_ENABLED": ["2", "ja", "truee"],
 }
 
 
@@ -299,6 +311,30 @@ def test_a_contradiction_is_told_beside_a_bad_value() -> None:
         "BIND",
         "MLFLOW_UPSTREAM_USERNAME",
     ]
+
+
+def test_a_new_audit_file_needs_no_more_than_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "audit.log"
+    assert load({"AUDIT_LOG": str(file)}).audit_log == str(file)
+    assert not file.exists(), "a look at the settings must not leave a file behind"
+
+
+@pytest.mark.parametrize(("given", "refused"), [("true", True), ("false", False)])
+def test_telemetry_is_refused_where_its_packages_are_not_installed(
+    given: str, refused: bool
+) -> None:
+    """-S: an interpreter that has the standard library only."""
+    finished = subprocess.run(
+        [sys.executable, "-S", "-c", "import os; from config import load; load(os.environ)"],
+        cwd=ROOT,
+        env={"OTEL_ENABLED": given, "BIND": "wrong"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = "OTEL_ENABLED needs packages that are not installed; they are in requirements/telemetry"
+    assert (told in finished.stderr) == refused
+    assert "BIND must be" in finished.stderr, "with all the other complaints"
 
 
 def test_memory_implies_one_worker() -> None:

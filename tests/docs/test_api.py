@@ -1,4 +1,5 @@
-"""docs/api.md tells what the code says: errors, scopes, metrics, the headers that stay outside."""
+"""docs/api.md tells what the code says: errors, scopes, the headers that stay outside; and
+docs/metrics.md the metrics."""
 
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ from app import metrics
 from app.authorization import ADMIN_SCOPES, READ_SCOPES, WRITE_SCOPES
 from app.errors import ClientGone, ProxyError
 from app.headers import NOT_FORWARDED_PREFIXES
+from app.route_table import KINDS
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
@@ -38,6 +40,7 @@ def test_the_scopes_of_a_row_grant_the_same(scopes: frozenset[str]) -> None:
     assert any(scopes == set(row.split("|")[1].split("`")[1::2]) - {"is_admin"} for row in rows)
 
 
+METRICS_PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
 METRICS = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
 
 
@@ -45,9 +48,14 @@ METRICS = [metric for metric in vars(metrics).values() if isinstance(metric, Met
 def test_each_metric_is_listed(metric: MetricWrapperBase) -> None:
     (family,) = metric.describe()
     suffix = "_total" if family.type == "counter" else ""
-    assert f"\n| `{family.name}{suffix}` | " in PAGE
+    assert f"\n| `{family.name}{suffix}` | " in METRICS_PAGE
 
 
 @pytest.mark.parametrize("prefix", NOT_FORWARDED_PREFIXES)
 def test_each_prefix_that_is_not_passed_on_is_named(prefix: str) -> None:
     assert f"`{prefix}*`" in PAGE.lower()
+
+
+def test_each_endpoint_type_is_listed() -> None:
+    row = next(line for line in METRICS_PAGE.splitlines() if line.startswith("| kind |"))
+    assert set(row.split("|")[2].split("`")[1::2]) == KINDS | {"own", "unclassified"}

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from command_line import UsageError, read_key, read_target, redactor
+
+from doctor.command_line import UsageError, read_key, read_target, redactor
 
 SCRIPTS = (
     "test_mlflow_connection.py",

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from health_shape import bad_checks, complaints, internal_addresses
+
+from doctor.health_shape import bad_checks, complaints, internal_addresses
 
 GOOD = {"status": "healthy", "latency_ms": 1.5, "message": "fine"}
 ROOT = "https://registry.example"

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from artifact_checks import compare
-from interruption import Interruption
-from steps import Failed, Skipped, Steps, uses_colour
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+from doctor.interruption import Interruption
+from doctor.steps import Failed, Skipped, Steps, uses_colour
+
+ROOT = Path(__file__).parents[2]
 
 
 def make(**more: Any) -> tuple[Steps, io.StringIO]:
@@ -89,8 +90,8 @@ def test_no_text_shows_the_key() -> None:
 def test_a_reader_that_leaves_does_not_end_the_run() -> None:
     program = """
 import sys
-from interruption import Interruption
-from steps import Steps
+from doctor.interruption import Interruption
+from doctor.steps import Steps
 steps = Steps("title", {}, redact=str)
 for name in ("first", "clean up"):
     steps.run(name, lambda: print(name, file=sys.stderr))
@@ -99,7 +100,7 @@ sys.exit(steps.finish())
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, cwd=SCRIPTS
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT
     )
     os.close(writer)
     assert (done.returncode, done.stderr.split()) == (0, [b"first", b"clean", b"up"])

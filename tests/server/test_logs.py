@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SPEAKERS = (
     "hokusai.proxy",
     "hokusai.access",
+    "hokusai.audit",
     "gunicorn.error",
     "urllib3.connectionpool",
     "requests",
@@ -119,6 +120,39 @@ def test_text_is_for_human_eyes() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("ann", "ann"),
+        ("/api/2.0/a%20b?", "/api/2.0/a%20b?"),
+        ("naïve", "naïve"),
+        (0.5, "0.5"),
+        ({}, "{}"),
+        ("two words", '"two words"'),
+        ("", '""'),
+        ("a=b", '"a=b"'),
+        ('a"b', r'"a\"b"'),
+        ("forged\n2026 INFO hokusai.audit write", r'"forged\n2026 INFO hokusai.audit write"'),
+        ("\x1b[31m", r'"\u001b[31m"'),
+        ("\u2028", r'"\u2028"'),
+        (["a", "b"], "\"['a', 'b']\""),
+    ],
+)
+def test_a_value_in_text_looks_neither_like_two_nor_like_a_line(value: Any, shown: str) -> None:
+    line = TextFormatter().format(record("request", fields={"field": value, "last": 1}))
+    assert line.endswith(f" request field={shown} last=1")
+
+
+def test_the_milliseconds_of_each_record_are_its_own() -> None:
+    made = [record(), record(), record()]
+    for each, created in zip(
+        made, (1_700_000_000.25, 1_700_000_000.999, 1_700_000_001.0), strict=True
+    ):
+        each.created = created
+    times = [json.loads(JsonFormatter().format(each))["time"] for each in made]
+    assert [time[-7:] for time in times] == ["20.250Z", "20.999Z", "21.000Z"]
+
+
 # --- who is heard --------------------------------------------------------------------------------
 
 
@@ -127,6 +161,7 @@ def test_by_default_we_speak_from_info_and_libraries_from_warning() -> None:
     assert heard() == dict.fromkeys(SPEAKERS, quiet) | {
         "hokusai.proxy": loud,
         "hokusai.access": loud,
+        "hokusai.audit": loud,
         "gunicorn.error": loud,
         "urllib3.connectionpool": ["ERROR"],
     }
@@ -142,7 +177,23 @@ def test_debugging_is_ours_alone() -> None:
 def test_the_line_of_a_request_is_written_at_any_level() -> None:
     levels = heard(LOG_LEVEL="ERROR")
     assert levels["hokusai.proxy"] == ["ERROR"]
-    assert levels["hokusai.access"] == ["INFO", "WARNING", "ERROR"]
+    assert levels["hokusai.access"] == levels["hokusai.audit"] == ["INFO", "WARNING", "ERROR"]
+
+
+def test_the_audit_can_be_silent() -> None:
+    assert heard(AUDIT_LOG="off") == heard() | {"hokusai.audit": []}
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_the_audit_can_have_a_file_in_the_format_of_the_log(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "audit.log"
+    said = spoken(AUDIT_LOG=str(file), LOG_FORMAT=form)
+    assert "hokusai.access" in said and "hokusai.audit" not in said
+    lines = file.read_text().splitlines()
+    assert len(lines) == 3
+    assert all(
+        "hokusai.audit" in line and line.startswith("{") == (form == "json") for line in lines
+    )
 
 
 def test_text_can_be_chosen() -> None:

@@ -1,9 +1,10 @@
-"""No key is ever seen again: not in the log, Redis, a metric, an error, nor by MLflow.
+"""No key is ever seen again: not in a log, Redis, a metric, a trace, an error, nor by MLflow.
 
 A hundred keys are put wherever people put keys, rightly and wrongly, and then looked for.
 """
 
 import base64
+import json
 import re
 import secrets
 import socket
@@ -18,7 +19,16 @@ import pytest
 import redis
 
 from devstack.proxy import Proxy
-from tests.upstreams import PATIENCE, Upstream, eventually, refused_port
+from tests.otlp import Collector
+from tests.upstreams import (
+    PATIENCE,
+    Answer,
+    Received,
+    Upstream,
+    eventually,
+    refused_port,
+    send,
+)
 from tests.wire import Wire, bearer, request
 
 SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
@@ -123,6 +133,61 @@ WRONG: dict[str, Callable[[str], bytes]] = {
     "nothing but the key": lambda key: f"{key}\r\n\r\n".encode(),
 }
 
+#: Where a key is content: MLflow's business, and nobody else's. MLflow answers with what it got.
+API = "/api/mlflow/api/2.0/mlflow"
+
+
+def write(path: str, key: str, body: Any, *fields: str) -> bytes:
+    return request("POST", f"{API}/{path}", bearer(key), *fields, body=json.dumps(body).encode())
+
+
+CONTENT: dict[str, Callable[[str], bytes]] = {
+    "value of a parameter": lambda key: write(
+        "runs/log-parameter", key, {"key": "a", "value": key}
+    ),
+    "name of a parameter": lambda key: write("runs/log-parameter", key, {"key": key, "value": "a"}),
+    "id of a run": lambda key: write("runs/log-metric", key, {"run_id": key}),
+    "id of a run, encoded": lambda key: write("runs/log-metric", key, {"run_id": encoded(key)}),
+    "name of a run": lambda key: write("runs/create", key, {"run_name": f"my {key}"}),
+    "field": lambda key: write("runs/create", key, {key: 1}),
+    "several": lambda key: write("traces/delete-traces", key, {"request_ids": [key, key]}),
+    "tag": lambda key: write("runs/create", key, {"tags": [{"key": key, "value": key}]}),
+    "body that is no JSON": lambda key: request(
+        "POST", f"{API}/runs/create", bearer(key), body=f"{{{key}".encode()
+    ),
+    "body that streams": lambda key: write("runs/create", key, {"run_name": key * 2000}),
+    "artifact": lambda key: request("PUT", f"{ARTIFACTS}/a", bearer(key), body=key.encode()),
+    "large artifact": lambda key: request(
+        "PUT", f"{ARTIFACTS}/a", bearer(key), body=key.encode() * 3000
+    ),
+    "chunked artifact": lambda key: request(
+        "PUT",
+        f"{ARTIFACTS}/a",
+        bearer(key),
+        "Transfer-Encoding: chunked",
+        body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(key), key.encode()),
+    ),
+    "GraphQL": lambda key: request(
+        "POST", "/mlflow/graphql", bearer(key), body=json.dumps({"query": key}).encode()
+    ),
+    "User-Agent": lambda key: get(SEARCH, f"User-Agent: {key}", bearer(key)),
+    "Referer": lambda key: get(SEARCH, f"Referer: http://a/?key={key}", bearer(key)),
+    "Host": lambda key: get(SEARCH, f"Host: {key.replace('_', '-')}", bearer(key)),
+    "tracestate": lambda key: write(
+        "runs/create", key, {}, f"traceparent: {TRACE}", f"tracestate: a={key}"
+    ),
+    "baggage": lambda key: write("runs/create", key, {}, f"baggage: a={key}"),
+}
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def echo(asked: Received) -> Answer:
+    """Repeats the request, in a header, the reason and the body."""
+    secret = asked.all("Authorization") + asked.all("User-Agent") + [asked.body.decode("latin-1")]
+    said = f"HTTP/1.1 400 {secret[-1][:80]}\r\nX-Echo: {secret[-1][:80]}\r\n"
+    return Answer(send(f"{said}Content-Length: {len(asked.body)}\r\n\r\n".encode() + asked.body))
+
+
 #: What is sent before the client hangs up.
 CUT_OFF: dict[str, Callable[[str], bytes]] = {
     "in the request line": lambda key: f"GET {SEARCH}?key={key}".encode(),
@@ -144,6 +209,14 @@ def put_everywhere(proxy: Proxy, keys: list[str]) -> bytes:
             with Wire(proxy.url) as wire:
                 wire.send(form(key))
     return said
+
+
+def put_as_content(proxy: Proxy, keys: list[str]) -> None:
+    """Sends each key as content; what comes back is MLflow's, and the client's own."""
+    for form in CONTENT.values():
+        for key in keys:
+            with Wire(proxy.url) as wire:
+                wire.ask(form(key))
 
 
 # --- where they are looked for -------------------------------------------------------------------
@@ -211,10 +284,12 @@ def keys(auth_service: Any) -> list[str]:
     return valid + [f"hk_test_{secrets.token_hex(22)}" for _ in range(50)]
 
 
+QUICK_TRACES = {"OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_BSP_MAX_QUEUE_SIZE": "100000"}
 SETTINGS: dict[str, dict[str, str]] = {
     "as usual": {},
     "debugging": {"LOG_LEVEL": "DEBUG", "MLFLOW_PROXY_DEBUG": "true"},
     "debugging in text": {"LOG_LEVEL": "DEBUG", "MLFLOW_PROXY_DEBUG": "1", "LOG_FORMAT": "text"},
+    "with traces": {"OTEL_ENABLED": "true", "OTEL_SEMCONV_STABILITY_OPT_IN": "http/dup"},
     "without the auth service": {"LOG_LEVEL": "DEBUG", "HOKUSAI_AUTH_SERVICE_URL": "refused"},
     "without MLflow": {"LOG_LEVEL": "DEBUG", "MLFLOW_SERVER_URL": "refused"},
 }
@@ -231,25 +306,33 @@ def test_no_key_is_seen_again(
     name: str,
 ) -> None:
     store, folder = start_redis(), tmp_path / "instance"
-    with refused_port() as port, watched(store.port) as commands:
-        settings = {
+    with refused_port() as port, watched(store.port) as commands, Collector() as collector:
+        settings = {"AUDIT_LOG": str(tmp_path / "audit.log"), **QUICK_TRACES}
+        settings |= {
             variable: f"http://127.0.0.1:{port}" if value == "refused" else value
             for variable, value in SETTINGS[name].items()
         }
+        settings["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
         proxy = start_front(REDIS_URL=store.url, INSTANCE_FOLDER=folder, **settings)
         said = put_everywhere(proxy, keys if name == "debugging" else keys[40:60])
+        asked = b"".join(each.head + each.body for each in upstream.requests)
+        upstream.answers_by(echo)
+        put_as_content(proxy, keys[::9])
         metrics = repr(_ask(proxy, "/metrics")).encode()
         last = _ask(proxy, "/nothing").json["request_id"]
         eventually(lambda: last in proxy.log.read_text(), "the last log line")
         remembered = everything_in(store.port)
+        proxy.stop()
 
     places = {
         "the log": proxy.log.read_bytes(),
+        "the audit log": (tmp_path / "audit.log").read_bytes(),
+        "a trace": b"".join(collector.raw),
         "Redis": remembered,
         "a command to Redis": bytes(commands),
         "an answer of ours": said,
         "the metrics": metrics,
-        "a request to MLflow": b"".join(asked.head + asked.body for asked in upstream.requests),
+        "a request to MLflow": asked,
         "the instance's folder": b"".join(
             file.read_bytes() for file in folder.rglob("*") if file.is_file()
         ),
@@ -258,6 +341,8 @@ def test_no_key_is_seen_again(
     listed = [f"{place}: {before!r}" for place in found for before in sorted(found[place])]
     assert listed == []
     assert all(places[place] for place in ("the log", "a command to Redis", "an answer of ours"))
+    assert bool(places["the audit log"]) == (name != "without the auth service")
+    assert bool(places["a trace"]) == (name == "with traces")
 
 
 def _ask(proxy: Proxy, target: str) -> Any:

@@ -388,6 +388,7 @@ def test_nothing_is_added_but_what_the_contract_names(
         "x-forwarded-host",
         "x-forwarded-prefix",
         "x-forwarded-proto",
+        "x-hokusai-hop",
         "x-hokusai-key-id",
         "x-hokusai-service-id",
         "x-hokusai-user-id",

@@ -1,0 +1,79 @@
+"""What operators live with, built from the walk's parts and mounted beside it."""
+
+from pathlib import Path
+
+from flask import Flask
+
+from app.auth_service import AuthService
+from app.instance_store import InstanceStore
+from app.metrics import count_refused_head
+from app.operations import api_description, commands, health, metrics_page, remote_circuits
+from app.operations import self_test as self_tests
+from app.operations.checks import Checks
+from app.operations.circuits import CircuitBoard
+from app.operations.emf import EmbeddedMetrics
+from app.operations.internals import Inside
+from app.operations.readiness import Readiness
+from app.operations.results import SharedResults
+from app.proxy import Parts
+from app.redis_link import RedisLink
+from app.revocations import Revocations
+from config import Settings
+
+
+def mount(
+    app: Flask,
+    settings: Settings,
+    parts: Parts,
+    auth_service: AuthService,
+    link: RedisLink,
+    store: InstanceStore,
+    board: CircuitBoard,
+    revocations: Revocations,
+) -> SharedResults:
+    """Routes, commands, and what gunicorn.conf.py starts in each worker. The checks' results are
+    handed on, for the status page."""
+    folder = Path(settings.instance_folder) if settings.instance_folder else None
+    results = _mount_health(app, settings, parts, auth_service, link, store, board)
+    app.register_blueprint(metrics_page.blueprint(folder / "metrics" if folder else None))
+    app.register_blueprint(api_description.blueprint())
+    app.register_blueprint(
+        self_tests.blueprint(parts.authenticator, parts.limits, settings.trusted_proxy_hops)
+    )
+    commands.add(app.cli, settings, link, revocations, parts.routes)
+    app.extensions["hokusai-refused"] = count_refused_head
+    if folder:
+        circuits = (parts.upstream.circuit, auth_service.circuit)
+        app.extensions["hokusai-circuits"] = remote_circuits.Publisher(folder, circuits)
+    if settings.otel_enabled:
+        from app.operations import telemetry  # an extra: requirements/telemetry.in
+
+        telemetry.trace(app)
+    if settings.metrics_emf:
+        app.extensions["hokusai-emf"] = EmbeddedMetrics(
+            settings.metrics_emf_namespace,
+            settings.metrics_emf_service,
+            settings.metrics_emf_interval,
+        )
+    return results
+
+
+def _mount_health(
+    app: Flask,
+    settings: Settings,
+    parts: Parts,
+    auth_service: AuthService,
+    link: RedisLink,
+    store: InstanceStore,
+    board: CircuitBoard,
+) -> SharedResults:
+    inside = Inside(settings, parts.upstream, auth_service, parts.in_flight, board)
+    checks = Checks(settings, parts.upstream, link, auth_service, board)
+    questions = checks.questions() | inside.questions()
+    results = SharedResults(store, questions, settings.health_cache_ttl, settings.health_timeout)
+    readiness = Readiness(results, store, settings.max_stored_verdict_age)
+    app.register_blueprint(
+        health.blueprint(results, readiness, inside, parts.authenticator, parts.limits)
+    )
+    app.extensions["hokusai-health"] = readiness
+    return results

@@ -1,0 +1,226 @@
+"""Named steps, their report and the exit status: what all check scripts share.
+
+A step is a function that returns a short detail to show (or None) and raises `Failed` or
+`Skipped` when there is nothing to be proud of. `Steps` times it, prints one line for it, hides
+the key in every text, and counts.
+"""
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TextIO
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+Status = Literal["passed", "failed", "skipped"]
+MARKS: dict[Status, str] = {"passed": "✓", "failed": "✗", "skipped": "-"}
+COLOURS: dict[Status, str] = {"passed": "32", "failed": "31", "skipped": "2"}
+NAME_WIDTH = 46
+
+
+class Failed(Exception):
+    """A step went wrong.
+
+    Args:
+        message: one sentence, what happened.
+        remedy: what to do about it; "" if nobody knows.
+        request_id: the id to look for in the proxy's log; "" if there was no request.
+        fault: the name of what is wrong, out of `faults.py`; "" if it has none.
+    """
+
+    def __init__(
+        self, message: str, remedy: str = "", request_id: str = "", fault: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message, self.remedy, self.request_id = message, remedy, request_id
+        self.fault = fault
+
+
+class Skipped(Exception):
+    """A step that does not apply here; its text says why. It does not make the run fail."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished step; `ms` is its duration in milliseconds, absent texts are ""."""
+
+    name: str
+    status: Status
+    ms: float
+    detail: str = ""
+    remedy: str = ""
+    request_id: str = ""
+    fault: str = ""
+
+
+def unexpected(error: Exception) -> Failed:
+    """Translate an error that nobody foresaw: its type and its first line."""
+    first_line = str(error).strip().split("\n")[0]
+    return Failed(f"{type(error).__name__}: {first_line[:300]}", "Report this with its step.")
+
+
+@dataclass
+class Steps:
+    """Runs steps one after the other and reports each as soon as it is done.
+
+    Args:
+        title: what is being checked, for the heading.
+        facts: label and value of each heading line, such as the tracking URI.
+        redact: takes the key out of a text; every text passes through it.
+        as_json: print one JSON document at the end and nothing before.
+        translate: turns an exception that is neither `Failed` nor `Skipped` into a `Failed`.
+        out: where the report goes; None is the stdout of this moment.
+    """
+
+    title: str
+    facts: dict[str, str]
+    redact: Callable[[str], str]
+    as_json: bool = False
+    translate: Callable[[Exception], Failed] = unexpected
+    out: TextIO | None = None
+    results: list[Result] = field(default_factory=list)
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        self.out = self.out or sys.stdout
+        if isinstance(self.out, io.TextIOWrapper):
+            self.out.reconfigure(errors="replace")  # a terminal without ✓ shall not end the run
+        self._blocked: set[str] = set()
+        self._last_remedy = ""
+        self._started = time.perf_counter()
+        self._colour = uses_colour(self.out, os.environ)
+        self._say(self.title)
+        for label, value in self.facts.items():
+            self._say(f"  {label:<14}{value}")
+        self._say("")
+
+    def run(
+        self,
+        name: str,
+        check: Callable[[], str | None],
+        needs: str | tuple[str, ...] = (),
+        always: bool = False,
+    ) -> bool:
+        """Run one step; True if it passed.
+
+        Args:
+            needs: names of earlier steps; if one of them failed, this one is skipped.
+            always: run it even after Ctrl-C (cleaning up).
+        """
+        wanted = (needs,) if isinstance(needs, str) else needs
+        missing = [step for step in wanted if step in self._blocked]
+        if missing or (self.interrupted and not always):
+            self._blocked.add(name)
+            why = "interrupted" if self.interrupted else f"needs: {missing[0]}"
+            return self._record(Result(name, "skipped", 0.0, why))
+        started = time.perf_counter()
+        status, failure = self._outcome(check)
+        if status == "failed":
+            self._blocked.add(name)
+        ms = round((time.perf_counter() - started) * 1000, 1)
+        said = (failure.message, failure.remedy, failure.request_id, failure.fault)
+        return self._record(Result(name, status, ms, *said))
+
+    def _outcome(self, check: Callable[[], str | None]) -> tuple[Status, Failed]:
+        try:
+            return "passed", Failed(check() or "")
+        except Skipped as reason:
+            return "skipped", Failed(str(reason))
+        except Failed as failure:
+            return "failed", failure
+        except KeyboardInterrupt:
+            self.interrupted = True
+            return "failed", Failed("interrupted")
+        except Exception as error:
+            return "failed", self.translate(error)
+
+    def finish(self) -> int:
+        """Print the summary (or the JSON document); return the exit status."""
+        took = time.perf_counter() - self._started
+        if self.as_json:
+            self._print(json.dumps(self._document(took), indent=2, ensure_ascii=False))
+        if self.faults:
+            self._say(f"\nfound: {', '.join(self.faults)}")
+        parts = [f"{self.count(status)} {status}" for status in MARKS if self.count(status)]
+        self._say(f"\n{', '.join(parts)} in {took:.1f} s")
+        return EXIT_OK if self.ok else EXIT_FAILED
+
+    @property
+    def faults(self) -> dict[str, Result]:
+        """What is wrong, by name: for each fault the first step that showed it."""
+        found: dict[str, Result] = {}
+        for result in self.results:
+            if result.fault:
+                found.setdefault(result.fault, result)
+        return found
+
+    @property
+    def ok(self) -> bool:
+        return not self.count("failed") and not self.interrupted
+
+    def count(self, status: Status) -> int:
+        return sum(result.status == status for result in self.results)
+
+    def _document(self, took: float) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            **{
+                label.lower().replace(" ", "_"): self.redact(value)
+                for label, value in self.facts.items()
+            },
+            "ok": self.ok,
+            **{status: self.count(status) for status in MARKS},
+            "seconds": round(took, 3),
+            "faults": list(self.faults),
+            "steps": [asdict(result) for result in self.results],
+        }
+
+    def _record(self, result: Result) -> bool:
+        result = replace(
+            result,
+            detail=self.redact(result.detail),
+            remedy=self.redact(result.remedy),
+            request_id=self.redact(result.request_id),
+        )
+        self.results.append(result)
+        for line in self._lines(result):
+            self._say(line)
+        return result.status == "passed"
+
+    def _lines(self, result: Result) -> list[str]:
+        mark = self._paint(MARKS[result.status], COLOURS[result.status])
+        head = f"  {mark} {result.name:<{NAME_WIDTH}}"
+        if result.status == "skipped":
+            return [f"{head}{'':>11}  {result.detail}"]
+        head += f"{result.ms:>8.1f} ms{f'  {result.fault}' if result.fault else ''}"
+        if result.status == "passed":
+            self._last_remedy = ""
+            return [f"{head}  {result.detail}".rstrip()]
+        remedy = "as above" if result.remedy == self._last_remedy else result.remedy
+        self._last_remedy = result.remedy
+        below = [result.detail, result.remedy and f"→ {remedy}"]
+        below.append(result.request_id and f"request id: {result.request_id}")
+        return [head, *(f"      {text}" for text in below if text)]
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
+
+    def _say(self, line: str) -> None:
+        if not self.as_json:
+            self._print(self.redact(line))
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text, file=self.out, flush=True)
+        except BrokenPipeError:  # `| head` has seen enough; cleaning up still has to run
+            self.out = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+            os.dup2(self.out.fileno(), 1)
+
+
+def uses_colour(out: TextIO, environ: Any) -> bool:
+    """Colour only on a terminal, and not if NO_COLOR is set (see no-color.org)."""
+    return out.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"

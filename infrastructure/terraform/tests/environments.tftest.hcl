@@ -1,0 +1,69 @@
+# Both environments are made, of nothing but mocks. What their state says is judged elsewhere
+# (tests/infrastructure/ at the top of the repository); here stand the few things worth a sentence.
+
+mock_provider "aws" {
+  source = "./tests/mocks"
+}
+
+override_resource {
+  target = module.mlflow.aws_lb_target_group.proxy
+  values = {
+    arn        = "arn:aws:elasticloadbalancing:eu-central-1:000000000000:targetgroup/proxy/0"
+    arn_suffix = "targetgroup/proxy/0"
+  }
+}
+
+run "development" {
+  module {
+    source = "./environments/development"
+  }
+
+  assert {
+    condition     = output.mlflow.mlflow_server_url == "http://mlflow.hokusai-development.local:5000"
+    error_message = "MLflow's private name is part of the contract."
+  }
+  assert {
+    condition     = output.mlflow.tracking_uri == "https://registry.hokus.ai/api/mlflow"
+    error_message = "The tracking URI is what the documentation gives."
+  }
+}
+
+run "production" {
+  module {
+    source = "./environments/production"
+  }
+
+  assert {
+    condition     = output.mlflow.mlflow_server_url == "http://mlflow.hokusai-production.local:5000"
+    error_message = "MLflow's private name is part of the contract."
+  }
+}
+
+# Behind a load balancer and a Redis that are there already.
+run "guest" {
+  module {
+    source = "./environments/development"
+  }
+
+  variables {
+    existing_alb = {
+      listener_arn      = "arn:aws:elasticloadbalancing:eu-central-1:000000000000:listener/app/theirs/0/0"
+      arn_suffix        = "app/theirs/0"
+      security_group_id = "sg-mock-theirs"
+      idle_timeout      = 150
+    }
+    listener_rule_priority_offset = 1000
+    certificate_arn               = null
+    public_subnet_ids             = []
+    create_redis                  = false
+    redis_auth_token              = null
+    redis_url_secret_arn          = "arn:aws:secretsmanager:eu-central-1:000000000000:secret:redis-theirs"
+    redis_security_group_id       = "sg-mock-redis"
+    auth_service_url              = "http://auth.internal:8001"
+  }
+
+  assert {
+    condition     = output.mlflow.alb_dns_name == null
+    error_message = "No second load balancer is made."
+  }
+}

@@ -1,0 +1,13 @@
+"""A new version and back, under load: no request is lost; one that cannot start harms nobody."""
+
+import pytest
+
+from drills import rollback
+from drills.stage import Stage
+
+
+@pytest.mark.slow
+def test_a_version_is_replaced_and_rolled_back_without_a_failed_request(stage: Stage) -> None:
+    there_and_back, cannot_start = rollback.drill(stage, clients=4, between=0.5)
+    assert there_and_back.held, there_and_back.saw
+    assert cannot_start.held, cannot_start.saw

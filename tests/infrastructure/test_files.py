@@ -1,0 +1,111 @@
+"""What stands in the files: named as agreed, nothing of a real deployment, one truth for routes."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import hcl2
+import pytest
+from werkzeug.routing import Rule
+
+from app import create_app
+from config import Settings
+from tests.app.samples import settings
+from tests.infrastructure.alb import Action, decide
+from tests.infrastructure.deployment import INFRASTRUCTURE, read
+from tests.infrastructure.hcl import Module
+
+TERRAFORM = INFRASTRUCTURE / "terraform"
+ENVIRONMENTS = [TERRAFORM / "environments" / name for name in ("development", "production")]
+FILES = [
+    path
+    for path in sorted(INFRASTRUCTURE.rglob("*"))
+    if path.is_file() and not {".terraform", "__pycache__"} & {*path.parts}
+]
+
+
+@pytest.mark.parametrize(
+    "name",
+    "main alb-listener-rules service-discovery ecs-proxy ecs-mlflow security-groups monitoring "
+    "redis variables outputs".split(),
+)
+def test_the_module_has_the_file(name: str) -> None:
+    assert (TERRAFORM / f"{name}.tf").exists()
+
+
+@pytest.mark.parametrize(
+    "file", FILES, ids=lambda path: path.relative_to(INFRASTRUCTURE).as_posix()
+)
+def test_nothing_of_a_real_deployment(file: Path) -> None:
+    """No account, no ARN but patterns and inventions, no id, no address."""
+    text = file.read_text("utf-8")
+    assert {*re.findall(r"(?<![\w.])\d{12}(?![\w.])", text)} <= {"0" * 12}
+    arns = re.findall(r"arn:aws[a-z-]*:[a-z0-9-]*:[a-z0-9-]*:(\d*):", text)
+    assert {*arns} <= {"", "0" * 12}
+    assert not re.findall(r"\b(?:vpc|subnet|sg|eni|i|rtb|igw|nat)-[0-9a-f]{8,17}\b", text)
+    addresses = re.findall(r"\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b", text)
+    assert {*addresses} <= {"0.0.0.0", "127.0.0.1"}
+    assert not re.search(r"\.(amazonaws\.com|amazonaws\.com\.cn)\b", text.replace("ecs-tasks.", ""))
+
+
+@pytest.mark.parametrize("folder", ENVIRONMENTS, ids=lambda path: path.name)
+def test_an_environment_only_sets_variables(folder: Path) -> None:
+    blocks: dict[str, list[str]] = {}
+    for file in folder.glob("*.tf"):
+        for kind, found in hcl2.loads(file.read_text("utf-8")).items():
+            if not kind.startswith("__"):
+                blocks.setdefault(kind, []).extend(name for block in found for name in block)
+    assert {*blocks} == {"terraform", "provider", "module", "variable", "output"}
+    assert blocks["module"] == ['"mlflow"']
+
+
+def test_both_environments_ask_for_the_same() -> None:
+    for name in ("variables.tf", "outputs.tf", "terraform.tfvars.example"):
+        one, other = (folder / name for folder in ENVIRONMENTS)
+        assert one.read_text("utf-8") == other.read_text("utf-8")
+
+
+def test_the_example_sets_what_has_no_default() -> None:
+    for folder in ENVIRONMENTS:
+        needed = {
+            name.strip('"')
+            for block in hcl2.loads((folder / "variables.tf").read_text("utf-8"))["variable"]
+            for name, body in block.items()
+            if "default" not in body
+        }
+        example = (folder / "terraform.tfvars.example").read_text("utf-8")
+        assert needed <= {*re.findall(r"^(\w+) +=", example, re.MULTILINE)}
+
+
+def test_every_variable_says_what_it_is() -> None:
+    variables = hcl2.loads((TERRAFORM / "variables.tf").read_text("utf-8"))["variable"]
+    assert [
+        name for block in variables for name, body in block.items() if not body["description"]
+    ] == []
+
+
+def test_the_load_balancer_lets_through_what_the_app_serves_to_the_public(tmp_path: Path) -> None:
+    """Every route of the app but readiness and metrics; the app is asked, not a list."""
+    app = create_app(settings(instance_folder=str(tmp_path)))
+    rules = read(Module(TERRAFORM).resources()).rules
+    stopped = {
+        example(rule)
+        for rule in app.url_map.iter_rules()
+        if decide(rules, Action("fixed-response"), "registry.hokus.ai", example(rule)).kind
+        != "forward"
+    }
+    assert stopped == {"/ready", "/metrics"}
+
+
+def example(rule: Rule) -> str:
+    """A path that a route of the app matches."""
+    return re.sub(r"<[^>]+>", "x", rule.rule)
+
+
+def test_every_variable_that_the_task_sets_is_a_setting_of_the_proxy() -> None:
+    known = {row.metadata["variable"] for row in fields(Settings)}
+    text = (TERRAFORM / "ecs-proxy.tf").read_text("utf-8")
+    contract = Module(TERRAFORM).local("contract")["proxy"]["environment"]
+    set_here = {*re.findall(r"\b([A-Z]{2,}(?:_[A-Z]+)+|BIND|INSTANCES)\b +=", text)}
+    assert {"MLFLOW_SERVER_URL", "REDIS_URL", "INSTANCES"} <= set_here
+    assert {*contract} | set_here <= known
