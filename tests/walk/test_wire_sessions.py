@@ -213,6 +213,22 @@ def test_a_made_up_cookie_is_nobodys(front: Proxy, upstream: Upstream, value: st
     assert answer.error == (401, "UNAUTHENTICATED")
 
 
+@pytest.mark.parametrize(("result", "of"), [("accepted", "a session"), ("refused", "nobody")])
+def test_a_session_is_counted_as_such(
+    front: Proxy, upstream: Upstream, session: str, result: str, of: str
+) -> None:
+    name = f'hokusai_proxy_authentications_total{{result="{result}",source="session"}} '
+
+    def counted() -> float:
+        lines = call(front.url, "GET", "/metrics").body.decode().splitlines()
+        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+    before = counted()
+    cookie = session if of == "a session" else f"Cookie: hokusai-session={'a' * 43}"
+    call(front.url, "GET", SEARCH, cookie)
+    assert counted() == before + 1
+
+
 # --- scopes and other sites ----------------------------------------------------------------------
 
 
