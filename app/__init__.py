@@ -84,8 +84,8 @@ def create_app(settings: Settings) -> Flask:
     responses.install(app, hops, target, audit.write)
     revocations = Revocations(link, cache)
     results = mounting.mount(app, settings, parts, auth_service, link, store, board, revocations)
-    browser.mount(app, settings, parts, sessions, results, store)
     app.register_blueprint(proxy.blueprint(parts))
+    browser.mount(app, settings, parts, sessions, results, store)
     revocations.start()
     return app
 
