@@ -52,8 +52,8 @@ class Ways:
         wait_until_idle(self._pids(), self._resting, ALLOWANCE, PATIENCE)
 
     def wait_until_well(self) -> None:
-        """Returns when each way answers in its time again: after many writes at once MLflow's
-        database may be locked for half a minute, and a proxy's circuit open for as long."""
+        """Returns when each way answers in its time again: after many writes at once MLflow was
+        seen to answer nobody for a while, and then a proxy's circuit is open."""
         for contestant in self.contestants:
             deadline = time.monotonic() + UNWELL
             while not _is_well(contestant) and time.monotonic() < deadline:
