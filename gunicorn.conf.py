@@ -56,9 +56,10 @@ proc_name = "hokusai-mlflow-proxy"
 
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
-    """`flask circuit` sees and resets what lives in this worker's memory; with METRICS_EMF it
-    reports its metrics in the log as well."""
+    """`flask circuit` sees and resets what lives in this worker's memory; the status page draws
+    samples of the metrics; with METRICS_EMF it reports them in the log as well."""
     worker.wsgi.extensions["hokusai-circuits"].start()
+    worker.wsgi.extensions["hokusai-samples"].start()
     if report := worker.wsgi.extensions.get("hokusai-emf"):
         report.start()
 

@@ -13,6 +13,8 @@ from flask.sessions import NullSession, SessionInterface
 from app import proxy, responses
 from app.auth_service import AuthService
 from app.authentication import Authenticator
+from app.browser import mounting as browser
+from app.browser.sessions import Sessions
 from app.circuit import Circuit
 from app.forwarding import Upstream
 from app.instance_store import InstanceStore
@@ -49,6 +51,9 @@ def create_app(settings: Settings) -> Flask:
     upstream = Upstream(settings, circuit)
     auth_service = _auth_service(settings, on_change)
     cache = _verdict_cache(settings, link, store)
+    sessions = Sessions(
+        link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
+    )
     authenticator = Authenticator(
         cache,
         SingleFlight(_in_folder(settings, "turns")),
@@ -56,6 +61,7 @@ def create_app(settings: Settings) -> Flask:
         settings.auth_service_id,
         2 * settings.auth_timeout,
         settings.auth_retry_interval,
+        sessions.principal,
     )
     limits = Limits(
         # An app of its own: flask-limiter's hooks would run on each request, to no purpose.
@@ -77,8 +83,9 @@ def create_app(settings: Settings) -> Flask:
     hops, target = settings.trusted_proxy_hops, settings.mlflow_server_url
     responses.install(app, hops, target, audit.write)
     revocations = Revocations(link, cache)
-    mounting.mount(app, settings, parts, auth_service, link, store, board, revocations)
+    results = mounting.mount(app, settings, parts, auth_service, link, store, board, revocations)
     app.register_blueprint(proxy.blueprint(parts))
+    browser.mount(app, settings, parts, sessions, results, store)
     revocations.start()
     return app
 
@@ -116,6 +123,7 @@ def _verdict_cache(settings: Settings, link: RedisLink, store: InstanceStore) ->
         settings.auth_cache_ttl,
         settings.auth_negative_ttl,
         settings.auth_stale_ttl,
+        settings.session_lifetime,
     )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.auth_service import AuthService, throttled
-from app.credentials import Credentials
+from app.credentials import Credentials, Ticket
 from app.errors import AuthServiceUnavailable, RateLimited, Unauthenticated
 from app.metrics import count_authentication
 from app.principal import Principal, Verdict
@@ -30,7 +30,7 @@ from app.verdict_cache import VerdictCache
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """Which principal, and how it was found: "hit", "miss" or "stale"."""
+    """Which principal, and how it was found: "hit", "miss", "stale" or "session"."""
 
     principal: Principal
     source: str
@@ -47,29 +47,35 @@ class Authenticator:
         service_id: str,
         patience: float,
         retry_interval: float,
+        sessions: Callable[[str, str], Principal] | None = None,
     ) -> None:
         """`patience` is how long one waits for another's question, in seconds; more than a question
-        takes that gets no answer, or both would ask."""
+        takes that gets no answer, or both would ask. `sessions` finds the principal of a browser's
+        session by its name and the client's address; raises Unauthenticated or
+        AuthServiceUnavailable."""
         self._cache = cache
         self._flights = flights
         self._service = service
         self._service_id = service_id
         self._patience = patience
         self._retry_interval = retry_interval
+        self._sessions = sessions
 
     def authenticate(
         self,
-        credentials: Credentials,
+        credentials: Credentials | Ticket,
         client_ip: str,
         before_asking: Callable[[], None],
         on_failure: Callable[[], None],
     ) -> Authentication:
-        """The principal behind a key.
+        """The principal behind a key, or behind a browser's session.
 
         `before_asking` runs when the answer is not a cached yes, and may refuse (too many failed
         attempts); `on_failure` runs for a bad key. Raises Unauthenticated, RateLimited or
         AuthServiceUnavailable.
         """
+        if isinstance(credentials, Ticket):
+            return Authentication(self._of_session(credentials, client_ip), "session")
         digest = self._cache.digest(credentials.key, client_ip, self._service_id)
         verdict, source = self._cache.fresh(digest), "hit"
         if verdict is None or verdict.principal is None:
@@ -84,6 +90,19 @@ class Authenticator:
                 f"your address ({client_ip})."
             )
         return Authentication(verdict.principal, source)
+
+    def _of_session(self, ticket: Ticket, client_ip: str) -> Principal:
+        """Not counted as a failed attempt: a page that is still open asks on when it has ended, and
+        nobody guesses 256 bits."""
+        if self._sessions is None:
+            raise Unauthenticated("There are no sessions here; send an API key.")
+        try:
+            principal = self._sessions(ticket.session, client_ip)
+        except Unauthenticated:
+            count_authentication("session", False)
+            raise
+        count_authentication("session", True)
+        return principal
 
     def _ask(self, digest: str, credentials: Credentials, client_ip: str) -> tuple[Verdict, str]:
         """The verdict and its source. Where the auth service gives no answer, nobody waits for the

@@ -1,7 +1,8 @@
 """Finding the API key in a request, and refusing what could be read two ways.
 
 Four forms: `Authorization: Bearer K`, `Authorization: ApiKey K`, `Authorization: Basic` with K as
-the password (any user name), and `X-API-Key: K`.
+the password (any user name), and `X-API-Key: K`. Where there is none, the cookie of a browser's
+session stands for the key that was given at sign-in (app/browser/).
 """
 
 import base64
@@ -11,9 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.cross_site import require_own_page
 from app.errors import BadRequest, Unauthenticated
 
 _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,512}")  # printable, no blank, no comma
+
+_SESSION = re.compile(r"[A-Za-z0-9_-]{43}")  # 256 random bits
+
+#: The session's cookie: with TLS, where a page without it cannot set it; and without.
+SESSION_COOKIES = ("__Secure-hokusai-session", "hokusai-session")
 
 HOW = (
     "Send an API key as 'Authorization: Bearer <key>' (MLFLOW_TRACKING_TOKEN), as the password of "
@@ -28,11 +35,18 @@ class Credentials:
     key: str = field(repr=False)
 
 
-def identify(environ: Mapping[str, Any]) -> Credentials:
-    """The key in a WSGI environment.
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The random name of a browser's session, as secret as a key."""
+
+    session: str = field(repr=False)
+
+
+def identify(environ: Mapping[str, Any]) -> Credentials | Ticket:
+    """The key in a WSGI environment, or a session's ticket.
 
     Raises Unauthenticated where there is none or it cannot be a key, BadRequest where there are two
-    different ones.
+    different ones, Forbidden for a session's write that may not be of our own pages.
     """
     keys = set(_from_authorization(environ.get("HTTP_AUTHORIZATION", "").strip()))
     # The server joins repeated headers with commas, which no key holds.
@@ -40,8 +54,26 @@ def identify(environ: Mapping[str, Any]) -> Credentials:
     if len(keys) > 1:
         raise BadRequest("The request carries two different API keys; send one.")
     if not keys:
+        if ticket := session_ticket(environ):
+            require_own_page(environ)
+            return ticket
         raise Unauthenticated(f"No API key. {HOW}")
     (key,) = keys
+    return checked(key)
+
+
+def session_ticket(environ: Mapping[str, Any]) -> Ticket | None:
+    """The session's ticket in the Cookie header, or None. The one that only TLS can set wins."""
+    pairs = (part.strip().partition("=") for part in environ.get("HTTP_COOKIE", "").split(";"))
+    cookies = {name: value for name, _, value in pairs if name in SESSION_COOKIES}
+    for name in SESSION_COOKIES:
+        if _SESSION.fullmatch(cookies.get(name, "")):
+            return Ticket(cookies[name])
+    return None
+
+
+def checked(key: str) -> Credentials:
+    """What was given as a key, if it can be one; else Unauthenticated."""
     if not _KEY.fullmatch(key):
         raise Unauthenticated(f"This cannot be an API key. {HOW}")
     return Credentials(key)

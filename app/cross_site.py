@@ -20,19 +20,31 @@ def refuse_cross_site(environ: Mapping[str, Any]) -> None:
     Sec-Fetch-Site is the browser's own word (https://www.w3.org/TR/fetch-metadata/); where it is
     absent, an Origin that is not this host's decides. SDKs and curl send neither.
     """
-    if environ["REQUEST_METHOD"] in SAFE_METHODS:
-        return
-    site: str | None = environ.get("HTTP_SEC_FETCH_SITE")
-    origin: str = environ.get("HTTP_ORIGIN", "")
-    if site is not None:
-        foreign = site.lower() not in ("same-origin", "none")
-    else:
-        foreign = bool(origin) and _host(origin) != environ.get("HTTP_HOST", "").lower()
-    if foreign:
+    if environ["REQUEST_METHOD"] not in SAFE_METHODS and _is_own_page(environ) is False:
         raise Forbidden(
             "This write comes from another site's page (its Origin is not this host); the proxy "
             "takes writes from its own pages, and from programs that send no Origin."
         )
+
+
+def require_own_page(environ: Mapping[str, Any]) -> None:
+    """Forbidden for a write that does not say that it comes from a page of this host: what a
+    session's cookie, or a sign-in, asks for. Every browser says so."""
+    if environ["REQUEST_METHOD"] not in SAFE_METHODS and not _is_own_page(environ):
+        raise Forbidden(
+            "This write does not come from a page of this host (no Sec-Fetch-Site, and no Origin "
+            "of this host). A browser's session writes from its own pages only; a program sends "
+            "its API key."
+        )
+
+
+def _is_own_page(environ: Mapping[str, Any]) -> bool | None:
+    """Whether the request comes from a page of this host; None where it does not say."""
+    site: str | None = environ.get("HTTP_SEC_FETCH_SITE")
+    if site is not None:
+        return site.lower() in ("same-origin", "none")
+    origin: str = environ.get("HTTP_ORIGIN", "")
+    return _host(origin) == environ.get("HTTP_HOST", "").lower() if origin else None
 
 
 def _host(origin: str) -> str:

@@ -53,8 +53,8 @@ class BadRequest(ProxyError):
 
 
 class Unauthenticated(ProxyError):
-    """No key or a bad one. Tells the client by which schemes it may try; Basic makes a browser ask,
-    with the key as the password."""
+    """No key or a bad one. Tells the client by which schemes it may try. A browser gets a page
+    instead (app/browser/pages.py): Basic would make it ask in a window of its own."""
 
     status, code, outcome = 401, "UNAUTHENTICATED", "unauthenticated"
 

@@ -83,7 +83,7 @@ def receive(environ: Mapping[str, Any], request_id: str, hops: int) -> Inbound:
         decoded_path=decoded,
         query=query,
         client_ip=client_address(environ, hops),
-        scheme=_scheme(environ, hops),
+        scheme=scheme_of(environ, hops),
         host=environ.get("HTTP_HOST", ""),
         traceparent=_traceparent(environ),
         content_length=int(length) if length else None,
@@ -204,7 +204,8 @@ def _strip_prefix(target: str) -> tuple[str, str]:
     raise BadRequest("The path's prefix must be written plainly: /api/mlflow/ or /mlflow/.")
 
 
-def _scheme(environ: Mapping[str, Any], hops: int) -> str:
+def scheme_of(environ: Mapping[str, Any], hops: int) -> str:
+    """http or https, as the client came to the outermost trusted proxy."""
     forwarded = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
     if hops and forwarded in ("http", "https"):
         return str(forwarded)

@@ -74,7 +74,7 @@ IN_FLIGHT = Gauge("hokusai_proxy_in_flight", "Requests being served.", multiproc
 
 AUTHENTICATIONS = Counter(
     "hokusai_proxy_authentications_total",
-    "Verdicts about keys, by source (cache hit, cache miss, stale) and result.",
+    "Verdicts about keys and sessions, by source (cache hit, miss, stale, session) and result.",
     ("source", "result"),
 )
 AUTH_ANSWERS = Counter(
@@ -186,7 +186,8 @@ def count_refused_head(status: int) -> None:
 
 
 def count_authentication(source: str, accepted: bool) -> None:
-    """A verdict about a key: out of the cache ("hit"), fresh ("miss") or "stale"."""
+    """A verdict about a key: out of the cache ("hit"), fresh ("miss") or "stale"; or about a
+    browser's "session"."""
     _labelled(AUTHENTICATIONS, source, "accepted" if accepted else "refused").inc()
 
 
@@ -245,7 +246,7 @@ def _begin() -> None:
         show_circuit(circuit, "closed")
     known: tuple[tuple[Any, tuple[tuple[str, ...], ...]], ...] = (
         (CIRCUIT_CHANGES, (CIRCUITS, STATES)),
-        (AUTHENTICATIONS, (("hit", "miss", "stale"), ("accepted", "refused"))),
+        (AUTHENTICATIONS, (("hit", "miss", "stale", "session"), ("accepted", "refused"))),
         (AUTH_ANSWERS, (("valid", "invalid", "throttled", "unavailable", "not_asked"),)),
         (LIMIT_DECISIONS, (("key",), ("granted", "refused"))),
         (LIMIT_DECISIONS, (("address", "in_flight_of_key", "in_flight"), ("refused",))),

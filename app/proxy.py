@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.authentication import Authenticator
 from app.authorization import authorize
-from app.credentials import Credentials, identify
+from app.credentials import Credentials, Ticket, identify
 from app.cross_site import refuse_cross_site
 from app.errors import NoSuchPath
 from app.forwarding import Upstream
@@ -75,8 +75,10 @@ class Parts:
             place.leave()
             raise
 
-    def authenticate(self, credentials: Credentials, inbound: Inbound, record: Record) -> Principal:
-        """The principal behind the key; failed attempts of an address are limited."""
+    def authenticate(
+        self, credentials: Credentials | Ticket, inbound: Inbound, record: Record
+    ) -> Principal:
+        """The principal behind key or session; failed attempts of an address are limited."""
         began = time.monotonic()
         try:
             found = self.authenticator.authenticate(

@@ -118,19 +118,7 @@ def install(app: Flask, hops: int, target: str, audit: Callable[[Record], None])
         IN_FLIGHT.inc()
         refuse_loop(environ)
 
-    @app.errorhandler(Exception)
-    def refuse(error: Exception) -> Response:
-        known = in_our_words(error)
-        record: Record = g.record
-        record.outcome, record.error_code = known.outcome, known.code
-        if isinstance(known, NotForwarded):
-            record.upstream_seconds = None  # MLflow was not asked
-        _log_cause(error, record)
-        creates = record.route is not None and record.route.creates
-        response = error_response(known, record.request_id, creates)
-        if isinstance(error, ClientGone):
-            response.headers["Connection"] = "close"
-        return response
+    app.register_error_handler(Exception, refuse)
 
     @app.after_request
     def end(response: Response) -> Response:
@@ -139,6 +127,21 @@ def install(app: Flask, hops: int, target: str, audit: Callable[[Record], None])
         response.headers["X-Request-ID"] = record.request_id
         response.call_on_close(lambda: _finish(record, target, audit))
         return response
+
+
+def refuse(error: Exception) -> Response:
+    """The answer to whatever a view raised, noted in the record and, if need be, in the log."""
+    known = in_our_words(error)
+    record: Record = g.record
+    record.outcome, record.error_code = known.outcome, known.code
+    if isinstance(known, NotForwarded):
+        record.upstream_seconds = None  # MLflow was not asked
+    _log_cause(error, record)
+    creates = record.route is not None and record.route.creates
+    response = error_response(known, record.request_id, creates)
+    if isinstance(error, ClientGone):
+        response.headers["Connection"] = "close"
+    return response
 
 
 def in_our_words(error: Exception) -> ProxyError:

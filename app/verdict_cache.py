@@ -41,13 +41,17 @@ class VerdictCache:
         ttl: float,
         negative_ttl: float,
         stale_ttl: float,
+        session_lifetime: float = 0.0,
     ) -> None:
+        """A revocation is remembered for as long as anything lives that it could end: a verdict, or
+        a browser's session."""
         self._link = link
         self._store = store
         self._secret = secret
         self._ttl = ttl
         self._negative_ttl = negative_ttl
         self._stale_ttl = stale_ttl
+        self._memory = max(ttl + stale_ttl, session_lifetime)
         self._local: OrderedDict[str, tuple[Verdict, float]] = OrderedDict()
         self._revoked: dict[str, float] = {}
         self._hearing = (math.inf, 0.0)
@@ -123,7 +127,7 @@ class VerdictCache:
         """Ends all verdicts about this key that are older than now, here and in Redis."""
         now = time.time()
         self._revoked[key_id] = now
-        horizon = now - self._ttl - self._stale_ttl - CLOCK_SKEW
+        horizon = now - self._memory - CLOCK_SKEW
         for old in [name for name, at in self._revoked.items() if at < horizon]:
             del self._revoked[old]
         self._write(TOMBSTONE + key_id, repr(now).encode(), now - horizon)
@@ -137,12 +141,16 @@ class VerdictCache:
         """The shared verdict, unless its key was revoked since."""
         stored = self._get(PREFIX + digest)
         verdict = parse(stored) if stored else None
-        if verdict is None or verdict.principal is None:
-            return verdict
+        return None if verdict is None or self.is_ended(verdict) else verdict
+
+    def is_ended(self, verdict: Verdict) -> bool:
+        """Whether the key was revoked since: as this process heard, or as a mark in Redis says."""
+        if verdict.principal is None:
+            return False
         since, until = self._hearing
         if verdict.asked_at <= since + CLOCK_SKEW or time.monotonic() >= until:
             self._look_for_tombstone(verdict.principal.key_id)
-        return None if self._is_revoked(verdict) else verdict
+        return self._is_revoked(verdict)
 
     def _look_for_tombstone(self, key_id: str) -> None:
         """A revocation that this process may not have heard of."""

@@ -121,6 +121,11 @@ class Settings:
     auth_failure_limit: int = row("AUTH_FAILURE_LIMIT", parsers.count(1), 30, group=AUTH,
         help="Failed authentications per minute and client address; over it, 429.")
 
+    session_lifetime: float = row("SESSION_LIFETIME", parsers.seconds(1, 86_400), 43_200.0, group=AUTH,
+        help="Seconds after which a browser's session ends, whatever happens in it.")
+    session_idle: float = row("SESSION_IDLE", parsers.seconds(1, 86_400), 3600.0, group=AUTH,
+        help="Seconds without a request after which a browser's session ends.")
+
     redis_url: str = row("REDIS_URL", parsers.redis_url, "redis://127.0.0.1:6379/0", group=REDIS, secret=True,
         help="Redis: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://; or "
              "memory:// for one process without Redis.")

@@ -10,7 +10,7 @@ Ready. The servers' logs are in {logs}.
 
   Tracking URI   {api}
   API key        {key}
-  Web interface  {url}/mlflow/  (any user name; the key is the password)
+  Web interface  {url}/mlflow/  (sign in with the key)
 
 Python:
 

@@ -19,7 +19,9 @@ MODULES = {
 }
 APP = {file for file in FILES if file.startswith("app/")}
 SERVER = {file for file in FILES if file.startswith("server/")}
+BROWSER = {file for file in FILES if file.startswith("app/browser/")}
 OPERATIONS = {file for file in FILES if file.startswith("app/operations/")}
+MOUNTING = {"app/operations/mounting.py", "app/browser/mounting.py"}
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -78,8 +80,9 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
         ("pybreaker", {"app/circuit.py"}),
         ("gunicorn gevent", SERVER),
         ("app", {"wsgi.py"} | APP),
-        ("app.operations", {"app/__init__.py"} | OPERATIONS),
-        ("app.proxy", {"app/__init__.py", "app/operations/mounting.py"}),
+        ("app.operations", {"app/__init__.py", *MOUNTING} | OPERATIONS),
+        ("app.browser", {"app/__init__.py"} | BROWSER),
+        ("app.proxy", {"app/__init__.py", *MOUNTING}),
         ("server", {"gunicorn.conf.py"} | SERVER),
     ],
 )

@@ -165,7 +165,7 @@ def test_no_get_is_a_write() -> None:
     [
         ("POST", "/gateway/mlflow/v1/chat/completions"),
         ("POST", "/gateway/proxy/openai/v1/files"),
-        ("GET", "/ajax-api/2.0/mlflow/gateway-proxy"),
+        ("POST", "/ajax-api/2.0/mlflow/gateway-proxy"),
         ("GET", "/api/3.0/mlflow/gateway/secrets/list"),
         ("POST", "/api/2.0/mlflow/webhooks/w1/test"),
         ("GET", "/api/2.0/mlflow/webhooks"),

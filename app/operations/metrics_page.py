@@ -31,18 +31,18 @@ def blueprint(folder: Path | None) -> Blueprint:
     @routes.get("/metrics")
     def metrics() -> Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return Response(encode(_registry(folder)), content_type=content_type)
+        return Response(encode(registry(folder)), content_type=content_type)
 
     return routes
 
 
-def _registry(folder: Path | None) -> CollectorRegistry:
+def registry(folder: Path | None) -> CollectorRegistry:
     """All workers' files where there are several processes, else this process's own values."""
     if folder is None or values.ValueClass is values.MutexValue:
         return prometheus_client.REGISTRY
-    registry = CollectorRegistry()
-    registry.register(AllWorkers(folder))
-    return registry
+    of_all = CollectorRegistry()
+    of_all.register(AllWorkers(folder))
+    return of_all
 
 
 class AllWorkers(Collector):

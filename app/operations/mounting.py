@@ -30,10 +30,11 @@ def mount(
     store: InstanceStore,
     board: CircuitBoard,
     revocations: Revocations,
-) -> None:
-    """Routes, commands, and what gunicorn.conf.py starts in each worker."""
+) -> SharedResults:
+    """Routes, commands, and what gunicorn.conf.py starts in each worker. The checks' results are
+    handed on, for the status page."""
     folder = Path(settings.instance_folder) if settings.instance_folder else None
-    _mount_health(app, settings, parts, auth_service, link, store, board)
+    results = _mount_health(app, settings, parts, auth_service, link, store, board)
     app.register_blueprint(metrics_page.blueprint(folder / "metrics" if folder else None))
     app.register_blueprint(api_description.blueprint())
     app.register_blueprint(
@@ -54,6 +55,7 @@ def mount(
             settings.metrics_emf_service,
             settings.metrics_emf_interval,
         )
+    return results
 
 
 def _mount_health(
@@ -64,7 +66,7 @@ def _mount_health(
     link: RedisLink,
     store: InstanceStore,
     board: CircuitBoard,
-) -> None:
+) -> SharedResults:
     inside = Inside(settings, parts.upstream, auth_service, parts.in_flight, board)
     checks = Checks(settings, parts.upstream, link, auth_service, board)
     questions = checks.questions() | inside.questions()
@@ -74,3 +76,4 @@ def _mount_health(
         health.blueprint(results, readiness, inside, parts.authenticator, parts.limits)
     )
     app.extensions["hokusai-health"] = readiness
+    return results

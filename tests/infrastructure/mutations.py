@@ -204,7 +204,7 @@ MUTATIONS = [
     Mutation("/api/mlflow dropped", TABLE, _paths("api-mlflow", "/api/mlflow/*")),
     Mutation("/api/health dropped", TABLE, _paths("health", "/health", "/api/health/*")),
     Mutation("the wrong host", TABLE, contract(lambda c: c.update(host="hokus.ai"))),
-    Mutation("metrics made public", TABLE, _new_route(400, "/metrics")),
+    Mutation("metrics made public", TABLE, _new_route(500, "/metrics")),
     Mutation("a canary behind another rule", SHADOW, add(CANARY), terraform="other"),
     Mutation("no room before a rule", GAPS, _new_route(199, "/new")),
     Mutation(

@@ -29,6 +29,8 @@ THROUGH = [
         "/api/health",
         "/api/health/mlflow",
         "/api/health/mlflow/detailed",
+        "/mlflow/-/sign-in",
+        "/status",
     )
 ] + [("REGISTRY.hokus.AI", "/mlflow/"), ("Registry.Hokus.Ai", "/health")]
 
@@ -53,6 +55,10 @@ STOPPED = [
         "/health/",
         "/healthz",
         "/health/mlflow",
+        "/status/",
+        "/status/detailed",
+        "/statuses",
+        "/api/status",
         "/api/healthy",
         "/api/2.0/mlflow/runs/create",
         "/ajax-api/2.0/mlflow/runs/create",

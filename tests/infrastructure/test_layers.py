@@ -29,7 +29,7 @@ def test_a_check_finds_nothing_wrong(deployment: Deployment, name: str) -> None:
 
 
 def test_the_checks_have_something_to_look_at(deployment: Deployment) -> None:
-    assert [rule.priority for rule in deployment.rules] == [100, 200, 300]
+    assert [rule.priority for rule in deployment.rules] == [100, 200, 300, 400]
     assert {action.kind for action in deployment.defaults} == {"fixed-response", "redirect"}
     assert [*deployment.groups] == ["proxy"]
     assert {*deployment.containers} == {"proxy", "mlflow"}

@@ -25,7 +25,7 @@ def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Com
             raise click.ClickException(
                 f"{key_id} was not announced. {why}\nWithout it, what a proxy remembers of a key "
                 f"ends {lifetime:g} s after it asked the auth service, or {lifetime + stale:g} s "
-                "where that gives no answer."
+                "where that gives no answer; a browser's session goes on until it ends by itself."
             ) from None
         click.echo(f"Announced on {CHANNEL}; workers that heard it: {workers}.")
         click.echo(

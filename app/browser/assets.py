@@ -1,0 +1,218 @@
+"""MLflow's static files, compressed by us: it sends 4.4 MB of JavaScript as they are.
+
+A file is compressed once in each worker, while its first reader gets it, and kept. Whoever asks
+again still goes the whole walk to MLflow, with the kept copy's ETag: "304 Not Modified" is
+answered with the copy. Only MLflow's static files come here; answers and artifacts never do.
+See docs/decisions/compression.md.
+"""
+
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+from werkzeug.datastructures import Headers
+
+from app.record import Record
+from app.streaming import give_way
+
+#: What is worth it; fonts and pictures are compressed already.
+TYPES = frozenset(
+    """text/javascript application/javascript text/css text/html text/plain image/svg+xml
+    application/json application/manifest+json application/wasm""".split()
+)
+
+#: Bytes: below, a response is one packet anyway; above, nobody wants it in memory.
+SMALLEST, LARGEST = 1024, 16 * 1024 * 1024
+
+#: Bytes of compressed files that a worker keeps; all of MLflow 3.17's are 7 MB.
+KEPT = 16 * 1024 * 1024
+
+#: zlib's, of 9: the next ones cost more and give less than 1 %.
+LEVEL = 6
+
+#: Bytes compressed at once, in about 3 ms; then the worker's other requests have their turn.
+STEP = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A compressed file, and the header fields of MLflow's answer to which it belongs."""
+
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+    etag: str
+
+
+class Copies:
+    """The compressed files of this worker, by path; the least recently used go first."""
+
+    def __init__(self, limit: int = KEPT) -> None:
+        """`limit` is in bytes of compressed files."""
+        self._limit = limit
+        self._size = 0
+        self._guard = threading.Lock()
+        self._kept: OrderedDict[str, Copy] = OrderedDict()
+
+    def get(self, path: str) -> Copy | None:
+        """The copy that was kept, current or not."""
+        with self._guard:
+            if path in self._kept:
+                self._kept.move_to_end(path)
+            return self._kept.get(path)
+
+    def put(self, path: str, copy: Copy) -> None:
+        """Keeps one, in place of an older one of the same path."""
+        with self._guard:
+            if (old := self._kept.pop(path, None)) is not None:
+                self._size -= len(old.body)
+            self._kept[path] = copy
+            self._size += len(copy.body)
+            while self._size > self._limit:
+                self._size -= len(self._kept.popitem(last=False)[1].body)
+
+
+def blueprint(walk: Callable[[Record], Response]) -> Blueprint:
+    """MLflow's static files under both prefixes; `walk` is the way of every request."""
+    routes = Blueprint("assets", __name__)
+    copies = Copies()
+
+    def asset(rest: str) -> Response:
+        return compressed(walk, copies, f"{request.environ.get('QUERY_STRING', '')}?{rest}")
+
+    for prefix in ("/api/mlflow", "/mlflow"):
+        routes.add_url_rule(
+            f"{prefix}/static-files/<any_rest:rest>",
+            "asset",
+            asset,
+            methods=["GET", "HEAD"],
+            provide_automatic_options=False,
+        )
+    return routes
+
+
+def compressed(walk: Callable[[Record], Response], copies: Copies, name: str) -> Response:
+    """The walk's answer, compressed where that is wanted and worth it."""
+    environ = request.environ
+    wanted = request.accept_encodings
+    if not wanted.quality("gzip") or wanted.quality("identity") > wanted.quality("gzip"):
+        return _varying(walk(g.record))
+    _without_unsafe_range(environ)
+    if "HTTP_RANGE" in environ:
+        return _varying(walk(g.record))
+    copy = copies.get(name)
+    asks_itself = "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MODIFIED_SINCE" in environ
+    if copy is not None and not asks_itself:
+        environ["HTTP_IF_NONE_MATCH"] = copy.etag
+    answer = walk(g.record)
+    if copy is not None and answer.status_code == 304 and not asks_itself:
+        return _from_copy(answer, copy)
+    if answer.status_code == 304:
+        _weaken(answer.headers)
+    if _is_worth_it(answer):
+        return _compressing(answer, copies, name)
+    return _varying(answer)
+
+
+def _without_unsafe_range(environ: MutableMapping[str, Any]) -> None:
+    """A range of "what I have a part of" is dropped unless that is named by a strong ETag, which
+    only MLflow's own bytes have (RFC 9110 section 13.1.5): what the client has may be ours."""
+    condition: str | None = environ.get("HTTP_IF_RANGE")
+    if condition is not None and not condition.strip().startswith('"'):
+        environ.pop("HTTP_RANGE", None)
+        del environ["HTTP_IF_RANGE"]
+
+
+def _is_worth_it(answer: Response) -> bool:
+    headers = answer.headers
+    length = headers.get("Content-Length", "")
+    return (
+        answer.status_code == 200
+        and headers.get("Content-Type", "").partition(";")[0].strip().lower() in TYPES
+        and "Content-Encoding" not in headers
+        and "no-transform" not in headers.get("Cache-Control", "")
+        and length.isdigit()
+        and SMALLEST <= int(length) <= LARGEST
+    )
+
+
+def _compressing(answer: Response, copies: Copies, name: str) -> Response:
+    """Compresses what comes while it goes out, and keeps it when all of it came."""
+    etag = answer.headers.get("ETag", "")
+    _describe(answer.headers)
+    if request.method == "HEAD":
+        return answer
+    fields = tuple(answer.headers.items())
+
+    def keep(body: bytes) -> None:
+        if etag:  # else nobody could say later whether it is still the same
+            copies.put(name, Copy(body, fields, etag))
+
+    pieces: Iterator[bytes] = answer.response  # type: ignore[assignment]
+    answer.response = _gzip(pieces, g.record, keep)
+    return answer
+
+
+def _gzip(
+    pieces: Iterator[bytes], record: Record, keep: Callable[[bytes], None]
+) -> Iterator[bytes]:
+    """The pieces as gzip. Where MLflow breaks off, so does this, and nothing is kept."""
+    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    packed: list[bytes] = []
+    for piece in pieces:
+        for start in range(0, len(piece), STEP):
+            if some := packer.compress(piece[start : start + STEP]):
+                packed.append(some)
+                yield some
+            give_way()
+    packed.append(packer.flush())
+    body = b"".join(packed)
+    keep(body)
+    record.bytes_out = len(body)  # not what MLflow sent
+    yield packed[-1]
+
+
+def _from_copy(answer: Response, copy: Copy) -> Response:
+    """The copy, that MLflow has just said is current. What it said anew is said on."""
+    whole = Response(copy.body if request.method == "GET" else b"")
+    whole.headers = Headers(copy.headers)
+    for name in ("Cache-Control", "Expires"):
+        if value := answer.headers.get(name):
+            whole.headers[name] = value
+    whole.headers["Content-Length"] = str(len(copy.body))
+    whole.call_on_close(answer.close)
+    record: Record = g.record
+    record.bytes_out = len(copy.body) if request.method == "GET" else 0
+    return whole
+
+
+def _describe(headers: Headers) -> None:
+    """Header fields for compressed bytes in place of MLflow's: the same ETag, but weak, because the
+    bytes are others; no ranges of them."""
+    headers["Content-Encoding"] = "gzip"
+    headers.pop("Content-Length", None)
+    headers.pop("Accept-Ranges", None)
+    _weaken(headers)
+    _vary(headers)
+
+
+def _weaken(headers: Headers) -> None:
+    etag = headers.get("ETag", "")
+    if etag and not etag.startswith("W/"):
+        headers["ETag"] = f"W/{etag}"
+
+
+def _varying(answer: Response) -> Response:
+    """The walk's answer as it is; a cache in between is told that another client gets another."""
+    if answer.status_code in (200, 206, 304):
+        _vary(answer.headers)
+    return answer
+
+
+def _vary(headers: Headers) -> None:
+    fields = [value for value in headers.getlist("Vary") if value]
+    if not any("accept-encoding" in value.lower() for value in fields):
+        headers["Vary"] = ", ".join([*fields, "Accept-Encoding"])

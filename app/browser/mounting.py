@@ -1,0 +1,37 @@
+"""What a browser meets, built from the walk's parts and mounted beside it."""
+
+from functools import partial
+from pathlib import Path
+
+from flask import Flask
+
+from app.browser import assets, sign_in, status
+from app.browser.samples import Samples
+from app.browser.sessions import Sessions
+from app.instance_store import InstanceStore
+from app.operations import metrics_page
+from app.operations.checks import CHECKS, overall
+from app.operations.results import SharedResults
+from app.proxy import Parts
+from config import Settings
+
+
+def mount(
+    app: Flask,
+    settings: Settings,
+    parts: Parts,
+    sessions: Sessions,
+    results: SharedResults,
+    store: InstanceStore,
+) -> None:
+    """Sign-in, the status page, and MLflow's static files, which walk like all else; and the
+    samples, which gunicorn.conf.py starts in each worker."""
+    metrics = Path(settings.instance_folder) / "metrics" if settings.instance_folder else None
+    samples = Samples(partial(metrics_page.registry, metrics), store)
+    who = sign_in.SignIn(parts.authenticator, parts.limits, sessions, parts.trusted_hops)
+    checks = partial(results.of, *CHECKS)
+    asked = status.Asked(checks, overall, settings.mlflow_server_url, samples)
+    app.register_blueprint(assets.blueprint(parts.walk))
+    app.register_blueprint(sign_in.blueprint(who))
+    app.register_blueprint(status.blueprint(asked, who.asking))
+    app.extensions["hokusai-samples"] = samples

@@ -1,0 +1,113 @@
+"""Our own pages: their template, their security headers, and errors as a page instead of JSON.
+
+Only a browser's navigation gets HTML. SDKs, curl and the scripts of MLflow's own pages get the JSON
+that they always get.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Blueprint, Response, g, render_template, request
+
+from app.credentials import session_ticket
+from app.errors import ProxyError, Unauthenticated
+from app.record import Record
+from app.responses import refuse
+
+#: Where our pages stand. MLflow has no path that begins so, and the load balancer routes it.
+BASE = "/mlflow/-"
+
+#: What a browser that may use these pages is told: with Basic among the schemes it would ask for a
+#: user name and a password in a window of its own.
+CHALLENGE = 'Bearer realm="mlflow"'
+
+SECURITY = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: with that, a browser sends `Origin: null` with our own forms.
+    "Referrer-Policy": "same-origin",
+}
+
+TITLES = {
+    403: "This key may not do that",
+    404: "There is nothing here",
+    429: "Too much at once",
+    502: "MLflow cannot be reached",
+    503: "Not at the moment",
+    504: "MLflow is too slow",
+}
+
+
+def page(template: str, status: int = 200, **values: Any) -> Response:
+    """One of our pages, never cached."""
+    response = Response(render_template(template, base=BASE, **values), status=status)
+    response.headers.extend(SECURITY)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def sign_in_page(
+    problem: str = "",
+    status: int = 200,
+    goal: str = "",
+    note: str = "",
+    headers: Mapping[str, str] = {},
+) -> Response:
+    """The form for a key. `problem` and `note` are sentences for the reader, `goal` is the path to
+    go on to; `headers` are those of the error that leads here."""
+    response = page("sign_in.html", status, problem=problem, goal=goal, note=note)
+    response.headers.extend(headers)
+    if "WWW-Authenticate" in headers:
+        response.headers["WWW-Authenticate"] = CHALLENGE
+    return response
+
+
+def is_navigation(environ: Mapping[str, Any]) -> bool:
+    """Whether a person waits for a page: a GET that accepts HTML, without a key, and, where the
+    browser tells (https://www.w3.org/TR/fetch-metadata/), no script's request."""
+    return (
+        environ["REQUEST_METHOD"] == "GET"
+        and "text/html" in environ.get("HTTP_ACCEPT", "")
+        and environ.get("HTTP_SEC_FETCH_MODE", "navigate") == "navigate"
+        and environ.get("HTTP_SEC_FETCH_DEST", "document") == "document"
+        and not ("HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ)
+    )
+
+
+def install(routes: Blueprint) -> None:
+    """Errors that a navigation under /mlflow/ meets become pages."""
+
+    @routes.app_errorhandler(ProxyError)
+    def refuse_as_fits(error: ProxyError) -> Response:
+        as_json = refuse(error)
+        environ = request.environ
+        if is_navigation(environ) and g.record.path.startswith("/mlflow/"):
+            return error_page(error)
+        if isinstance(error, Unauthenticated) and _is_browser(environ):
+            as_json.headers["WWW-Authenticate"] = CHALLENGE
+        return as_json
+
+
+def error_page(error: ProxyError) -> Response:
+    """The same status as in JSON. Who is not signed in can do so here and now: with the page's
+    address kept, and what stands behind its `#`."""
+    record: Record = g.record
+    if isinstance(error, Unauthenticated):
+        note = error.message if session_ticket(request.environ) else ""
+        goal = request.environ.get("RAW_URI", "")
+        return sign_in_page(status=401, goal=goal, note=note, headers=error.headers)
+    title = TITLES.get(error.status, "This did not work")
+    message, request_id = error.message, record.request_id
+    response = page("error.html", error.status, title=title, message=message, request_id=request_id)
+    response.headers.extend(error.headers)
+    return response
+
+
+def _is_browser(environ: Mapping[str, Any]) -> bool:
+    """Whether a script of a page asks: it is not to make the browser ask for a password. Every
+    browser's User-Agent begins so; a key that came with the request was asked for by us."""
+    agent: str = environ.get("HTTP_USER_AGENT", "")
+    return agent.startswith("Mozilla/") and "HTTP_AUTHORIZATION" not in environ

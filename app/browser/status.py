@@ -1,0 +1,86 @@
+"""/status: how the proxy and what stands behind it are, for people.
+
+Without a session or key it says what /api/health/mlflow says to everyone; with one, also times,
+causes, and the last minutes of this instance, drawn. It probes nothing by itself: the health
+answers are those of /api/health/mlflow, kept as long.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+
+from app.browser import pages
+from app.browser.charts import WINDOW, draw
+from app.browser.samples import Samples
+from app.inbound import check_query
+from app.principal import Principal
+
+#: The checks as a person calls them, in the order of the page.
+NAMES = {
+    "connectivity": "MLflow",
+    "experiments_api": "Experiments API",
+    "models_api": "Models API",
+    "artifacts_api": "Artifacts API",
+    "circuit": "Circuit to MLflow",
+    "auth_service": "Auth service",
+    "redis": "Redis",
+}
+
+HEADLINES = {
+    "healthy": "Everything works",
+    "degraded": "It works, but not all of it",
+    "unhealthy": "MLflow cannot be used",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the page asks: the health checks by name, what they mean as a whole, MLflow's address
+    for whoever holds a key, and the samples."""
+
+    checks: Callable[[], Mapping[str, Any]]
+    overall: Callable[[Any], str]
+    mlflow: str
+    samples: Samples
+
+
+def blueprint(asked: Asked, asking: Callable[[], Principal | None]) -> Blueprint:
+    """The one page. `asking` tells who asks, None for somebody without key or session."""
+    routes = Blueprint("status", __name__)
+
+    @routes.get("/status")
+    def show() -> Response:
+        check_query(request.query_string.decode("latin-1"))
+        principal = asking()
+        g.record.principal = principal
+        checks = asked.checks()
+        state = asked.overall(checks)
+        return pages.page(
+            "status.html",
+            state=state,
+            headline=HEADLINES[state],
+            checks=[(NAMES.get(name, name), checks[name]) for name in _ordered(checks)],
+            now=time.gmtime(),
+            principal=principal,
+            details=_details(asked) if principal is not None else None,
+        )
+
+    return routes
+
+
+def _ordered(checks: Mapping[str, Any]) -> list[str]:
+    return sorted(checks, key=lambda name: [*NAMES, name].index(name))
+
+
+def _details(asked: Asked) -> Mapping[str, Any]:
+    """What only who holds a key sees."""
+    return {
+        "charts": draw(asked.samples.points(), time.time()),
+        "minutes": round(WINDOW / 60),
+        "instance": socket.gethostname(),
+        "mlflow": asked.mlflow,
+    }

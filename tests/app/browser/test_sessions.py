@@ -1,0 +1,68 @@
+"""What stands behind a session's name, and what is believed of it."""
+
+import time
+
+import pytest
+
+from app.browser.sessions import PREFIX, Sessions, _name
+from app.errors import Unauthenticated
+from app.instance_store import InstanceStore
+from app.principal import Verdict
+from app.redis_link import RedisLink
+from tests.app.samples import principal
+
+IP = "198.51.100.7"
+
+
+@pytest.fixture
+def store() -> InstanceStore:
+    return InstanceStore(None)
+
+
+def sessions(store: InstanceStore, lifetime: float = 60, ended: bool = False) -> Sessions:
+    """Without Redis; `ended`: every key was revoked."""
+    link = RedisLink("memory://", 0.1, 1.0)
+
+    def is_ended(verdict: Verdict) -> bool:
+        return ended
+
+    return Sessions(link, store, is_ended, lifetime, 60)
+
+
+def test_a_session_is_who_began_it(store: InstanceStore) -> None:
+    token = sessions(store).begin(principal(), IP, time.time())
+    assert sessions(store).principal(token, IP) == principal()
+
+
+def test_two_sessions_have_two_names_and_end_by_themselves(store: InstanceStore) -> None:
+    own = sessions(store)
+    first, second = (own.begin(principal(), IP, time.time()) for _ in range(2))
+    own.end(first)
+    with pytest.raises(Unauthenticated):
+        own.principal(first, IP)
+    assert own.principal(second, IP) == principal()
+
+
+@pytest.mark.parametrize(
+    ("ended", "began", "ip"),
+    [(True, 0, IP), (False, 61, IP), (False, 0, "198.51.100.8"), (False, 0, "")],
+    ids=["revoked", "too old", "another address", "no address"],
+)
+def test_it_is_nobodys_when(store: InstanceStore, ended: bool, began: float, ip: str) -> None:
+    token = sessions(store).begin(principal(), IP, time.time() - began)
+    with pytest.raises(Unauthenticated):
+        sessions(store, ended=ended).principal(token, ip)
+
+
+@pytest.mark.parametrize(
+    "stored", [b"", b"{}", b"null", b"[1]", b"\xff", b'{"until":1e12,"ip":"x","said":"{}"}']
+)
+def test_what_nobody_could_have_stored_is_no_session(store: InstanceStore, stored: bytes) -> None:
+    store.set_value(_name("token"), stored, 60)
+    with pytest.raises(Unauthenticated):
+        sessions(store).principal("token", IP)
+
+
+def test_the_name_in_the_store_is_not_the_cookie() -> None:
+    assert "secret" not in _name("secret")
+    assert _name("secret").startswith(PREFIX)

@@ -1,0 +1,186 @@
+"""MLflow's static files come compressed, once; artifacts and answers come as they are."""
+
+import gzip
+import uuid
+
+import pytest
+
+from devstack.proxy import Proxy
+from tests.upstreams import Answer, Received, Upstream, reset, send, sized
+from tests.wire import Response, bearer, call
+
+SCRIPT = b"export const wave = 'kanagawa';\n" * 20_000
+GZIP = "Accept-Encoding: gzip, deflate, br"
+
+
+def script(request: Received) -> Answer:
+    """As MLflow serves a static file: ETag, conditions, ranges."""
+    fields = (
+        ("Content-Type", "text/javascript; charset=utf-8"),
+        ("Cache-Control", "public, max-age=2419200"),
+        ("ETag", '"1-2-3"'),
+        ("Accept-Ranges", "bytes"),
+        ("Vary", "Origin"),
+    )
+    if request.one("If-None-Match") in ('"1-2-3"', 'W/"1-2-3"'):
+        return Answer(send(sized(b"", 304, *fields[1:3])))
+    if request.one("Range"):
+        content_range = ("Content-Range", f"bytes 0-9/{len(SCRIPT)}")
+        return Answer(send(sized(SCRIPT[:10], 206, *fields, content_range)))
+    return Answer(send(sized(SCRIPT, 200, *fields)))
+
+
+@pytest.fixture
+def name(upstream: Upstream) -> str:
+    """A script that no other test asks for."""
+    upstream.answers_by(script)
+    return f"/mlflow/static-files/{uuid.uuid4().hex}.js"
+
+
+def ask(front: Proxy, key: str, name: str, *fields: str, method: str = "GET") -> Response:
+    return call(front.url, method, name, bearer(key), *fields)
+
+
+def test_a_script_is_compressed_once_and_then_kept(
+    front: Proxy, upstream: Upstream, key: str, name: str
+) -> None:
+    first, second = ask(front, key, name, GZIP), ask(front, key, name, GZIP)
+    assert first.body == second.body
+    assert gzip.decompress(first.body) == SCRIPT
+    assert len(first.body) * 20 < len(SCRIPT)
+    assert [request.one("If-None-Match") for request in upstream.requests] == [None, '"1-2-3"']
+    for answer in (first, second):
+        assert (answer.status, answer.whole) == (200, True)
+        assert answer.one("Content-Encoding") == "gzip"
+        assert answer.one("Vary") == "Origin, Accept-Encoding"
+        assert answer.one("ETag") == 'W/"1-2-3"'  # the same file, other bytes
+        assert answer.one("Cache-Control") == "public, max-age=2419200"
+        assert answer.one("Accept-Ranges") is None
+    assert second.one("Content-Length") == str(len(second.body))
+
+
+def test_who_kept_it_is_told_that_it_is_the_same(
+    front: Proxy, upstream: Upstream, key: str, name: str
+) -> None:
+    for _ in range(2):  # with and without a copy here
+        answer = ask(front, key, name, GZIP, 'If-None-Match: W/"1-2-3"')
+        assert (answer.status, answer.body) == (304, b"")
+        assert answer.one("ETag") == 'W/"1-2-3"'
+        assert answer.one("Vary") == "Accept-Encoding"
+        ask(front, key, name, GZIP)
+
+
+def test_a_changed_file_is_compressed_anew(
+    front: Proxy, upstream: Upstream, key: str, name: str
+) -> None:
+    ask(front, key, name, GZIP)
+    fields = (("Content-Type", "text/css"), ("ETag", '"new"'))
+    upstream.answers(Answer(send(sized(SCRIPT[::-1], 200, *fields))))
+    answer = ask(front, key, name, GZIP)
+    assert gzip.decompress(answer.body) == SCRIPT[::-1]
+    assert answer.one("ETag") == 'W/"new"'
+
+
+def test_head_says_what_get_would(front: Proxy, upstream: Upstream, key: str, name: str) -> None:
+    early = ask(front, key, name, GZIP, method="HEAD")
+    whole = ask(front, key, name, GZIP)
+    late = ask(front, key, name, GZIP, method="HEAD")
+    for head in (early, late):
+        assert (head.status, head.body) == (200, b"")
+        assert head.one("Content-Encoding") == "gzip"
+        assert head.one("ETag") == whole.one("ETag")
+        assert head.one("Content-Length") in (None, str(len(whole.body)))
+    assert late.one("Content-Length") == str(len(whole.body))
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    ["", "identity", "br", "gzip;q=0", "gzip;q=0.0, br", "*;q=0", "identity, gzip;q=0.5"],
+)
+def test_who_does_not_want_gzip_gets_none(
+    front: Proxy, upstream: Upstream, key: str, name: str, accepted: str
+) -> None:
+    fields = [f"Accept-Encoding: {accepted}"] if accepted else []
+    for _ in range(2):
+        answer = ask(front, key, name, *fields)
+        assert answer.body == SCRIPT
+        assert answer.one("Content-Encoding") is None
+        assert answer.one("ETag") == '"1-2-3"'
+        assert "Accept-Encoding" in (answer.one("Vary") or "")
+        ask(front, key, name, GZIP)
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "GZIP;q=0.5", "*", "br;q=1, gzip;q=0.1"])
+def test_who_takes_gzip_in_any_spelling_gets_it(
+    front: Proxy, upstream: Upstream, key: str, name: str, accepted: str
+) -> None:
+    answer = ask(front, key, name, f"Accept-Encoding: {accepted}")
+    assert gzip.decompress(answer.body) == SCRIPT
+
+
+def test_a_range_is_of_mlflows_own_bytes(
+    front: Proxy, upstream: Upstream, key: str, name: str
+) -> None:
+    ask(front, key, name, GZIP)
+    for fields in (["Range: bytes=0-9"], ["Range: bytes=0-9", 'If-Range: "1-2-3"']):
+        answer = ask(front, key, name, GZIP, *fields)
+        assert (answer.status, answer.body) == (206, SCRIPT[:10])
+        assert answer.one("Content-Encoding") is None
+
+
+@pytest.mark.parametrize("known", ['W/"1-2-3"', "Sat, 21 Nov 2026 09:10:42 GMT"])
+def test_a_rest_of_our_bytes_is_never_a_rest_of_mlflows(
+    front: Proxy, upstream: Upstream, key: str, name: str, known: str
+) -> None:
+    answer = ask(front, key, name, GZIP, "Range: bytes=0-9", f"If-Range: {known}")
+    assert answer.status == 200
+    assert gzip.decompress(answer.body) == SCRIPT
+
+
+def test_a_file_that_broke_off_does_not_look_whole_and_is_not_kept(
+    front: Proxy, upstream: Upstream, key: str, name: str
+) -> None:
+    broken = sized(SCRIPT, 200, ("Content-Type", "text/css"), ("ETag", '"1-2-3"'))[:-100_000]
+    upstream.answers(Answer(send(broken), reset()))
+    assert not ask(front, key, name, GZIP).whole
+    upstream.answers_by(script)
+    assert gzip.decompress(ask(front, key, name, GZIP).body) == SCRIPT
+    assert upstream.requests[-1].one("If-None-Match") is None
+
+
+AS_THEY_ARE = {
+    "a font": ("/mlflow/static-files/a.woff2", ("Content-Type", "font/woff2")),
+    "compressed already": ("/mlflow/static-files/b.js", ("Content-Encoding", "br")),
+    "not to be changed": ("/mlflow/static-files/c.js", ("Cache-Control", "no-transform")),
+    "an artifact": (
+        "/mlflow/api/2.0/mlflow-artifacts/artifacts/static-files/a.js",
+        ("Content-Type", "text/javascript"),
+    ),
+    "another artifact": ("/mlflow/get-artifact?path=a.js", ("Content-Type", "text/javascript")),
+    "an answer": (
+        "/mlflow/ajax-api/2.0/mlflow/experiments/search",
+        ("Content-Type", "application/json"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", AS_THEY_ARE)
+def test_this_is_passed_on_as_it_is(front: Proxy, upstream: Upstream, key: str, what: str) -> None:
+    path, field = AS_THEY_ARE[what]
+    kind = () if field[0] == "Content-Type" else (("Content-Type", "text/javascript"),)
+    upstream.answers(Answer(send(sized(SCRIPT, 200, field, *kind, ("ETag", '"1"')))))
+    for _ in range(2):
+        answer = ask(front, key, path, GZIP)
+        assert answer.body == SCRIPT
+        assert answer.one("ETag") == '"1"'
+
+
+def test_a_kept_file_is_not_for_who_may_not_have_it(
+    front: Proxy, upstream: Upstream, key: str, name: str
+) -> None:
+    ask(front, key, name, GZIP)
+    assert call(front.url, "GET", name, GZIP).error == (401, "UNAUTHENTICATED")
+
+
+def test_both_prefixes_have_it(front: Proxy, upstream: Upstream, key: str, name: str) -> None:
+    assert gzip.decompress(ask(front, key, f"/api{name}", GZIP).body) == SCRIPT

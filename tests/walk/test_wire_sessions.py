@@ -1,0 +1,488 @@
+"""Browser sessions at the wire: who gets a page, what the cookie may do, and when it ends."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import redis
+
+from auth_service import revocation
+from devstack.proxy import Proxy
+from tests.upstreams import Answer, Upstream, send, sized
+from tests.wire import Response, bearer, call
+
+HOME = "/mlflow/"
+SIGN_IN = "/mlflow/-/sign-in"
+SIGN_OUT = "/mlflow/-/sign-out"
+SEARCH = "/mlflow/ajax-api/2.0/mlflow/experiments/search"
+CREATE = "/mlflow/ajax-api/2.0/mlflow/runs/create"
+
+HTML = "Accept: text/html,application/xhtml+xml;q=0.9"
+BROWSER = ("User-Agent: Mozilla/5.0 (X11)", "Accept: */*", "Sec-Fetch-Mode: cors")
+OWN = "Sec-Fetch-Site: same-origin"
+FORM = "Content-Type: application/x-www-form-urlencoded"
+
+
+def sign_in(front: Proxy, key: str, *fields: str, goal: str = "") -> Response:
+    body = f"key={quote(key)}&next={quote(goal)}".encode()
+    return call(front.url, "POST", SIGN_IN, FORM, *(fields or (OWN,)), body=body)
+
+
+def cookie_of(answer: Response) -> str:
+    """The header line that a browser sends from then on."""
+    (pair,) = {cookie.partition(";")[0] for cookie in answer.all("Set-Cookie")}
+    return f"Cookie: {pair}"
+
+
+@pytest.fixture
+def session(front: Proxy, key: str) -> str:
+    """The cookie of a session whose key may do everything."""
+    return cookie_of(sign_in(front, key))
+
+
+# --- who gets a page -----------------------------------------------------------------------------
+
+NAVIGATIONS = {
+    "an old browser": [HTML],
+    "a browser": [HTML, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"],
+    "an ended session": [HTML, f"Cookie: hokusai-session={'a' * 43}"],
+}
+
+
+@pytest.mark.parametrize("who", NAVIGATIONS)
+@pytest.mark.parametrize("path", [HOME, "/mlflow/get-artifact?path=a"])
+def test_a_navigation_without_a_key_gets_the_sign_in_page(
+    front: Proxy, upstream: Upstream, who: str, path: str
+) -> None:
+    answer = call(front.url, "GET", path, *NAVIGATIONS[who])
+    assert answer.status == 401
+    assert (answer.one("Content-Type") or "").startswith("text/html")
+    assert answer.one("WWW-Authenticate") == 'Bearer realm="mlflow"'  # no dialog of the browser's
+    assert answer.one("Cache-Control") == "no-store"
+    assert f'name="next" value="{path}"'.encode() in answer.body
+    assert upstream.requests == []
+
+
+NO_NAVIGATIONS = {
+    "the SDK": ["User-Agent: mlflow-python-client/3.17.2", "Accept: */*"],
+    "no Accept": [],
+    "JSON": ["Accept: application/json"],
+    "a script": [HTML, "Sec-Fetch-Mode: cors", "Sec-Fetch-Dest: empty"],
+    "a frame": [HTML, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: iframe"],
+    "a bad key": [HTML, "Authorization: Bearer hk_test_bad"],
+    "another bad key": [HTML, "X-API-Key: hk_test_bad"],
+}
+
+
+@pytest.mark.parametrize("who", NO_NAVIGATIONS)
+def test_nobody_else_gets_html(front: Proxy, upstream: Upstream, who: str) -> None:
+    answer = call(front.url, "GET", HOME, *NO_NAVIGATIONS[who])
+    assert answer.error == (401, "UNAUTHENTICATED")
+    assert "Basic" in (answer.one("WWW-Authenticate") or "")
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD", "PUT"])
+def test_only_a_get_is_a_navigation(front: Proxy, upstream: Upstream, method: str) -> None:
+    answer = call(front.url, method, HOME, HTML)
+    assert answer.status == 401
+    assert answer.one("Content-Type") == "application/json"
+
+
+def test_the_api_prefix_has_no_pages(front: Proxy, upstream: Upstream) -> None:
+    assert call(front.url, "GET", "/api/mlflow/", HTML).error == (401, "UNAUTHENTICATED")
+
+
+def test_a_pages_script_is_told_without_a_dialog(front: Proxy, upstream: Upstream) -> None:
+    answer = call(front.url, "GET", SEARCH, *BROWSER)
+    assert answer.error == (401, "UNAUTHENTICATED")
+    assert answer.one("WWW-Authenticate") == 'Bearer realm="mlflow"'
+
+
+def test_an_error_that_a_navigation_meets_is_a_page(
+    front: Proxy, upstream: Upstream, auth_service: Any
+) -> None:
+    none = cookie_of(sign_in(front, auth_service.create_key(scopes=["nothing"]).key))
+    answer = call(front.url, "GET", HOME, HTML, none)
+    assert answer.status == 403
+    assert b"<h1>This key may not do that</h1>" in answer.body
+    assert (answer.one("X-Request-ID") or "").encode() in answer.body
+
+
+def test_our_pages_say_what_they_may_load(front: Proxy, session: str) -> None:
+    for path, cookie in ((SIGN_IN, "X: y"), (SIGN_IN, session), ("/status", session)):
+        answer = call(front.url, "GET", path, cookie)
+        assert answer.status == 200
+        policy = answer.one("Content-Security-Policy") or ""
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.one("X-Content-Type-Options") == "nosniff"
+        assert answer.one("Referrer-Policy") == "same-origin"
+        assert not re.search(rb"<script(?![^>]* src=)|<style| style=| on[a-z]+=", answer.body)
+
+
+def test_mlflows_pages_get_none_of_these(front: Proxy, upstream: Upstream, session: str) -> None:
+    answer = call(front.url, "GET", HOME, HTML, session)
+    assert answer.status == 200
+    assert answer.one("Content-Security-Policy") is None
+
+
+@pytest.mark.parametrize("path", ["/mlflow/-/", "/mlflow/-/else", "/mlflow/-/static/else"])
+def test_nothing_below_our_folder_goes_to_mlflow(
+    front: Proxy, upstream: Upstream, key: str, path: str
+) -> None:
+    assert call(front.url, "GET", path, bearer(key)).status == 404
+    assert upstream.requests == []
+
+
+# --- the cookie ----------------------------------------------------------------------------------
+
+
+def test_the_cookie_goes_to_our_paths_only(front: Proxy, key: str) -> None:
+    answer = sign_in(front, key)
+    assert (answer.status, answer.one("Location")) == (303, HOME)
+    assert answer.one("Cache-Control") == "no-store"
+    cookies = answer.all("Set-Cookie")
+    assert {re.search("Path=([^;]*)", cookie)[1] for cookie in cookies} == {"/mlflow", "/status"}  # type: ignore[index]
+    for cookie in cookies:
+        assert cookie.startswith("hokusai-session=")
+        assert "HttpOnly" in cookie
+        assert "SameSite=Lax" in cookie
+        assert "Secure" not in cookie
+        assert "Domain" not in cookie
+
+
+@pytest.mark.parametrize(("proto", "secure"), [("https", True), ("http", False)])
+def test_behind_tls_the_cookie_is_secure(
+    start_front: Callable[..., Proxy], key: str, proto: str, secure: bool
+) -> None:
+    behind = start_front(TRUSTED_PROXY_HOPS=1)
+    fields = (OWN, f"X-Forwarded-Proto: {proto}", "X-Forwarded-For: 127.0.0.1")
+    for cookie in sign_in(behind, key, *fields).all("Set-Cookie"):
+        assert cookie.startswith("__Secure-hokusai-session=") is secure
+        assert ("; Secure" in cookie) is secure
+
+
+def test_a_session_is_who_signed_in_and_its_cookie_stays_here(
+    front: Proxy, upstream: Upstream, auth_service: Any
+) -> None:
+    key = auth_service.create_key(user="ann", scopes=["read"])
+    session = cookie_of(sign_in(front, key.key))
+    assert call(front.url, "GET", SEARCH, session).status == 200
+    seen = upstream.requests[-1]
+    assert seen.one("X-Hokusai-User-Id") == "ann"
+    assert seen.one("X-Hokusai-Key-Id") == key.key_id
+    assert seen.all("Cookie") == seen.all("Authorization") == []
+    assert session.partition("=")[2].encode() not in seen.head
+
+
+def test_redis_holds_neither_key_nor_cookie(front: Proxy, key: str, redis_url: str) -> None:
+    token = cookie_of(sign_in(front, key)).partition("=")[2]
+    with redis.Redis.from_url(redis_url) as client:
+        names = client.keys("hokusai:session:*")
+        everything = b"".join([*names, *(client.get(name) or b"" for name in names)])
+    assert names
+    assert token.encode() not in everything
+    assert key.encode() not in everything
+
+
+def test_the_log_holds_neither(front: Proxy, upstream: Upstream, key: str) -> None:
+    session = cookie_of(sign_in(front, key))
+    call(front.url, "GET", SEARCH, session)
+    log = front.log.read_text(errors="replace")
+    assert "a session began" in log
+    assert session.partition("=")[2] not in log
+    assert key not in log
+
+
+def test_a_key_beside_the_cookie_wins(front: Proxy, upstream: Upstream, auth_service: Any) -> None:
+    session = cookie_of(sign_in(front, auth_service.create_key(user="ann").key))
+    bob = auth_service.create_key(user="bob").key
+    assert call(front.url, "GET", SEARCH, session, bearer(bob)).status == 200
+    assert upstream.requests[-1].one("X-Hokusai-User-Id") == "bob"
+    bad = call(front.url, "GET", SEARCH, session, bearer("hk_test_bad"))
+    assert bad.error == (401, "UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize("value", ["", "a", "a" * 43, "a" * 44, "a" * 5000, "*", '"quoted"', "a=b"])
+def test_a_made_up_cookie_is_nobodys(front: Proxy, upstream: Upstream, value: str) -> None:
+    answer = call(front.url, "GET", SEARCH, f"Cookie: x=1; hokusai-session={value}; y=2")
+    assert answer.error == (401, "UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize(("result", "of"), [("accepted", "a session"), ("refused", "nobody")])
+def test_a_session_is_counted_as_such(
+    front: Proxy, upstream: Upstream, session: str, result: str, of: str
+) -> None:
+    name = f'hokusai_proxy_authentications_total{{result="{result}",source="session"}} '
+
+    def counted() -> float:
+        lines = call(front.url, "GET", "/metrics").body.decode().splitlines()
+        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+    before = counted()
+    cookie = session if of == "a session" else f"Cookie: hokusai-session={'a' * 43}"
+    call(front.url, "GET", SEARCH, cookie)
+    assert counted() == before + 1
+
+
+# --- scopes and other sites ----------------------------------------------------------------------
+
+
+def test_a_read_keys_session_sees_and_changes_nothing(
+    front: Proxy, upstream: Upstream, auth_service: Any
+) -> None:
+    session = cookie_of(sign_in(front, auth_service.create_key(scopes=["read"]).key))
+    assert call(front.url, "GET", SEARCH, session).status == 200
+    answer = call(front.url, "POST", CREATE, session, OWN, body=b"{}")
+    assert answer.error == (403, "PERMISSION_DENIED")
+    assert "needs the scope 'write'" in answer.json["message"]
+
+
+SITES = {
+    "its own page": ([OWN], 200),
+    "a bookmark": (["Sec-Fetch-Site: none"], 200),
+    "its own page in an older browser": (["Origin: http://proxy.test"], 200),
+    "another site": (["Sec-Fetch-Site: cross-site"], 403),
+    "a subdomain": (["Sec-Fetch-Site: same-site", "Origin: http://proxy.test"], 403),
+    "another site in an older browser": (["Origin: http://elsewhere.test"], 403),
+    "a page of no site": (["Origin: null"], 403),
+    "nobody knows": ([], 403),
+}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_session_writes_from_its_own_pages_only(
+    front: Proxy, upstream: Upstream, session: str, site: str
+) -> None:
+    fields, status = SITES[site]
+    assert call(front.url, "POST", CREATE, session, *fields, body=b"{}").status == status
+    assert len(upstream.requests) == (status == 200)
+
+
+@pytest.mark.parametrize("site", [site for site in SITES if SITES[site][1] == 403])
+@pytest.mark.parametrize("path", [SIGN_IN, SIGN_OUT])
+def test_nobody_is_signed_in_or_out_by_another_site(
+    front: Proxy, upstream: Upstream, session: str, key: str, site: str, path: str
+) -> None:
+    fields = [FORM, session, *SITES[site][0]]
+    answer = call(front.url, "POST", path, *fields, body=f"key={key}".encode())
+    assert answer.error == (403, "PERMISSION_DENIED")
+    assert answer.all("Set-Cookie") == []
+    assert call(front.url, "GET", SEARCH, session).status == 200
+
+
+# --- signing in ----------------------------------------------------------------------------------
+
+GOALS = {
+    "/mlflow/": "/mlflow/",
+    "/mlflow/get-artifact?path=a%20b": "/mlflow/get-artifact?path=a%20b",
+    "/status": "/status",
+    "": HOME,
+    "https://evil.test/": HOME,
+    "//evil.test/mlflow/": HOME,
+    "/mlflow//evil.test": HOME,
+    "/mlflow/../../evil": HOME,
+    "/mlflow/%2e%2e/": HOME,
+    "/mlflow/\\evil.test": HOME,
+    "/mlflow/a\r\nSet-Cookie: a=b": HOME,
+    "/mlflow.evil.test/": HOME,
+    "/mlflow/?api_key=hk_test_x": HOME,
+    "/mlflow/-/sign-out": HOME,
+    "javascript:alert(1)": HOME,
+    "/status//evil.test": HOME,
+    "/status@evil.test": HOME,
+    "/api/mlflow/": HOME,
+}
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_sign_in_leads_to_our_own_paths_only(front: Proxy, key: str, goal: str) -> None:
+    answer = sign_in(front, key, goal=goal)
+    assert (answer.status, answer.one("Location")) == (303, GOALS[goal])
+
+
+@pytest.mark.parametrize("key", ["hk_test_unknown", "", "two keys", "ä", "x" * 600])
+def test_a_bad_key_is_told_on_the_page(front: Proxy, key: str) -> None:
+    answer = sign_in(front, key, goal="/status")
+    assert answer.status == 401
+    assert b'role="alert"' in answer.body
+    assert b'name="next" value="/status"' in answer.body
+    assert answer.one("WWW-Authenticate") == 'Bearer realm="mlflow"'
+    assert answer.all("Set-Cookie") == []
+    assert not key or key.encode() not in answer.body
+
+
+def test_failed_attempts_are_limited(start_front: Callable[..., Proxy], key: str) -> None:
+    strict = start_front(AUTH_FAILURE_LIMIT=3, TRUSTED_PROXY_HOPS=1)
+    address = (OWN, "X-Forwarded-For: 198.51.100.23")
+    tried = [sign_in(strict, f"hk_test_guess{n}", *address).status for n in range(4)]
+    assert tried == [401, 401, 401, 429]
+    answer = sign_in(strict, "hk_test_guess", *address)
+    assert int(answer.one("Retry-After") or 0) > 0
+    assert b"Too many failed authentications" in answer.body
+    assert sign_in(strict, key, OWN, "X-Forwarded-For: 198.51.100.24").status == 303
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [["Content-Type: application/json"], ["Content-Type: multipart/form-data"], [FORM]],
+    ids=["JSON", "broken multipart", "no field"],
+)
+def test_what_our_form_does_not_send_is_no_key(front: Proxy, fields: list[str]) -> None:
+    answer = call(front.url, "POST", SIGN_IN, OWN, *fields, body=b"{}")
+    assert answer.status in (400, 401)
+
+
+def test_a_form_that_is_too_long_is_refused(front: Proxy) -> None:
+    body = b"key=" + b"x" * 20_000
+    answer = call(front.url, "POST", SIGN_IN, OWN, FORM, body=body)
+    assert answer.error == (400, "BAD_REQUEST")
+
+
+def test_a_new_sign_in_ends_the_session_before(front: Proxy, upstream: Upstream, key: str) -> None:
+    first = cookie_of(sign_in(front, key))
+    second = cookie_of(sign_in(front, key, OWN, first))
+    assert call(front.url, "GET", SEARCH, first).status == 401
+    assert call(front.url, "GET", SEARCH, second).status == 200
+
+
+# --- the end -------------------------------------------------------------------------------------
+
+
+def test_signing_out_ends_it_on_every_instance(
+    front: Proxy, start_front: Callable[..., Proxy], upstream: Upstream, key: str
+) -> None:
+    other = start_front()
+    session = cookie_of(sign_in(front, key))
+    assert call(other.url, "GET", SEARCH, session).status == 200
+    answer = call(other.url, "POST", SIGN_OUT, session, OWN)
+    assert (answer.status, answer.one("Location")) == (303, f"{SIGN_IN}?signed-out")
+    assert all("Max-Age=0" in cookie for cookie in answer.all("Set-Cookie"))
+    for instance in (front, other):
+        assert call(instance.url, "GET", SEARCH, session).error == (401, "UNAUTHENTICATED")
+
+
+def test_sign_out_takes_a_post(front: Proxy, upstream: Upstream, session: str) -> None:
+    assert call(front.url, "GET", SIGN_OUT, session).status in (404, 405)
+    assert call(front.url, "GET", SEARCH, session).status == 200
+
+
+def test_a_session_ends_after_its_idle_time(
+    start_front: Callable[..., Proxy], upstream: Upstream, key: str
+) -> None:
+    quick = start_front(SESSION_IDLE=2)
+    session = cookie_of(sign_in(quick, key))
+    assert call(quick.url, "GET", SEARCH, session).status == 200
+    upstream.stopping.wait(2.5)
+    assert call(quick.url, "GET", SEARCH, session).status == 401
+
+
+def test_a_session_in_use_ends_after_its_lifetime(
+    start_front: Callable[..., Proxy], upstream: Upstream, key: str
+) -> None:
+    quick = start_front(SESSION_LIFETIME=2)
+    session = cookie_of(sign_in(quick, key))
+    statuses = []
+    for _ in range(40):
+        statuses.append(call(quick.url, "GET", SEARCH, session).status)
+        upstream.stopping.wait(0.1)
+    assert statuses[0] == 200
+    assert statuses[-1] == 401
+
+
+def test_a_session_is_bound_to_the_address(
+    start_front: Callable[..., Proxy], upstream: Upstream, key: str
+) -> None:
+    behind = start_front(TRUSTED_PROXY_HOPS=1)
+    session = cookie_of(sign_in(behind, key, OWN, "X-Forwarded-For: 198.51.100.1"))
+    assert call(behind.url, "GET", SEARCH, session, "X-Forwarded-For: 198.51.100.1").status == 200
+    answer = call(behind.url, "GET", SEARCH, session, "X-Forwarded-For: 198.51.100.2")
+    assert answer.error == (401, "UNAUTHENTICATED")
+
+
+def test_while_redis_is_away_one_signs_in_anew_and_nothing_stale_is_believed(
+    start_front: Callable[..., Proxy],
+    start_redis: Callable[[], Any],
+    upstream: Upstream,
+    key: str,
+) -> None:
+    own = start_redis()
+    alone = start_front(REDIS_URL=own.url, REDIS_RETRY_INTERVAL="0.2")
+    before = cookie_of(sign_in(alone, key))
+    own.stop()
+    answer = call(alone.url, "GET", SEARCH, before)
+    assert answer.error == (503, "TEMPORARILY_UNAVAILABLE")
+    during = cookie_of(sign_in(alone, key))
+    assert call(alone.url, "GET", SEARCH, during).status == 200
+    page = call(alone.url, "GET", HOME, HTML, before)
+    assert page.status == 503
+    assert b"Sessions cannot be looked up" in page.body
+    answer = call(alone.url, "POST", SIGN_OUT, during, OWN)
+    assert answer.status == 303
+    assert call(alone.url, "GET", SEARCH, during).status != 200
+
+
+def test_without_redis_sessions_stay_in_the_process(
+    start_front: Callable[..., Proxy], upstream: Upstream, key: str
+) -> None:
+    alone = start_front(REDIS_URL="memory://", WEB_CONCURRENCY=1)
+    session = cookie_of(sign_in(alone, key))
+    assert call(alone.url, "GET", SEARCH, session).status == 200
+    assert call(alone.url, "POST", SIGN_OUT, session, OWN).status == 303
+    assert call(alone.url, "GET", SEARCH, session).error == (401, "UNAUTHENTICATED")
+
+
+# --- status --------------------------------------------------------------------------------------
+
+
+def test_status_is_coarse_for_everybody_and_detailed_for_who_may(
+    front: Proxy, upstream: Upstream, session: str, key: str
+) -> None:
+    upstream.answers(Answer(send(sized(b"{}"))))
+    public = call(front.url, "GET", "/status")
+    assert public.status == 200
+    assert b"<svg" not in public.body
+    assert upstream.url.encode() not in public.body
+    for field in (session, bearer(key)):
+        detailed = call(front.url, "GET", "/status", field)
+        assert detailed.body.count(b"<svg") == 3
+        assert upstream.url.encode() in detailed.body
+    ended = call(front.url, "GET", "/status", f"Cookie: hokusai-session={'a' * 43}")
+    assert b"<svg" not in ended.body
+    bad = call(front.url, "GET", "/status", bearer("hk_test_bad"))
+    assert bad.error == (401, "UNAUTHENTICATED")
+
+
+def test_the_detailed_health_takes_a_session(front: Proxy, session: str) -> None:
+    assert call(front.url, "GET", "/mlflow/health/mlflow/detailed", session).status in (200, 503)
+
+
+def test_a_revocation_ends_a_session_also_where_nobody_heard_of_it(
+    start_front: Callable[..., Proxy],
+    start_redis: Callable[[], Any],
+    upstream: Upstream,
+    auth_service: Any,
+) -> None:
+    """The mark outlives the verdicts: a worker that starts long after finds it."""
+    own = start_redis()
+    settings = {"REDIS_URL": own.url, "AUTH_CACHE_TTL": 1, "AUTH_STALE_TTL": 0}
+    heard = start_front(**settings)
+    issued = auth_service.create_key(scopes=["read"])
+    session = cookie_of(sign_in(heard, issued.key))
+    upstream.stopping.wait(1.5)  # what is revoked within a second of its validation is dead anyway
+    assert call(heard.url, "GET", SEARCH, session).status == 200
+    revocation.announce(own.url, issued.key_id)
+    with redis.Redis.from_url(own.url) as client:
+        mark = f"hokusai:auth:revoked:{issued.key_id}"
+        deadline = time.monotonic() + 10
+        while not client.exists(mark):
+            assert time.monotonic() < deadline, "nobody heard of it"
+            time.sleep(0.01)
+        assert client.ttl(mark) > 11 * 3600
+    assert call(heard.url, "GET", SEARCH, session).error == (401, "UNAUTHENTICATED")
+    late = start_front(**settings)
+    assert call(late.url, "GET", SEARCH, session).error == (401, "UNAUTHENTICATED")
