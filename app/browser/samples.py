@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 from prometheus_client import CollectorRegistry
 
+from app.errors import Overloaded
 from app.instance_store import InstanceStore
 
 log = logging.getLogger("hokusai.browser")
@@ -68,11 +69,15 @@ class Samples:
         return [_between(a, b) for a, b in pairwise(ring) if b.at > a.at]
 
     def take(self, at_least: float = INTERVAL) -> None:
-        """One more sample, unless the last one is younger than `at_least` seconds."""
+        """One more sample, unless the last one is younger than `at_least` seconds, or the metrics
+        are being put in order: one sample less does no harm."""
         ring, now = self._ring(), time.time()
         if ring and now - ring[-1].at < at_least:
             return
-        ring = [*ring, count(now, self._registry().collect())][-KEPT:]
+        try:
+            ring = [*ring, count(now, self._registry().collect())][-KEPT:]
+        except Overloaded:
+            return
         rows = [(s.at, s.requests, s.errors, s.buckets) for s in ring]
         self._store.set_value(NAME, orjson.dumps(rows), KEPT * INTERVAL)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from axe_core_python.selenium import Axe  # type: ignore[import-untyped]
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
@@ -155,6 +156,17 @@ class Chromium:
         """What stands in the console as an error since last asked: address and text."""
         lines = self._driver.get_log("browser")
         return {line["message"] for line in lines if line["level"] == "SEVERE"}
+
+    def barriers(self) -> list[str]:
+        """What on this page keeps somebody from using it, as axe-core finds it: contrast, labels,
+        landmarks, names. Raises AssertionError where there was nothing to look at."""
+        found = Axe().run(self._driver)
+        assert any(rule["id"] == "color-contrast" for rule in found["passes"] + found["violations"])
+        return [
+            f"{rule['id']}: {node['html']} ({node['failureSummary']})"
+            for rule in found["violations"]
+            for node in rule["nodes"]
+        ]
 
     def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """What went over the network since last asked: (event, its parameters)."""

@@ -1,13 +1,15 @@
 """A real browser in front of the session's servers, and something in MLflow to look at."""
 
-import time
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import requests
 
+from devstack.environments import ROOT
 from tests.browser.chromium import Chromium, programs
 from tests.conftest import DEVELOPERS_ENVIRONMENT
 
@@ -38,48 +40,24 @@ def browser(_chromium: Chromium) -> Chromium:
 @dataclass(frozen=True)
 class Exhibits:
     """What stands in MLflow: an experiment of 100 runs, the last one with an artifact that is a
-    model's version."""
+    model's version; a trace in it, and a prompt."""
 
     experiment: str
     experiment_id: str
     run_id: str
     run_name: str
     model: str
+    prompt: str
+    trace_id: str
 
 
 @pytest.fixture(scope="session")
 def exhibits(mlflow_server: Any) -> Exhibits:
     """Put there past the proxy, once."""
-    name = f"waves-{time.monotonic_ns()}"
-    with requests.Session() as session:
-
-        def post(path: str, **content: Any) -> Any:
-            answer = session.post(f"{mlflow_server.url}/api/2.0/mlflow/{path}", json=content)
-            answer.raise_for_status()
-            return answer.json()
-
-        experiment_id = post("experiments/create", name=name)["experiment_id"]
-        now = int(time.time() * 1000)
-        for number in range(100):
-            run = post(
-                "runs/create",
-                experiment_id=experiment_id,
-                start_time=now - 1000 * (100 - number),
-                run_name=f"view-{number:02}",
-            )["run"]["info"]
-            steps = [
-                {"key": "loss", "value": 1 / (step + 1), "timestamp": now + step, "step": step}
-                for step in range(5)
-            ]
-            post("runs/log-batch", run_id=run["run_id"], metrics=steps)
-        folder = f"{experiment_id}/{run['run_id']}/artifacts"
-        artifact = f"{mlflow_server.url}/api/2.0/mlflow-artifacts/artifacts/{folder}/notes.txt"
-        session.put(artifact, data=b"thirty-six views of a mountain").raise_for_status()
-        model = f"kanagawa-{experiment_id}"
-        post("registered-models/create", name=model)
-        source = f"mlflow-artifacts:/{folder}"
-        post("model-versions/create", name=model, source=source, run_id=run["run_id"])
-    return Exhibits(name, experiment_id, run["run_id"], run["run_name"], model)
+    program = [sys.executable, "-m", "tests.browser.exhibits", mlflow_server.url]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return Exhibits(**json.loads(done.stdout.splitlines()[-1]))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """MLflow's own pages work behind the prefix as they do alone, for whoever may only look."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from devstack.proxy import Proxy
@@ -22,6 +23,7 @@ def tour(browser: Chromium, base: str, exhibits: Any) -> None:
     browser.open(f"{experiment}/runs?compareRunsMode=CHART")
     browser.see("Model metrics", "loss")
     browser.find(".js-plotly-plot")
+    show_all_runs(browser)
     browser.shot("mlflow-chart")
     browser.open(f"{experiment}/runs/{exhibits.run_id}")
     browser.see("Run ID", exhibits.run_id)
@@ -38,9 +40,22 @@ def tour(browser: Chromium, base: str, exhibits: Any) -> None:
     browser.open(f"{base}#/models")
     browser.see(exhibits.model)
     browser.open(f"{experiment}/traces")
-    browser.see("Traces")
+    browser.see("Traces", "cherry wood")
+    browser.open(f"{experiment}/traces?selectedEvaluationId={exhibits.trace_id}")
+    browser.see("Spans", "carve")
+    browser.shot("mlflow-trace")
     browser.open(f"{base}#/prompts")
-    browser.see("Prompts")
+    browser.see("Prompts", exhibits.prompt)
+    browser.open(f"{base}#/prompts/{exhibits.prompt}")
+    browser.see("Write a haiku about {{subject}}.")
+    browser.shot("mlflow-prompt")
+
+
+def show_all_runs(browser: Chromium) -> None:
+    """The chart that is open shows 10 runs at first."""
+    browser.find("[data-testid=experiment-view-runs-visibility-column-header]").click()
+    browser.find("[role^=menuitem]", "Show all runs").click()
+    browser.wait(lambda: browser.text.count("(loss)") == 100, "a line for each run")
 
 
 def sign_in(browser: Chromium, proxy: Proxy, key: str) -> None:
@@ -74,16 +89,45 @@ def said_of(browser: Chromium, base: str) -> set[str]:
 
 
 def test_an_artifact_is_downloaded_as_it_is(
-    browser: Chromium, proxy: Proxy, exhibits: Any, reader: Any
+    browser: Chromium, proxy: Proxy, exhibits: Any, reader: Any, tmp_path: Path
 ) -> None:
     sign_in(browser, proxy, reader.key)
+    browser.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    place = f"experiments/{exhibits.experiment_id}/runs/{exhibits.run_id}/artifacts/notes.txt"
+    browser.open(f"{proxy.url}/mlflow/#/{place}")
+    browser.see("thirty-six views of a mountain")
+    browser.click("button[data-component-id*='_artifactview.tsx_']")
+    file = tmp_path / "notes.txt"
+    browser.wait(file.exists, "the file")
+    assert file.read_text() == "thirty-six views of a mountain"
     path = f"get-artifact?path=notes.txt&run_uuid={exhibits.run_id}"
-    answer = browser.run(
-        "const answer = await fetch(arguments[0]);"
-        "return [answer.status, answer.headers.get('content-encoding'), await answer.text()]",
-        path,
+    encoding = "return (await fetch(arguments[0])).headers.get('content-encoding')"
+    assert browser.run(encoding, path) is None
+
+
+def test_a_chart_of_100_runs_is_asked_for_in_one_long_line(
+    browser: Chromium, proxy: Proxy, exhibits: Any, reader: Any
+) -> None:
+    """4,094 characters of address are gunicorn's own limit."""
+    sign_in(browser, proxy, reader.key)
+    browser.open(
+        f"{proxy.url}/mlflow/#/experiments/{exhibits.experiment_id}/runs?compareRunsMode=CHART"
     )
-    assert answer == [200, None, "thirty-six views of a mountain"]
+    browser.find(".js-plotly-plot")
+    list(browser.events())
+    show_all_runs(browser)
+    answers: list[tuple[int, int]] = []
+
+    def longest() -> int:
+        answers.extend(
+            (len(parameters["response"]["url"]), parameters["response"]["status"])
+            for method, parameters in browser.events()
+            if method == "Network.responseReceived"
+        )
+        return max(answers, default=(0, 0))[0]
+
+    browser.wait(lambda: longest() > 4094, "the answer for all runs")
+    assert {status for _, status in answers} == {200}
 
 
 def test_a_reader_who_renames_a_run_is_told_why_not(

@@ -242,6 +242,39 @@ def test_a_read_keys_session_sees_and_changes_nothing(
     assert "needs the scope 'write'" in answer.json["message"]
 
 
+AJAX = "/mlflow/ajax-api"
+
+#: What MLflow's pages send: (method, path, who may, as the scopes of a key).
+SENT_BY_THE_UI = {
+    "a search": ("POST", f"{AJAX}/2.0/mlflow/runs/search", "read write admin"),
+    "GraphQL": ("POST", "/mlflow/graphql", "read write admin"),
+    "a run's file": ("GET", "/mlflow/get-artifact?path=a&run_uuid=b", "read write admin"),
+    "a model's file": ("GET", "/mlflow/model-versions/get-artifact?name=a", "read write admin"),
+    "a trace's spans": ("GET", f"{AJAX}/3.0/mlflow/get-trace-artifact", "read write admin"),
+    "a rename": ("POST", f"{AJAX}/2.0/mlflow/runs/update", "write admin"),
+    "a small upload": ("POST", f"{AJAX}/2.0/mlflow/upload-artifact?path=a", "write admin"),
+    "an upload": ("PUT", f"{AJAX}/2.0/mlflow-artifacts/artifacts/a", "write admin"),
+    "a deletion": ("DELETE", f"{AJAX}/2.0/mlflow/model-versions/delete", "write admin"),
+    "a tag": ("PATCH", f"{AJAX}/3.0/mlflow/traces/tr-1/tags", "write admin"),
+    "a webhook": ("POST", f"{AJAX}/2.0/mlflow/webhooks", "admin"),
+    "a secret": ("POST", f"{AJAX}/3.0/mlflow/gateway/secrets/create", "admin"),
+    "a model's call": ("POST", f"{AJAX}/2.0/mlflow/gateway-proxy", "admin"),
+    "the assistant": ("POST", f"{AJAX}/3.0/mlflow/assistant/message", ""),
+}
+
+
+@pytest.mark.parametrize("scope", ["read", "write", "admin"])
+@pytest.mark.parametrize("what", SENT_BY_THE_UI)
+def test_what_the_ui_sends_obeys_the_scopes(
+    front: Proxy, upstream: Upstream, auth_service: Any, scope: str, what: str
+) -> None:
+    method, path, who = SENT_BY_THE_UI[what]
+    session = cookie_of(sign_in(front, auth_service.create_key(scopes=[scope]).key))
+    answer = call(front.url, method, path, session, OWN, body=b"" if method == "GET" else b"{}")
+    assert answer.status == (200 if scope in who.split() else 403)
+    assert len(upstream.requests) == (scope in who.split())
+
+
 SITES = {
     "its own page": ([OWN], 200),
     "a bookmark": (["Sec-Fetch-Site: none"], 200),

@@ -1,6 +1,8 @@
 """The last minutes out of the metrics: rates, failures, latencies."""
 
+import fcntl
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from app.browser.samples import INTERVAL, KEPT, NAME, Samples, count, quantile
 from app.instance_store import InstanceStore
+from app.operations.metrics_page import AllWorkers
 
 
 class Metrics:
@@ -48,6 +51,21 @@ def test_what_happened_between_two_samples() -> None:
     assert point.failed == pytest.approx(2 / 8)
     assert point.median == pytest.approx(0.1 * 4 / 6)
     assert point.slowest == pytest.approx(0.1 + 0.1 * (7.6 - 6) / 2)
+
+
+def test_while_the_metrics_are_put_in_order_there_is_one_sample_less(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    registry.register(AllWorkers(tmp_path))
+    samples = Samples(lambda: registry, InstanceStore(None))
+    samples.take(0)
+    samples.take(0)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        samples.take(0)
+    finally:
+        os.close(folder)
+    assert len(samples.points()) == 1
 
 
 def test_a_quiet_time_has_no_latency_and_no_failure() -> None:
