@@ -72,10 +72,10 @@ def session_ticket(environ: Mapping[str, Any]) -> Ticket | None:
     return None
 
 
-def checked(key: str) -> Credentials:
-    """What was given as a key, if it can be one; else Unauthenticated."""
+def checked(key: str, how: str = HOW) -> Credentials:
+    """What was given as a key, if it can be one; else Unauthenticated, which says `how`."""
     if not _KEY.fullmatch(key):
-        raise Unauthenticated(f"This cannot be an API key. {HOW}")
+        raise Unauthenticated(f"This cannot be an API key. {how}")
     return Credentials(key)
 
 

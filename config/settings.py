@@ -123,7 +123,7 @@ class Settings:
 
     session_lifetime: float = row("SESSION_LIFETIME", parsers.seconds(1, 86_400), 43_200.0, group=AUTH,
         help="Seconds after which a browser's session ends, whatever happens in it.")
-    session_idle: float = row("SESSION_IDLE", parsers.seconds(1, 86_400), 3600.0, group=AUTH,
+    session_idle: float = row("SESSION_IDLE", parsers.seconds(1, 86_400), 14_400.0, group=AUTH,
         help="Seconds without a request after which a browser's session ends.")
 
     redis_url: str = row("REDIS_URL", parsers.redis_url, "redis://127.0.0.1:6379/0", group=REDIS, secret=True,

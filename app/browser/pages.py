@@ -21,6 +21,9 @@ BASE = "/mlflow/-"
 #: user name and a password in a window of its own.
 CHALLENGE = 'Bearer realm="mlflow"'
 
+#: For whoever looks at a page of MLflow whose scripts are refused: reloading it is a navigation.
+WAY_BACK = "Reloading the page brings the form for it."
+
 SECURITY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -73,7 +76,7 @@ def is_navigation(environ: Mapping[str, Any]) -> bool:
         and "text/html" in environ.get("HTTP_ACCEPT", "")
         and environ.get("HTTP_SEC_FETCH_MODE", "navigate") == "navigate"
         and environ.get("HTTP_SEC_FETCH_DEST", "document") == "document"
-        and not ("HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ)
+        and not _has_key(environ)
     )
 
 
@@ -82,13 +85,14 @@ def install(routes: Blueprint) -> None:
 
     @routes.app_errorhandler(ProxyError)
     def refuse_as_fits(error: ProxyError) -> Response:
-        as_json = refuse(error)
         environ = request.environ
-        if is_navigation(environ) and g.record.path.startswith("/mlflow/"):
+        in_the_ui = g.record.path.startswith("/mlflow/")
+        if in_the_ui and is_navigation(environ):
+            refuse(error)  # for log and metrics
             return error_page(error)
-        if isinstance(error, Unauthenticated) and _is_browser(environ):
-            as_json.headers["WWW-Authenticate"] = CHALLENGE
-        return as_json
+        if in_the_ui and isinstance(error, Unauthenticated) and _is_script(environ):
+            return refuse(_signed_out(error))
+        return refuse(error)
 
 
 def error_page(error: ProxyError) -> Response:
@@ -106,8 +110,20 @@ def error_page(error: ProxyError) -> Response:
     return response
 
 
-def _is_browser(environ: Mapping[str, Any]) -> bool:
-    """Whether a script of a page asks: it is not to make the browser ask for a password. Every
-    browser's User-Agent begins so; a key that came with the request was asked for by us."""
+def _signed_out(error: Unauthenticated) -> Unauthenticated:
+    """The same for a page's script: MLflow shows the message, and a person reads it."""
+    why = error.message if session_ticket(request.environ) else "Sign in first."
+    told = Unauthenticated(f"{why} {WAY_BACK}")
+    told.headers["WWW-Authenticate"] = CHALLENGE
+    return told
+
+
+def _is_script(environ: Mapping[str, Any]) -> bool:
+    """Whether a script of a page asks, without a key of its own: the browser is not to ask for a
+    password. Every browser's User-Agent begins so."""
     agent: str = environ.get("HTTP_USER_AGENT", "")
-    return agent.startswith("Mozilla/") and "HTTP_AUTHORIZATION" not in environ
+    return agent.startswith("Mozilla/") and not _has_key(environ)
+
+
+def _has_key(environ: Mapping[str, Any]) -> bool:
+    return "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ

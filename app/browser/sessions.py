@@ -23,7 +23,7 @@ from app.redis_link import RedisAway, RedisLink
 
 PREFIX = "hokusai:session:v1:"
 
-ENDED = "Your session has ended, or there was none. Open /mlflow/ in a browser and sign in again."
+ENDED = "Your session has ended; sign in again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Sessions:
             raise Unauthenticated(ENDED)
         if session.client_ip != client_ip:
             raise Unauthenticated(
-                f"This session began at another address than yours ({client_ip}); sign in again."
+                f"Your session began at another address than yours ({client_ip}); sign in again."
             )
         if time.time() >= session.until or self._is_ended(session.verdict):
             raise Unauthenticated(ENDED)

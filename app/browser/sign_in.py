@@ -70,7 +70,7 @@ class SignIn:
     def begin(self, key: str) -> str:
         """A session for this key; raises what the walk would."""
         since, client_ip = time.time(), self._client_ip()
-        principal = self._validated(checked(key))
+        principal = self._validated(checked(key, "Paste the key alone: it has no blank in it."))
         with suppress(AuthServiceUnavailable):  # the old one, if any, ends by itself then
             self._end_ticket()
         _log("a session began", principal, client_ip)

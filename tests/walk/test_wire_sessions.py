@@ -99,6 +99,11 @@ def test_a_pages_script_is_told_without_a_dialog(front: Proxy, upstream: Upstrea
     answer = call(front.url, "GET", SEARCH, *BROWSER)
     assert answer.error == (401, "UNAUTHENTICATED")
     assert answer.one("WWW-Authenticate") == 'Bearer realm="mlflow"'
+    assert answer.json["message"].startswith("Sign in first. Reloading the page brings the form")
+    late = call(front.url, "GET", SEARCH, *BROWSER, f"Cookie: hokusai-session={'a' * 43}")
+    assert "has ended; sign in again. Reloading the page" in late.json["message"]
+    own_key = call(front.url, "GET", SEARCH, *BROWSER, "X-API-Key: hk_test_bad")
+    assert "This API key is not valid" in own_key.json["message"]
 
 
 def test_an_error_that_a_navigation_meets_is_a_page(
@@ -347,6 +352,7 @@ def test_a_bad_key_is_told_on_the_page(front: Proxy, key: str) -> None:
     assert answer.one("WWW-Authenticate") == 'Bearer realm="mlflow"'
     assert answer.all("Set-Cookie") == []
     assert not key or key.encode() not in answer.body
+    assert b"Authorization" not in answer.body  # that is for programs
 
 
 def test_failed_attempts_are_limited(start_front: Callable[..., Proxy], key: str) -> None:
