@@ -23,6 +23,9 @@ TOMBSTONE = "hokusai:auth:revoked:"
 #: what another instance learnt (a 401, say) is known here soon; revocations do not wait for it.
 RECHECK = 5.0
 
+#: Seconds for which the workers of this instance find a new verdict also beside Redis.
+HANDOVER = 5.0
+
 #: Verdicts kept in one process, the least recently used go first. One takes about 1 KB.
 MAX_LOCAL = 20_000
 
@@ -95,6 +98,7 @@ class VerdictCache:
         if self._unanswered.pop(digest, None):
             self._forget(f"{PREFIX}{digest}:unanswered")
         if lifetime > 0:
+            self._store.set_value(PREFIX + digest, dump(verdict), min(lifetime, HANDOVER))
             self._write(PREFIX + digest, dump(verdict), lifetime)
         return True
 
@@ -138,8 +142,9 @@ class VerdictCache:
         self._hearing = (since, until)
 
     def _read(self, digest: str) -> Verdict | None:
-        """The shared verdict, unless its key was revoked since."""
-        stored = self._get(PREFIX + digest)
+        """The shared verdict, unless its key was revoked since. This instance's store has what was
+        just found out: whoever waited for it need not ask again where Redis lost one command."""
+        stored = self._get(PREFIX + digest) or self._store.get_value(PREFIX + digest)
         verdict = parse(stored) if stored else None
         return None if verdict is None or self.is_ended(verdict) else verdict
 

@@ -411,6 +411,21 @@ def test_without_redis_a_verdict_lives_in_the_instance(
     assert elsewhere.fresh(digest) is None
 
 
+def test_a_verdict_that_redis_lost_need_not_be_asked_for_again_by_a_neighbour(
+    make_cache: MakeCache, client: "redis.Redis", digest: str, key_id: str, tmp_path: Path
+) -> None:
+    """Of a thousand at once with a new key, one asks, also where one command fails in between."""
+    file = tmp_path / "shared.db"
+    cache, neighbour, elsewhere = (make_cache(store=store) for store in (file, file, None))
+    verdict = yes(key_id)
+    cache.put(digest, verdict)
+    client.delete(PREFIX + digest)
+    assert elsewhere.fresh(digest) is None
+    assert neighbour.fresh(digest) == verdict
+    neighbour.revoke(key_id)
+    assert neighbour.fresh(digest) is None
+
+
 def test_without_redis_every_rule_holds(
     make_cache: MakeCache, without: str, digest: str, key_id: str
 ) -> None:
