@@ -75,6 +75,12 @@ class OneServer(redis.Redis):
                 if not reused:
                     raise
 
+    def close(self) -> None:
+        """Closes all connections. redis-py leaves those of a pool that it was given."""
+        while self._idle:
+            self.connection_pool.release(self._idle.pop())
+        self.connection_pool.disconnect()
+
     def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
         """The same command as redis-py's, without its wrapper for arguments of old."""
         return self.execute_command("EVALSHA", sha, numkeys, *keys_and_args)

@@ -76,6 +76,16 @@ def test_without_redis_nothing_is_asked(make_link: MakeLink) -> None:
     assert (link.client, link.away, ping(link)) == (None, True, False)
 
 
+def test_a_closed_client_leaves_no_connection(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url)
+    number = link.call(link.client.client_id)
+    link.client.close()
+    with redis.Redis.from_url(redis_url) as client:
+        eventually(
+            lambda: str(number) not in {seen["id"] for seen in client.client_list()}, "its end"
+        )
+
+
 def test_an_answer_is_passed_on(link: RedisLink) -> None:
     assert link.call(link.client.echo, "hello") == b"hello"
     assert not link.away
