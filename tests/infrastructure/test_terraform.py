@@ -74,7 +74,7 @@ def test_every_check_passes(outcomes: Outcomes, run: str) -> None:
 def test_the_state_has_all_that_the_checks_look_at(outcomes: Outcomes) -> None:
     deployment = deployment_of(outcomes, "production")
     assert [*deployment.groups] == ["proxy"]
-    assert len(deployment.rules) == 3
+    assert len(deployment.rules) == 4
     assert len(deployment.all("aws_iam_role_policy")) == 3
     assert {door.group for door in deployment.doors} == {"alb", "proxy", "mlflow", "redis"}
     environment = deployment.containers["proxy"]["environment"]
@@ -123,7 +123,7 @@ def test_a_guest_makes_neither_load_balancer_nor_redis(outcomes: Outcomes) -> No
     deployment = deployment_of(outcomes, "guest")
     for kind in ("aws_lb", "aws_lb_listener", "aws_elasticache_replication_group"):
         assert deployment.all(kind) == []
-    assert [rule.priority for rule in deployment.rules] == [1100, 1300, 1200]
+    assert [rule.priority for rule in deployment.rules] == [1100, 1300, 1200, 1400]
 
 
 # --- alarms -------------------------------------------------------------------------------------
