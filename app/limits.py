@@ -30,6 +30,7 @@ from app.authorization import Permit
 from app.errors import Overloaded, RateLimited
 from app.instance_store import InstanceStore
 from app.metrics import FORWARDING, count_fallback, count_limit
+from app.principal import Principal
 from app.redis_link import RedisAway, RedisLink
 
 T = TypeVar("T")
@@ -57,7 +58,10 @@ class Limits:
 
     def limit(self, permit: Permit) -> None:
         """Counts one request of a key; RateLimited if it is one too many."""
-        principal = permit.principal
+        self.count(permit.principal)
+
+    def count(self, principal: Principal) -> None:
+        """The same for what needs no permit: signing in."""
         if principal.limit_per_hour is None:
             return
         item = RateLimitItemPerHour(principal.limit_per_hour)

@@ -36,6 +36,9 @@ COOKIE_PATHS = ("/mlflow", "/status")
 
 HOME = "/mlflow/"
 
+#: Seconds after which to try again to sign in, in an outage of the auth service.
+RETRY_AFTER = 10
+
 #: Bytes of a form; a key and an address are far less.
 MAX_FORM = 16 * 1024
 
@@ -68,9 +71,17 @@ class SignIn:
         return self.principal()
 
     def begin(self, key: str) -> str:
-        """A session for this key; raises what the walk would."""
+        """A session for this key; raises what the walk would. It counts against the key's limit. A
+        stale verdict begins none, because the session would outlast it by hours."""
         since, client_ip = time.time(), self._client_ip()
         principal = self._validated(checked(key, "Paste the key alone: it has no blank in it."))
+        if g.record.auth_source == "stale":
+            raise AuthServiceUnavailable(
+                "Nobody can sign in at the moment (the auth service gives no answer). Try again "
+                "later; programs go on with the key meanwhile.",
+                RETRY_AFTER,
+            )
+        self.limits.count(principal)
         with suppress(AuthServiceUnavailable):  # the old one, if any, ends by itself then
             self._end_ticket()
         _log("a session began", principal, client_ip)

@@ -1,5 +1,6 @@
 """Browser sessions at the wire: who gets a page, what the cookie may do, and when it ends."""
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -24,6 +25,9 @@ HTML = "Accept: text/html,application/xhtml+xml;q=0.9"
 BROWSER = ("User-Agent: Mozilla/5.0 (X11)", "Accept: */*", "Sec-Fetch-Mode: cors")
 OWN = "Sec-Fetch-Site: same-origin"
 FORM = "Content-Type: application/x-www-form-urlencoded"
+
+#: What the auth service says of a key that may read.
+VERDICT = {"user_id": "ann", "key_id": "key-of-ann", "service_id": "platform", "scopes": ["read"]}
 
 
 def sign_in(front: Proxy, key: str, *fields: str, goal: str = "") -> Response:
@@ -364,6 +368,32 @@ def test_failed_attempts_are_limited(start_front: Callable[..., Proxy], key: str
     assert int(answer.one("Retry-After") or 0) > 0
     assert b"Too many failed authentications" in answer.body
     assert sign_in(strict, key, OWN, "X-Forwarded-For: 198.51.100.24").status == 303
+
+
+def test_signing_in_counts_against_the_keys_limit(front: Proxy, auth_service: Any) -> None:
+    issued = auth_service.create_key(scopes=["read"], limit=2)
+    answers = [sign_in(front, issued.key) for _ in range(3)]
+    assert [answer.status for answer in answers] == [303, 303, 429]
+    assert int(answers[-1].one("Retry-After") or 0) > 0
+    assert b"This API key may make 2 requests an hour" in answers[-1].body
+
+
+def test_nobody_signs_in_on_a_verdict_that_is_stale(
+    start_front: Callable[..., Proxy], upstream: Upstream
+) -> None:
+    """A session would outlast by hours what an outage of the auth service allows."""
+    with Upstream() as service:
+        service.answers(Answer(send(sized(json.dumps(VERDICT).encode()))))
+        alone = start_front(HOKUSAI_AUTH_SERVICE_URL=service.url, AUTH_CACHE_TTL=1)
+        key = f"hk_test_stale_{alone.port}"
+        assert sign_in(alone, key).status == 303
+        service.answers(Answer(send(sized(b"{}", 500))))
+        upstream.stopping.wait(2)
+        assert call(alone.url, "GET", SEARCH, bearer(key)).status == 200
+        answer = sign_in(alone, key)
+        assert answer.status == 503
+        assert b"Nobody can sign in at the moment" in answer.body
+        assert answer.all("Set-Cookie") == []
 
 
 @pytest.mark.parametrize(
