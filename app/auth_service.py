@@ -10,6 +10,7 @@ import math
 import socket
 import threading
 import time
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NoReturn
@@ -165,6 +166,7 @@ def _read_principal(answer: dict[str, Any], service_id: str) -> Principal:
         scopes=frozenset(scopes),
         limit_per_hour=_limit(answer.get("rate_limit_per_hour")),
         is_admin=answer.get("is_admin") is True,
+        expires_at=_time(answer.get("expires_at")),
     )
 
 
@@ -182,6 +184,16 @@ def _limit(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**31:
         raise ValueError("rate_limit_per_hour")
     return int(value)
+
+
+def _time(value: object) -> float | None:
+    """A time in ISO 8601 with its zone, in seconds since the epoch; None for anything else, as for
+    a field that is not known."""
+    try:
+        said = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return said.timestamp() if said.tzinfo else None
 
 
 def throttled(seconds: int) -> RateLimited:

@@ -63,13 +63,14 @@ def identify(environ: Mapping[str, Any]) -> Credentials | Ticket:
 
 
 def session_ticket(environ: Mapping[str, Any]) -> Ticket | None:
-    """The session's ticket in the Cookie header, or None. The one that only TLS can set wins."""
-    pairs = (part.strip().partition("=") for part in environ.get("HTTP_COOKIE", "").split(";"))
-    cookies = {name: value for name, _, value in pairs if name in SESSION_COOKIES}
-    for name in SESSION_COOKIES:
-        if _SESSION.fullmatch(cookies.get(name, "")):
-            return Ticket(cookies[name])
-    return None
+    """The session's ticket in the Cookie header, or None. The one that only TLS can set wins; of
+    several the first, which has the longest path: ours, before one for the whole host."""
+    cookies: dict[str, str] = {}
+    for part in re.split("[;,]", environ.get("HTTP_COOKIE", "")):  # the server joins lines with ,
+        name, _, value = part.strip().partition("=")
+        if name in SESSION_COOKIES and _SESSION.fullmatch(value):
+            cookies.setdefault(name, value)
+    return next((Ticket(cookies[name]) for name in SESSION_COOKIES if name in cookies), None)
 
 
 def checked(key: str, how: str = HOW) -> Credentials:

@@ -32,9 +32,8 @@ def require_own_page(environ: Mapping[str, Any]) -> None:
     session's cookie, or a sign-in, asks for. Every browser says so."""
     if environ["REQUEST_METHOD"] not in SAFE_METHODS and not _is_own_page(environ):
         raise Forbidden(
-            "This write does not come from a page of this host (no Sec-Fetch-Site, and no Origin "
-            "of this host). A browser's session writes from its own pages only; a program sends "
-            "its API key."
+            "This does not come from a page of this host, as far as its Sec-Fetch-Site or Origin "
+            "says. A browser's session writes from its own pages only; a program sends its API key."
         )
 
 

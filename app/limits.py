@@ -71,7 +71,7 @@ class Limits:
             raise self._over(
                 item,
                 ("key", principal.key_id),
-                f"This API key may make {_counted(item.amount)} an hour, and has",
+                f"This API key may make {_counted(item.amount)} an hour, and has used them up.",
             )
 
     def check_failures(self, client_ip: str) -> None:
@@ -81,7 +81,7 @@ class Limits:
             raise self._over(
                 self._failures,
                 ("address", client_ip),
-                f"Too many failed authentications from your address ({client_ip}); they have",
+                f"Too many failed authentications from your address ({client_ip}).",
             )
 
     def note_failure(self, client_ip: str) -> None:
@@ -117,7 +117,7 @@ class Limits:
     def _over(self, item: RateLimitItem, identity: tuple[str, str], sentence: str) -> RateLimited:
         wait = math.floor(self._wait(*identity, item)) + 1
         return RateLimited(
-            f"{sentence} used them up. Wait {wait} s and repeat the request.",
+            f"{sentence} Wait {wait} s and repeat the request.",
             wait,
             {
                 "X-RateLimit-Limit": str(item.amount),

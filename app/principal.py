@@ -14,7 +14,8 @@ STORED_VERSION = 1
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who calls, as the auth service told. Ids are text, never empty; `limit_per_hour` is a number
-    of requests, None for no limit."""
+    of requests, None for no limit; `expires_at`, in seconds since the epoch, is when the key ends
+    by itself, None where that was not told."""
 
     user_id: str
     key_id: str
@@ -22,6 +23,7 @@ class Principal:
     scopes: frozenset[str]
     limit_per_hour: int | None
     is_admin: bool
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ def dump(verdict: Verdict) -> bytes:
             "scopes": sorted(principal.scopes),
             "limit": principal.limit_per_hour,
             "admin": principal.is_admin,
+            "until": principal.expires_at,
         }
     return orjson.dumps(stored)
 
@@ -65,7 +68,13 @@ def parse(stored: bytes) -> Verdict | None:
             return Verdict(None, float(row["at"]))
         scopes = frozenset(row["scopes"])
         principal = Principal(
-            row["user"], row["key"], row["service"], scopes, row["limit"], row["admin"]
+            row["user"],
+            row["key"],
+            row["service"],
+            scopes,
+            row["limit"],
+            row["admin"],
+            row.get("until"),  # older versions do not write it
         )
         return Verdict(principal, float(row["at"]))
     except (ValueError, TypeError, KeyError):

@@ -56,6 +56,10 @@ def respond(
     response = _AsItIs(body, status=status)
     response.headers.clear()  # no Content-Type of our own where MLflow sends none
     response.headers.extend(fields)
+    if record.auth_source == "session" and "Cache-Control" not in response.headers:
+        # What is kept is asked about again, after signing out too. With Authorization shared caches
+        # keep out by themselves (RFC 9111 section 3.5), with a cookie they do not.
+        response.headers["Cache-Control"] = "private, no-cache"
     response.call_on_close(upstream.close)  # also where the body is never iterated: HEAD, 304
     response.call_on_close(leave)
     return response

@@ -83,7 +83,7 @@ class VerdictCache:
         known, verdict = self._local.get(digest), self._read(digest)
         if known is not None and (verdict is None or known[0].asked_at > verdict.asked_at):
             verdict = known[0]
-        if verdict is None or verdict.principal is None or self._is_revoked(verdict):
+        if verdict is None or verdict.principal is None or self._is_over(verdict):
             return None
         return verdict if verdict.age < self._ttl + self._stale_ttl else None
 
@@ -149,13 +149,14 @@ class VerdictCache:
         return None if verdict is None or self.is_ended(verdict) else verdict
 
     def is_ended(self, verdict: Verdict) -> bool:
-        """Whether the key was revoked since: as this process heard, or as a mark in Redis says."""
+        """Whether the key was revoked since, as this process heard or a mark in Redis says; or
+        whether it has expired."""
         if verdict.principal is None:
             return False
         since, until = self._hearing
         if verdict.asked_at <= since + CLOCK_SKEW or time.monotonic() >= until:
             self._look_for_tombstone(verdict.principal.key_id)
-        return self._is_revoked(verdict)
+        return self._is_over(verdict)
 
     def _look_for_tombstone(self, key_id: str) -> None:
         """A revocation that this process may not have heard of."""
@@ -198,7 +199,11 @@ class VerdictCache:
 
     def _is_fresh(self, verdict: Verdict) -> bool:
         lifetime = self._negative_ttl if verdict.principal is None else self._ttl
-        return verdict.age < lifetime and not self._is_revoked(verdict)
+        return verdict.age < lifetime and not self._is_over(verdict)
+
+    def _is_over(self, verdict: Verdict) -> bool:
+        until = verdict.principal.expires_at if verdict.principal else None
+        return (until is not None and time.time() >= until) or self._is_revoked(verdict)
 
     def _is_revoked(self, verdict: Verdict) -> bool:
         if verdict.principal is None:

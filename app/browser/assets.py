@@ -81,7 +81,7 @@ def blueprint(walk: Callable[[Record], Response]) -> Blueprint:
     copies = Copies()
 
     def asset(rest: str) -> Response:
-        return compressed(walk, copies, f"{request.environ.get('QUERY_STRING', '')}?{rest}")
+        return compressed(walk, copies, rest)
 
     for prefix in ("/api/mlflow", "/mlflow"):
         routes.add_url_rule(
@@ -104,11 +104,12 @@ def compressed(walk: Callable[[Record], Response], copies: Copies, name: str) ->
     if "HTTP_RANGE" in environ:
         return _varying(walk(g.record))
     copy = copies.get(name)
-    asks_itself = "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MODIFIED_SINCE" in environ
-    if copy is not None and not asks_itself:
+    if copy is not None and _has_it_already(copy):
+        copy = None
+    if copy is not None:
         environ["HTTP_IF_NONE_MATCH"] = copy.etag
     answer = walk(g.record)
-    if copy is not None and answer.status_code == 304 and not asks_itself:
+    if copy is not None and answer.status_code == 304:
         return _from_copy(answer, copy)
     if answer.status_code == 304:
         _weaken(answer.headers)
@@ -197,6 +198,13 @@ def _describe(headers: Headers) -> None:
     headers.pop("Accept-Ranges", None)
     _weaken(headers)
     _vary(headers)
+
+
+def _has_it_already(copy: Copy) -> bool:
+    """Whether the client's own condition is to decide: it names this version, or a date."""
+    if "HTTP_IF_NONE_MATCH" not in request.environ:
+        return "HTTP_IF_MODIFIED_SINCE" in request.environ
+    return request.if_none_match.contains_weak(copy.etag.removeprefix("W/").strip('"'))
 
 
 def _weaken(headers: Headers) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from app.browser.samples import INTERVAL, KEPT, Point
 
@@ -74,12 +75,22 @@ def _chart(
 def _line(
     name: str, of: Value, points: Sequence[Point], now: float, top: float, say: Callable[..., str]
 ) -> Line:
-    known = [(p.at, v) for p in points if (v := of(p)) is not None]
-    spots = [(WIDTH * (1 - (now - at) / WINDOW), HEIGHT * (1 - value / top)) for at, value in known]
-    path = "M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in spots) if spots else ""
-    area = f"{path} L{spots[-1][0]:.1f},{HEIGHT} L{spots[0][0]:.1f},{HEIGHT} Z" if spots else ""
-    latest = of(points[-1]) if points else None
-    return Line(name, "–" if latest is None else say(latest), path, area)
+    values = [(WIDTH * (1 - (now - p.at) / WINDOW), of(p)) for p in points]
+    parts = [
+        [(x, HEIGHT * (1 - value / top)) for x, value in part if value is not None]
+        for is_known, part in groupby(values, lambda each: each[1] is not None)
+        if is_known
+    ]
+    areas = [[(part[0][0], HEIGHT), *part, (part[-1][0], HEIGHT)] for part in parts]
+    latest = values[-1][1] if values else None
+    said = "–" if latest is None else say(latest)
+    return Line(name, said, _path(parts), _path(areas))
+
+
+def _path(parts: Sequence[Sequence[tuple[float, float]]]) -> str:
+    """Lines through these spots, one for each part; a part of one spot is a dot."""
+    lines = ("M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in part) for part in parts)
+    return " ".join(line if "L" in line else f"{line} h0" for line in lines)
 
 
 def _round_up(value: float) -> float:
@@ -97,4 +108,6 @@ def _percent(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2g} s"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"

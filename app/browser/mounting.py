@@ -5,14 +5,15 @@ from pathlib import Path
 
 from flask import Flask
 
-from app.browser import assets, sign_in, status
+from app.browser import assets, forms, status
 from app.browser.samples import Samples
 from app.browser.sessions import Sessions
+from app.browser.sign_in import SignIn
 from app.instance_store import InstanceStore
 from app.operations import metrics_page
 from app.operations.checks import CHECKS, overall
 from app.operations.results import SharedResults
-from app.proxy import Parts
+from app.proxy import METHODS, Parts
 from config import Settings
 
 
@@ -28,10 +29,10 @@ def mount(
     samples, which gunicorn.conf.py starts in each worker."""
     metrics = Path(settings.instance_folder) / "metrics" if settings.instance_folder else None
     samples = Samples(partial(metrics_page.registry, metrics), store)
-    who = sign_in.SignIn(parts.authenticator, parts.limits, sessions, parts.trusted_hops)
+    who = SignIn(parts.authenticator, parts.limits, sessions, parts.trusted_hops)
     checks = partial(results.of, *CHECKS)
     asked = status.Asked(checks, overall, settings.mlflow_server_url, samples)
     app.register_blueprint(assets.blueprint(parts.walk))
-    app.register_blueprint(sign_in.blueprint(who))
+    app.register_blueprint(forms.blueprint(who, METHODS))
     app.register_blueprint(status.blueprint(asked, who.asking))
     app.extensions["hokusai-samples"] = samples

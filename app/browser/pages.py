@@ -1,7 +1,7 @@
 """Our own pages: their template, their security headers, and errors as a page instead of JSON.
 
-Only a browser's navigation gets HTML. SDKs, curl and the scripts of MLflow's own pages get the JSON
-that they always get.
+Only a browser's navigation gets HTML, and never below MLflow's API. SDKs, curl and the scripts of
+MLflow's own pages get the JSON that they always get.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,10 @@ from app.responses import refuse
 
 #: Where our pages stand. MLflow has no path that begins so, and the load balancer routes it.
 BASE = "/mlflow/-"
+
+#: Where people go with a browser, and what among it is for programs.
+PAGES = ("/mlflow/", "/status")
+NO_PAGES = ("/mlflow/api/", "/mlflow/ajax-api/", "/mlflow/v1/", "/mlflow/static-files/")
 
 #: What a browser that may use these pages is told: with Basic among the schemes it would ask for a
 #: user name and a password in a window of its own.
@@ -35,7 +39,8 @@ SECURITY = {
 }
 
 TITLES = {
-    403: "This key may not do that",
+    400: "This address cannot be read",
+    403: "This is not allowed",
     404: "There is nothing here",
     429: "Too much at once",
     502: "MLflow cannot be reached",
@@ -68,29 +73,33 @@ def sign_in_page(
     return response
 
 
-def is_navigation(environ: Mapping[str, Any]) -> bool:
-    """Whether a person waits for a page: a GET that accepts HTML, without a key, and, where the
-    browser tells (https://www.w3.org/TR/fetch-metadata/), no script's request."""
+def is_navigation(environ: Mapping[str, Any], path: str) -> bool:
+    """Whether a person waits for a page: a GET of a page's path, or one of our forms, that accepts
+    HTML, without a key. Where the browser tells (https://www.w3.org/TR/fetch-metadata/), no
+    script's; where it does not, it must be a browser, because Java accepts HTML first too."""
+    mode: str | None = environ.get("HTTP_SEC_FETCH_MODE")
     return (
-        environ["REQUEST_METHOD"] == "GET"
+        path.startswith(f"{BASE}/" if environ["REQUEST_METHOD"] == "POST" else PAGES)
+        and not path.startswith(NO_PAGES)
+        and environ["REQUEST_METHOD"] in ("GET", "POST")
         and "text/html" in environ.get("HTTP_ACCEPT", "")
-        and environ.get("HTTP_SEC_FETCH_MODE", "navigate") == "navigate"
+        and (mode == "navigate" if mode else _is_browser(environ))
         and environ.get("HTTP_SEC_FETCH_DEST", "document") == "document"
         and not _has_key(environ)
     )
 
 
 def install(routes: Blueprint) -> None:
-    """Errors that a navigation under /mlflow/ meets become pages."""
+    """Errors that a navigation meets become pages."""
 
     @routes.app_errorhandler(ProxyError)
     def refuse_as_fits(error: ProxyError) -> Response:
-        environ = request.environ
-        in_the_ui = g.record.path.startswith("/mlflow/")
-        if in_the_ui and is_navigation(environ):
+        environ, path = request.environ, g.record.path
+        if is_navigation(environ, path):
             refuse(error)  # for log and metrics
             return error_page(error)
-        if in_the_ui and isinstance(error, Unauthenticated) and _is_script(environ):
+        is_a_pages_script = _is_browser(environ) and not _has_key(environ)
+        if isinstance(error, Unauthenticated) and is_a_pages_script and path.startswith("/mlflow/"):
             return refuse(_signed_out(error))
         return refuse(error)
 
@@ -111,18 +120,17 @@ def error_page(error: ProxyError) -> Response:
 
 
 def _signed_out(error: Unauthenticated) -> Unauthenticated:
-    """The same for a page's script: MLflow shows the message, and a person reads it."""
+    """The same for a page's script: MLflow shows the message, and a person reads it. The challenge
+    is not to make the browser ask for a password."""
     why = error.message if session_ticket(request.environ) else "Sign in first."
     told = Unauthenticated(f"{why} {WAY_BACK}")
     told.headers["WWW-Authenticate"] = CHALLENGE
     return told
 
 
-def _is_script(environ: Mapping[str, Any]) -> bool:
-    """Whether a script of a page asks, without a key of its own: the browser is not to ask for a
-    password. Every browser's User-Agent begins so."""
+def _is_browser(environ: Mapping[str, Any]) -> bool:
     agent: str = environ.get("HTTP_USER_AGENT", "")
-    return agent.startswith("Mozilla/") and not _has_key(environ)
+    return agent.startswith("Mozilla/")  # as every browser's does
 
 
 def _has_key(environ: Mapping[str, Any]) -> bool:

@@ -1,13 +1,15 @@
 """Browser sessions: a random name in a cookie, and behind its hash in Redis who signed in.
 
 The key itself is not kept, so it cannot be validated again: a session ends with the announced
-revocation of its key, on sign-out, after SESSION_IDLE without a request, and after
-SESSION_LIFETIME. It is valid from the address that signed in only, as the key was validated for
-that. While Redis is away nobody is let in by a session that stands there; who signs in then has
-one in the instance's own store.
+revocation of its key, when the auth service said that it expires, on sign-out, after SESSION_IDLE
+without a request, and after SESSION_LIFETIME. It is valid from the network that signed in only, as
+the key was validated for an address. While Redis is away nobody is let in by a session that stands
+there; who signs in then has one in the instance's own store.
 """
 
 import hashlib
+import ipaddress
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -34,6 +36,12 @@ class Session:
     until: float
     client_ip: str
 
+    @property
+    def principal(self) -> Principal:
+        """Who signed in."""
+        assert self.verdict.principal is not None  # begin() takes no other
+        return self.verdict.principal
+
 
 class Sessions:
     """The sessions of all instances. Times are in seconds; `is_ended` tells of a verdict whether
@@ -57,28 +65,34 @@ class Sessions:
         """A new session's name, for its cookie. `since` (epoch seconds) is before the key was found
         valid: a revocation after that ends the session."""
         token = secrets.token_urlsafe(32)
-        session = Session(Verdict(principal, since), since + self._lifetime, client_ip)
+        until = min(since + self._lifetime, principal.expires_at or math.inf)
+        session = Session(Verdict(principal, since), until, client_ip)
         name, value = _name(token), _dump(session)
         try:
-            self._link.call(lambda: self._link.client.set(name, value, px=self._milliseconds))
+            self._link.call(lambda: self._link.client.set(name, value, px=int(self._idle * 1000)))
         except RedisAway:
             self._store.set_value(name, value, self._idle)
         return token
 
     def principal(self, token: str, client_ip: str) -> Principal:
-        """Who signed in, and the session lives on. Raises Unauthenticated for one that is over,
-        AuthServiceUnavailable where Redis, which would know, is away."""
-        stored = self._touch(_name(token))
+        """Who signed in; the idle time begins anew with each request. Raises as find()."""
+        return self.find(token, client_ip, self._idle).principal
+
+    def find(self, token: str, client_ip: str, idle: float = 0.0) -> Session:
+        """The session; its idle time begins anew with `idle`, and runs on without. Raises
+        Unauthenticated for one that is over, AuthServiceUnavailable where Redis, which would know,
+        is away."""
+        stored = self._read(_name(token), idle)
         session = _parse(stored) if stored else None
         if session is None or session.verdict.principal is None:
             raise Unauthenticated(ENDED)
-        if session.client_ip != client_ip:
+        if _network(session.client_ip) != _network(client_ip):
             raise Unauthenticated(
                 f"Your session began at another address than yours ({client_ip}); sign in again."
             )
         if time.time() >= session.until or self._is_ended(session.verdict):
             raise Unauthenticated(ENDED)
-        return session.verdict.principal
+        return session
 
     def end(self, token: str) -> None:
         """Ends a session everywhere. AuthServiceUnavailable where Redis cannot be told."""
@@ -94,30 +108,36 @@ class Sessions:
                     "The session could not be ended (Redis is away); repeat it in a moment.", 1
                 ) from None
 
-    @property
-    def _milliseconds(self) -> int:
-        return max(1, int(self._idle * 1000))
-
-    def _touch(self, name: str) -> bytes | None:
-        """What is stored, its idle time begun anew. A session of an outage stands in the instance's
-        store, before and after Redis is back."""
-        away = False
+    def _read(self, name: str, idle: float) -> bytes | None:
+        """What is stored. A session of an outage stands in the instance's store, before and after
+        Redis is back."""
+        away, px = False, int(idle * 1000) or None
         try:
-            value = self._link.call(lambda: self._link.client.getex(name, px=self._milliseconds))
+            value = self._link.call(lambda: self._link.client.getex(name, px=px))
         except RedisAway:
             value, away = None, self._link.client is not None
         if value:
             return bytes(value)
         own = self._store.get_value(name)
-        if own:
-            self._store.set_value(name, own, self._idle)
-        elif away:
+        if own and idle:
+            self._store.set_value(name, own, idle)
+        elif away and not own:
             raise AuthServiceUnavailable(
-                "Sessions cannot be looked up at the moment (Redis is away). Repeat the request, "
-                "or sign in again.",
+                "Sessions cannot be looked up at the moment (Redis is away). Try again "
+                "in a moment, or sign in anew.",
                 1,
             )
         return own
+
+
+def _network(client_ip: str) -> str:
+    """What has to stay the same: an IPv4 address, or the first half of an IPv6 address, whose
+    second half a machine changes by itself (RFC 8981)."""
+    try:
+        address = ipaddress.IPv6Address(client_ip.partition("%")[0])
+    except ValueError:
+        return client_ip
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
 def _name(token: str) -> str:

@@ -16,6 +16,7 @@ from flask import Blueprint, Response, g, request
 from app.browser import pages
 from app.browser.charts import WINDOW, draw
 from app.browser.samples import Samples
+from app.errors import AuthServiceUnavailable
 from app.inbound import check_query
 from app.principal import Principal
 
@@ -25,7 +26,7 @@ NAMES = {
     "experiments_api": "Experiments API",
     "models_api": "Models API",
     "artifacts_api": "Artifacts API",
-    "circuit": "Circuit to MLflow",
+    "circuit": "Circuits",
     "auth_service": "Auth service",
     "redis": "Redis",
 }
@@ -55,7 +56,11 @@ def blueprint(asked: Asked, asking: Callable[[], Principal | None]) -> Blueprint
     @routes.get("/status")
     def show() -> Response:
         check_query(request.query_string.decode("latin-1"))
-        principal = asking()
+        principal, note = None, ""
+        try:
+            principal = asking()
+        except AuthServiceUnavailable as unknown:
+            note = unknown.message
         g.record.principal = principal
         checks = asked.checks()
         state = asked.overall(checks)
@@ -66,6 +71,7 @@ def blueprint(asked: Asked, asking: Callable[[], Principal | None]) -> Blueprint
             checks=[(NAMES.get(name, name), checks[name]) for name in _ordered(checks)],
             now=time.gmtime(),
             principal=principal,
+            note=note,
             details=_details(asked) if principal is not None else None,
         )
 

@@ -67,5 +67,13 @@ def test_a_principal_cannot_be_changed() -> None:
 
 
 def test_a_principal_has_no_field_for_the_key_itself() -> None:
-    fields = {"user_id", "key_id", "service_id", "scopes", "limit_per_hour", "is_admin"}
+    fields = {
+        "user_id",
+        "key_id",
+        "service_id",
+        "scopes",
+        "limit_per_hour",
+        "is_admin",
+        "expires_at",
+    }
     assert set(Principal.__slots__) == fields

@@ -83,6 +83,16 @@ class Chromium:
             mobile=False,
         )
 
+    def offline(self, is_offline: bool) -> None:
+        """Takes the network away from the browser, or gives it back."""
+        self.command(
+            "Network.emulateNetworkConditions",
+            offline=is_offline,
+            latency=0,
+            downloadThroughput=-1,
+            uploadThroughput=-1,
+        )
+
     def open(self, url: str) -> None:
         """Goes to an address."""
         self._driver.get(url)

@@ -75,6 +75,33 @@ def test_the_status_page_draws_the_last_minutes_and_refreshes_itself(
     assert browser.complaints() == set()
 
 
+def test_a_status_page_that_gets_no_answer_says_so(
+    browser: Chromium, proxy: Proxy, reader: Any
+) -> None:
+    sign_in(browser, proxy, reader.key)
+    browser.open(f"{proxy.url}/status")
+    browser.see("Everything works")
+    browser.offline(True)
+    browser.see("The proxy gives no answer. What stands below is of")
+    browser.find(".state.unknown")
+    browser.shot("status-away")
+    assert browser.barriers() == []
+    browser.offline(False)
+    browser.find(".state.healthy")
+    assert "gives no answer" not in browser.text
+
+
+def test_a_status_page_whose_session_ends_says_less(
+    browser: Chromium, proxy: Proxy, reader: Any
+) -> None:
+    sign_in(browser, proxy, reader.key)
+    browser.open(f"{proxy.url}/status")
+    browser.see("Sign out", "Requests a second")
+    browser.run("fetch('/mlflow/-/sign-out', {method: 'POST'})")
+    browser.wait(lambda: "Requests a second" not in browser.text, "less")
+    browser.find("nav a", "Sign in")
+
+
 def test_no_page_of_ours_lets_a_foreign_script_run(browser: Chromium, proxy: Proxy) -> None:
     browser.open(f"{proxy.url}/status")
     browser.run(

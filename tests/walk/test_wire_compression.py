@@ -81,6 +81,22 @@ def test_a_changed_file_is_compressed_anew(
     assert answer.one("ETag") == 'W/"new"'
 
 
+def test_who_has_an_older_version_gets_the_copy(
+    front: Proxy, upstream: Upstream, key: str, name: str
+) -> None:
+    first = ask(front, key, name, GZIP)
+    for field in ('If-None-Match: "old"', 'If-None-Match: W/"older", "old"'):
+        answer = ask(front, key, name, GZIP, field)
+        assert (answer.status, answer.body) == (200, first.body)
+        assert upstream.requests[-1].one("If-None-Match") == '"1-2-3"'  # not compressed anew
+
+
+def test_a_query_makes_no_other_file(front: Proxy, upstream: Upstream, key: str, name: str) -> None:
+    first = ask(front, key, name, GZIP)
+    assert ask(front, key, f"{name}?1", GZIP).body == first.body
+    assert upstream.requests[-1].one("If-None-Match") == '"1-2-3"'
+
+
 def test_head_says_what_get_would(front: Proxy, upstream: Upstream, key: str, name: str) -> None:
     early = ask(front, key, name, GZIP, method="HEAD")
     whole = ask(front, key, name, GZIP)

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +23,9 @@ SEARCH = "/mlflow/ajax-api/2.0/mlflow/experiments/search"
 CREATE = "/mlflow/ajax-api/2.0/mlflow/runs/create"
 
 HTML = "Accept: text/html,application/xhtml+xml;q=0.9"
-BROWSER = ("User-Agent: Mozilla/5.0 (X11)", "Accept: */*", "Sec-Fetch-Mode: cors")
+AGENT = "User-Agent: Mozilla/5.0 (X11)"
+NAVIGATION = (HTML, AGENT, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document")
+BROWSER = (AGENT, "Accept: */*", "Sec-Fetch-Mode: cors")
 OWN = "Sec-Fetch-Site: same-origin"
 FORM = "Content-Type: application/x-www-form-urlencoded"
 
@@ -50,9 +53,9 @@ def session(front: Proxy, key: str) -> str:
 # --- who gets a page -----------------------------------------------------------------------------
 
 NAVIGATIONS = {
-    "an old browser": [HTML],
-    "a browser": [HTML, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"],
-    "an ended session": [HTML, f"Cookie: hokusai-session={'a' * 43}"],
+    "an old browser": [HTML, AGENT],
+    "a browser": NAVIGATION,
+    "an ended session": [HTML, AGENT, f"Cookie: hokusai-session={'a' * 43}"],
 }
 
 
@@ -74,6 +77,7 @@ NO_NAVIGATIONS = {
     "the SDK": ["User-Agent: mlflow-python-client/3.17.2", "Accept: */*"],
     "no Accept": [],
     "JSON": ["Accept: application/json"],
+    "Java": [HTML, "User-Agent: Java/21"],
     "a script": [HTML, "Sec-Fetch-Mode: cors", "Sec-Fetch-Dest: empty"],
     "a frame": [HTML, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: iframe"],
     "a bad key": [HTML, "Authorization: Bearer hk_test_bad"],
@@ -90,13 +94,14 @@ def test_nobody_else_gets_html(front: Proxy, upstream: Upstream, who: str) -> No
 
 @pytest.mark.parametrize("method", ["POST", "HEAD", "PUT"])
 def test_only_a_get_is_a_navigation(front: Proxy, upstream: Upstream, method: str) -> None:
-    answer = call(front.url, method, HOME, HTML)
+    answer = call(front.url, method, HOME, *NAVIGATION)
     assert answer.status == 401
     assert answer.one("Content-Type") == "application/json"
 
 
-def test_the_api_prefix_has_no_pages(front: Proxy, upstream: Upstream) -> None:
-    assert call(front.url, "GET", "/api/mlflow/", HTML).error == (401, "UNAUTHENTICATED")
+@pytest.mark.parametrize("path", ["/api/mlflow/", "/mlflow/api/2.0/mlflow/runs/get", SEARCH])
+def test_the_api_has_no_pages(front: Proxy, upstream: Upstream, path: str) -> None:
+    assert call(front.url, "GET", path, HTML, AGENT).error == (401, "UNAUTHENTICATED")
 
 
 def test_a_pages_script_is_told_without_a_dialog(front: Proxy, upstream: Upstream) -> None:
@@ -114,9 +119,9 @@ def test_an_error_that_a_navigation_meets_is_a_page(
     front: Proxy, upstream: Upstream, auth_service: Any
 ) -> None:
     none = cookie_of(sign_in(front, auth_service.create_key(scopes=["nothing"]).key))
-    answer = call(front.url, "GET", HOME, HTML, none)
+    answer = call(front.url, "GET", HOME, *NAVIGATION, none)
     assert answer.status == 403
-    assert b"<h1>This key may not do that</h1>" in answer.body
+    assert b"<h1>This is not allowed</h1>" in answer.body
     assert (answer.one("X-Request-ID") or "").encode() in answer.body
 
 
@@ -139,12 +144,24 @@ def test_mlflows_pages_get_none_of_these(front: Proxy, upstream: Upstream, sessi
     assert answer.one("Content-Security-Policy") is None
 
 
-@pytest.mark.parametrize("path", ["/mlflow/-/", "/mlflow/-/else", "/mlflow/-/static/else"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize(
+    "path", ["/mlflow/-", "/mlflow/-/", "/mlflow/-/else", "/mlflow/-/a//b"]
+)
 def test_nothing_below_our_folder_goes_to_mlflow(
-    front: Proxy, upstream: Upstream, key: str, path: str
+    front: Proxy, upstream: Upstream, key: str, path: str, method: str
 ) -> None:
-    assert call(front.url, "GET", path, bearer(key)).status == 404
+    assert call(front.url, method, path, bearer(key)).status in (400, 404)
     assert upstream.requests == []
+
+
+@pytest.mark.parametrize("path", ["/status", "/mlflow/-", SIGN_IN, "/mlflow/-/static/pages.css"])
+def test_a_key_in_the_address_of_a_page_is_refused_and_not_repeated(
+    front: Proxy, path: str
+) -> None:
+    answer = call(front.url, "GET", f"{path}?api_key=hk_test_secret", *NAVIGATION)
+    assert answer.status == 400
+    assert b"hk_test_secret" not in answer.body + repr(answer.headers).encode()
 
 
 # --- the cookie ----------------------------------------------------------------------------------
@@ -220,6 +237,26 @@ def test_a_key_beside_the_cookie_wins(front: Proxy, upstream: Upstream, auth_ser
 def test_a_made_up_cookie_is_nobodys(front: Proxy, upstream: Upstream, value: str) -> None:
     answer = call(front.url, "GET", SEARCH, f"Cookie: x=1; hokusai-session={value}; y=2")
     assert answer.error == (401, "UNAUTHENTICATED")
+
+
+def test_of_two_cookies_the_first_that_can_be_one_counts(
+    front: Proxy, upstream: Upstream, session: str
+) -> None:
+    """A sibling host can set one for the whole domain; ours, with its path, comes first."""
+    own = session.removeprefix("Cookie: ")
+    for pair in (f"{own}; hokusai-session={'a' * 43}", f"hokusai-session=x; {own}"):
+        assert call(front.url, "GET", SEARCH, f"Cookie: {pair}").status == 200
+    assert call(front.url, "GET", SEARCH, "Cookie: x=1", session).status == 200  # two lines
+
+
+def test_what_a_session_reads_is_not_kept_for_others(
+    front: Proxy, upstream: Upstream, session: str, key: str
+) -> None:
+    for field, said in ((session, "private, no-cache"), (bearer(key), None)):
+        assert call(front.url, "GET", SEARCH, field).one("Cache-Control") == said
+    fields = (("Cache-Control", "public, max-age=60"),)
+    upstream.answers(Answer(send(sized(b"{}", 200, *fields))))
+    assert call(front.url, "GET", SEARCH, session).one("Cache-Control") == fields[0][1]
 
 
 @pytest.mark.parametrize(("result", "of"), [("accepted", "a session"), ("refused", "nobody")])
@@ -313,6 +350,9 @@ def test_nobody_is_signed_in_or_out_by_another_site(
     fields = [FORM, session, *SITES[site][0]]
     answer = call(front.url, "POST", path, *fields, body=f"key={key}".encode())
     assert answer.error == (403, "PERMISSION_DENIED")
+    page = call(front.url, "POST", path, *NAVIGATION, *fields, body=f"key={key}".encode())
+    assert page.status == 403
+    assert b"<h1>This is not allowed</h1>" in page.body
     assert answer.all("Set-Cookie") == []
     assert call(front.url, "GET", SEARCH, session).status == 200
 
@@ -407,7 +447,7 @@ def test_what_our_form_does_not_send_is_no_key(front: Proxy, fields: list[str]) 
 
 
 def test_a_form_that_is_too_long_is_refused(front: Proxy) -> None:
-    body = b"key=" + b"x" * 20_000
+    body = b"key=" + b"x" * 40_000
     answer = call(front.url, "POST", SIGN_IN, OWN, FORM, body=body)
     assert answer.error == (400, "BAD_REQUEST")
 
@@ -436,7 +476,8 @@ def test_signing_out_ends_it_on_every_instance(
 
 
 def test_sign_out_takes_a_post(front: Proxy, upstream: Upstream, session: str) -> None:
-    assert call(front.url, "GET", SIGN_OUT, session).status in (404, 405)
+    answer = call(front.url, "GET", SIGN_OUT, session)
+    assert (answer.status, answer.one("Location")) == (303, SIGN_IN)
     assert call(front.url, "GET", SEARCH, session).status == 200
 
 
@@ -448,6 +489,33 @@ def test_a_session_ends_after_its_idle_time(
     assert call(quick.url, "GET", SEARCH, session).status == 200
     upstream.stopping.wait(2.5)
     assert call(quick.url, "GET", SEARCH, session).status == 401
+
+
+def test_a_status_page_that_stays_open_keeps_no_session_alive(
+    start_front: Callable[..., Proxy], upstream: Upstream, key: str
+) -> None:
+    quick = start_front(SESSION_IDLE=2)
+    session = cookie_of(sign_in(quick, key))
+    drawn = []
+    for _ in range(30):
+        drawn.append(b"<svg" in call(quick.url, "GET", "/status", session).body)
+        upstream.stopping.wait(0.1)
+    assert drawn[0]
+    assert not drawn[-1]
+
+
+def test_a_session_ends_when_the_key_expires(
+    start_front: Callable[..., Proxy], upstream: Upstream
+) -> None:
+    with Upstream() as service:
+        ends = datetime.now(UTC) + timedelta(seconds=3)
+        verdict = VERDICT | {"expires_at": ends.isoformat()}
+        service.answers(Answer(send(sized(json.dumps(verdict).encode()))))
+        quick = start_front(HOKUSAI_AUTH_SERVICE_URL=service.url)
+        session = cookie_of(sign_in(quick, f"hk_test_brief_{quick.port}"))
+        assert call(quick.url, "GET", SEARCH, session).status == 200
+        upstream.stopping.wait(3.2)
+        assert call(quick.url, "GET", SEARCH, session).status == 401
 
 
 def test_a_session_in_use_ends_after_its_lifetime(
@@ -487,9 +555,15 @@ def test_while_redis_is_away_one_signs_in_anew_and_nothing_stale_is_believed(
     assert answer.error == (503, "TEMPORARILY_UNAVAILABLE")
     during = cookie_of(sign_in(alone, key))
     assert call(alone.url, "GET", SEARCH, during).status == 200
-    page = call(alone.url, "GET", HOME, HTML, before)
+    page = call(alone.url, "GET", HOME, *NAVIGATION, before)
     assert page.status == 503
-    assert b"Sessions cannot be looked up" in page.body
+    for path in (HOME, SIGN_IN, "/status"):
+        page = call(alone.url, "GET", path, *NAVIGATION, before)
+        assert b"Sessions cannot be looked up" in page.body
+    out = call(alone.url, "POST", SIGN_OUT, *NAVIGATION, before, OWN)
+    assert out.status == 503
+    assert b"This browser is signed out" in out.body
+    assert all("Max-Age=0" in cookie for cookie in out.all("Set-Cookie"))
     answer = call(alone.url, "POST", SIGN_OUT, during, OWN)
     assert answer.status == 303
     assert call(alone.url, "GET", SEARCH, during).status != 200

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from app.browser.charts import HEIGHT, WIDTH, WINDOW, Chart, draw
 from app.browser.samples import Point
 
@@ -54,6 +56,24 @@ def test_a_quiet_interval_leaves_no_latency_to_draw() -> None:
     times = draw([*points(5), quiet], NOW)[2]
     assert len(spots(times.lines[0].path)) == 1
     assert times.lines[0].latest == "–"
+
+
+def test_a_quiet_interval_parts_the_line() -> None:
+    quiet = Point(NOW - 20, 0.0, 0.0, None, None)
+    before, after = points(3, 4, 5, 6, 7)[:2], points(8, 9)
+    times, rate = draw([*before, quiet, *after], NOW)[2], draw([*before, quiet, *after], NOW)[0]
+    assert times.lines[0].path.count("M") == 2
+    assert len(spots(times.lines[0].path)) == 4
+    assert rate.lines[0].path.count("M") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.004, "4 ms"), (0.9996, "1.0 s"), (1.25, "1.2 s"), (9.96, "10 s"), (107, "107 s")],
+)
+def test_times_are_said_plainly(seconds: float, said: str) -> None:
+    point = Point(NOW, 1.0, 0.0, seconds, seconds)
+    assert draw([point], NOW)[2].lines[0].latest == said
 
 
 def test_a_chart_is_told_in_words_too() -> None:

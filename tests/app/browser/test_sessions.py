@@ -55,6 +55,30 @@ def test_it_is_nobodys_when(store: InstanceStore, ended: bool, began: float, ip:
 
 
 @pytest.mark.parametrize(
+    ("began", "now", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("192.0.2.1", "192.0.2.2", False),
+    ],
+)
+def test_it_is_valid_in_the_network_that_it_began_in(
+    store: InstanceStore, began: str, now: str, same: bool
+) -> None:
+    """A machine changes the second half of its IPv6 address by itself."""
+    own = sessions(store)
+    token = own.begin(principal(), began, time.time())
+    if same:
+        assert own.principal(token, now) == principal()
+    else:
+        with pytest.raises(Unauthenticated):
+            own.principal(token, now)
+
+
+@pytest.mark.parametrize(
     "stored", [b"", b"{}", b"null", b"[1]", b"\xff", b'{"until":1e12,"ip":"x","said":"{}"}']
 )
 def test_what_nobody_could_have_stored_is_no_session(store: InstanceStore, stored: bytes) -> None:

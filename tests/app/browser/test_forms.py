@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.browser.sign_in import HOME, may, own_path
+from app.browser.forms import HOME, may, own_path
 from tests.app.samples import principal
 
 

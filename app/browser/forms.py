@@ -1,0 +1,148 @@
+"""The pages of signing in and out: the form, what it sends, the way out, and what they load."""
+
+import time
+from collections.abc import Sequence
+
+from flask import Blueprint, Response, redirect, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as WerkzeugResponse
+
+from app.authorization import granted
+from app.browser import pages
+from app.browser.sign_in import SignIn
+from app.cross_site import require_own_page
+from app.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, ProxyError, RequestTimeout
+from app.inbound import check_query, checked_path
+from app.principal import Principal
+from app.responses import refuse
+from app.route_table import Access
+
+HOME = "/mlflow/"
+
+#: Bytes of a form: three for each character of the longest address that we take, and a key.
+MAX_FORM = 32 * 1024
+
+STILL_THERE = (
+    "This browser is signed out. The session itself could not be ended (Redis is away): it ends by "
+    "its idle time."
+)
+
+
+def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
+    """The form, what it sends, the way out, and the static files of our pages. Nothing else below
+    their folder is passed on to MLflow, by none of its `methods`."""
+    routes = Blueprint(
+        "browser",
+        __name__,
+        static_folder="static",
+        static_url_path=f"{pages.BASE}/static",
+        template_folder="templates",
+    )
+    pages.install(routes)
+    _files_are_files(routes)
+
+    @routes.before_request
+    def refuse_keys() -> None:
+        check_query(request.query_string.decode("latin-1"))
+
+    @routes.get(f"{pages.BASE}/sign-in")
+    def form() -> Response:
+        note = "You are signed out." if "signed-out" in request.args else ""
+        try:
+            session = parts.session()
+        except AuthServiceUnavailable as unknown:
+            session, note = None, unknown.message
+        if session is not None:
+            ends = time.gmtime(session.until)
+            who = session.principal
+            return pages.page("account.html", principal=who, may=may(who), ends=ends)
+        return pages.sign_in_page(goal=request.args.get("next", ""), note=note)
+
+    @routes.post(f"{pages.BASE}/sign-in")
+    def sign_in() -> WerkzeugResponse:
+        require_own_page(request.environ)
+        key, goal = _form()
+        try:
+            token = parts.begin(key)
+        except ProxyError as error:
+            refuse(error)  # for log and metrics; a person gets it as a page
+            return pages.sign_in_page(error.message, error.status, goal, headers=error.headers)
+        moved = redirect(own_path(goal), 303)
+        moved.headers["Cache-Control"] = "no-store"
+        parts.set_cookies(moved, token)
+        return moved
+
+    @routes.post(f"{pages.BASE}/sign-out")
+    def sign_out() -> WerkzeugResponse:
+        require_own_page(request.environ)
+        try:
+            parts.end()
+            done: WerkzeugResponse = redirect(f"{pages.BASE}/sign-in?signed-out", 303)
+        except AuthServiceUnavailable as error:
+            refuse(error)  # for log and metrics
+            done = pages.sign_in_page(STILL_THERE, error.status, headers=error.headers)
+        done.headers["Cache-Control"] = "no-store"
+        parts.set_cookies(done, "")
+        return done
+
+    @routes.get(f"{pages.BASE}/sign-out")
+    def how_to_sign_out() -> WerkzeugResponse:
+        return redirect(f"{pages.BASE}/sign-in", 303)
+
+    @routes.route(f"{pages.BASE}/", defaults={"rest": ""}, methods=methods, strict_slashes=False)
+    @routes.route(f"{pages.BASE}/<any_rest:rest>", methods=methods)
+    def nothing(rest: str) -> Response:
+        raise NoSuchPath("The proxy has no such page of its own.")
+
+    return routes
+
+
+def _bare(pasted: str) -> str:
+    """The key out of what was pasted with it: blanks, quotes, the name of the scheme."""
+    return pasted.strip(" \t\r\n\"'\u200b\ufeff").removeprefix("Bearer ")
+
+
+def own_path(goal: str) -> str:
+    """Where to go on to: a path of MLflow's UI or the status page, and never another site's."""
+    path, _, query = goal.partition("?")
+    if path == "/status":
+        return "/status"
+    if not path.startswith(HOME) or path.startswith(f"{pages.BASE}/"):
+        return HOME
+    try:
+        checked_path(path)
+        check_query(query)
+    except BadRequest:
+        return HOME
+    return goal
+
+
+def may(principal: Principal) -> str:
+    """What a key may do, for its owner: "read and write", say."""
+    words = {Access.READ: "read", Access.WRITE: "write", Access.ADMIN: "administer"}
+    own = granted(principal)
+    *first, last = [word for access, word in words.items() if access in own] or ["nothing"]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _form() -> tuple[str, str]:
+    """The key and where to go on to. BadRequest for what our own form does not send."""
+    if not 0 <= (request.content_length or 0) <= MAX_FORM or "HTTP_TRANSFER_ENCODING" in (
+        request.environ
+    ):
+        raise BadRequest("This is not what the sign-in form sends.")
+    try:
+        return _bare(request.form.get("key", "")), request.form.get("next", "")
+    except TimeoutError:
+        raise RequestTimeout("The form stopped coming; sign in again.") from None
+    except HTTPException:
+        raise BadRequest("This is not what the sign-in form sends.") from None
+
+
+def _files_are_files(routes: Blueprint) -> None:
+    """No browser is to make anything else of them; they may be kept, and are asked about again."""
+
+    @routes.after_request
+    def harden(response: Response) -> Response:
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        return response
