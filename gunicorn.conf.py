@@ -28,7 +28,8 @@ ProxyWorker.drain_delay = settings.drain_delay
 keepalive = settings.keepalive
 # Transfers in progress end by themselves; below the orchestrator's stop time-out.
 graceful_timeout = settings.graceful_timeout
-# Seconds without a sign of life from a worker's loop, not the length of a request.
+# Seconds without a sign of life from a worker's loop, not the length of a request; less than
+# LIFETIME in app/operations/circuits.py.
 timeout = 60
 # No restart after N requests: it cuts long streams. Memory is bounded by design.
 max_requests = 0
@@ -56,7 +57,7 @@ proc_name = "hokusai-mlflow-proxy"
 
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
-    """`flask circuit` sees and resets what lives in this worker's memory; the status page draws
+    """It tells of its circuits, and does what `flask circuit` asks for; the status page draws
     samples of the metrics; with METRICS_EMF it reports them in the log as well."""
     worker.wsgi.extensions["hokusai-circuits"].start()
     worker.wsgi.extensions["hokusai-samples"].start()

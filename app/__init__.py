@@ -17,7 +17,7 @@ from app.browser import mounting as browser
 from app.browser.sessions import Sessions
 from app.circuit import Circuit
 from app.forwarding import Upstream
-from app.instance_store import InstanceStore
+from app.instance_store import FILE, InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change
 from app.operations import audit, mounting
@@ -37,19 +37,19 @@ def create_app(settings: Settings) -> Flask:
     app.url_map.merge_slashes = False  # `//` is refused by the walk, not redirected
     app.url_map.strict_slashes = True
 
-    store = InstanceStore(_in_folder(settings, "shared.db"))
+    store = InstanceStore(_in_folder(settings, FILE))
     link = RedisLink(settings.redis_url, settings.redis_timeout, settings.redis_retry_interval)
-    board = CircuitBoard(store, max(60.0, 2 * settings.circuit_reset_timeout))
 
     def on_change(name: str, state: str) -> None:
-        count_circuit_change(name, state)
         board.note(name, state)
+        count_circuit_change(name, state)
 
     circuit = Circuit(
         "mlflow", settings.circuit_fail_max, settings.circuit_reset_timeout, on_change
     )
     upstream = Upstream(settings, circuit)
     auth_service = _auth_service(settings, on_change)
+    board = CircuitBoard(store, (circuit, auth_service.circuit))
     cache = _verdict_cache(settings, link, store)
     sessions = Sessions(
         link, store, cache.is_ended, settings.session_lifetime, settings.session_idle

@@ -1,4 +1,4 @@
-"""What the workers of this instance share among themselves while Redis is away.
+"""What the workers of this instance share among themselves, without Redis.
 
 One SQLite file in the instance's folder, which is in memory where there is such a place: values
 with a lifetime (the verdict cache), and the counts of sliding windows (the limits), in the form
@@ -18,7 +18,10 @@ from limits.storage.base import SlidingWindowCounterSupport
 
 log = logging.getLogger("hokusai.instance")
 
-#: Seconds between two removals of what has expired.
+#: Its name in the instance's folder.
+FILE = "shared.db"
+
+#: Seconds between two removals of what has expired, and between two complaints.
 SWEEP_INTERVAL = 60.0
 
 TABLES = """
@@ -38,6 +41,7 @@ class InstanceStore(Storage, SlidingWindowCounterSupport):
         self._guard = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._swept = time.time()
+        self._complained = 0.0
 
     def __del__(self) -> None:
         """Python 3.13 warns of a connection that nobody closed."""
@@ -51,17 +55,19 @@ class InstanceStore(Storage, SlidingWindowCounterSupport):
             with self._guard:
                 row = self._open().execute(query, (name, time.time())).fetchone()
         except sqlite3.Error as why:
-            log.error("the instance's store cannot be read: %s", why)
+            self._complain("read", why)
             return None
         return row[0] if row else None
 
-    def set_value(self, name: str, value: bytes, seconds: float) -> None:
-        """Keeps a value for some seconds; nothing is kept where the file cannot be written."""
+    def set_value(self, name: str, value: bytes, seconds: float) -> bool:
+        """Keeps a value for some seconds; False where the file cannot be written."""
         until = time.time() + seconds
         try:
             self._write("insert or replace into kept values (?, ?, ?)", name, value, until)
         except sqlite3.Error as why:
-            log.error("the instance's store cannot be written: %s", why)
+            self._complain("written", why)
+            return False
+        return True
 
     def claim(self, name: str, seconds: float) -> bool:
         """Takes a name for some seconds, if nobody has it: True for one caller among all workers.
@@ -75,7 +81,7 @@ class InstanceStore(Storage, SlidingWindowCounterSupport):
                     (name, now + seconds, now),
                 )
         except sqlite3.Error as why:
-            log.error("the instance's store cannot be written: %s", why)
+            self._complain("written", why)
             return True
         return taken.rowcount > 0
 
@@ -91,7 +97,7 @@ class InstanceStore(Storage, SlidingWindowCounterSupport):
                 rows = self._open().execute(query, (prefix, prefix + "\x7f", time.time()))
                 return {name[len(prefix) :]: value for name, value in rows}
         except sqlite3.Error as why:
-            log.error("the instance's store cannot be read: %s", why)
+            self._complain("read", why)
             return {}
 
     def acquire_sliding_window_entry(
@@ -135,7 +141,7 @@ class InstanceStore(Storage, SlidingWindowCounterSupport):
         return counts.get(window - 1, 0), rest, counts.get(window, 0), rest + expiry
 
     def _open(self) -> sqlite3.Connection:
-        """The connection, opened at first use: most instances never need it."""
+        """The connection, opened at first use: a command may never need it."""
         if self._connection is None:
             try:
                 self._connection = _connect(str(self._file or ":memory:"))
@@ -151,6 +157,12 @@ class InstanceStore(Storage, SlidingWindowCounterSupport):
                 self._swept = time.time()
                 for table in ("kept", "counts"):
                     self._open().execute(f"delete from {table} where until < ?", (self._swept,))
+
+    def _complain(self, done: str, why: sqlite3.Error) -> None:
+        """Not each time: a full disk would fill the log as well."""
+        if time.time() - self._complained > SWEEP_INTERVAL:
+            self._complained = time.time()
+            log.error("the instance's store cannot be %s: %s", done, why)
 
     # What else a Storage has to have; the sliding window asks for none of it.
 

@@ -7,7 +7,7 @@ from flask import Flask
 from app.auth_service import AuthService
 from app.instance_store import InstanceStore
 from app.metrics import count_refused_head
-from app.operations import api_description, commands, health, metrics_page, remote_circuits
+from app.operations import api_description, commands, health, metrics_page
 from app.operations import self_test as self_tests
 from app.operations.checks import Checks
 from app.operations.circuits import CircuitBoard
@@ -42,9 +42,7 @@ def mount(
     )
     commands.add(app.cli, settings, link, revocations, parts.routes)
     app.extensions["hokusai-refused"] = count_refused_head
-    if folder:
-        circuits = (parts.upstream.circuit, auth_service.circuit)
-        app.extensions["hokusai-circuits"] = remote_circuits.Publisher(folder, circuits)
+    app.extensions["hokusai-circuits"] = board
     if settings.otel_enabled:
         from app.operations import telemetry  # an extra: requirements/telemetry.in
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ import psutil
 import pytest
 
 from app.circuit import Circuit
-from app.operations.remote_circuits import FOLDER, Instance, Publisher, instances
+from app.instance_store import FILE, InstanceStore
+from app.operations.circuits import CircuitBoard, Worker, instances
 from devstack.proxy import Proxy
 from tests.doctor.conftest import Finished
 from tests.fault_proxy import FaultProxy
@@ -20,17 +19,6 @@ from tests.upstreams import Upstream, eventually
 from tests.wire import bearer, call
 
 Flask = Callable[..., Finished]
-
-
-class Failure(Exception):
-    """Of a dependency."""
-
-
-def opened(name: str) -> Circuit:
-    circuit = Circuit(name, 1, 3600)
-    with pytest.raises(Failure), circuit.attempt((Failure,)):
-        raise Failure
-    return circuit
 
 
 # --- of a running proxy --------------------------------------------------------------------------
@@ -76,13 +64,15 @@ def test_the_circuits_of_all_workers_are_shown_and_reset(
     def status() -> int:
         return call(proxy_of_two.url, "GET", "/api/mlflow/version", bearer(key)).status
 
-    instance = Instance(folder)
-    eventually(lambda: len(instance.workers()) == 2, "the word of both workers")
+    def workers() -> list[Worker]:
+        return [worker for board in instances([folder]).values() for worker in board.workers()]
+
+    eventually(lambda: len(workers()) == 2, "the word of both workers")
     assert states(flask, folder) == ["closed", "closed"]
 
     faults.refuse()
     eventually(
-        lambda: status() and [w.circuits["mlflow"] for w in instance.workers()] == ["open", "open"],
+        lambda: status() and [w.circuits["mlflow"] for w in workers()] == ["open", "open"],
         "two open circuits",
     )
     faults.heal()
@@ -128,77 +118,7 @@ def test_an_unknown_circuit_is_refused(flask: Flask) -> None:
 
 
 def test_a_worker_that_does_not_answer_is_named(flask: Flask, tmp_path: Path) -> None:
-    Publisher(tmp_path, [opened("mlflow")]).start_once()
+    CircuitBoard(InstanceStore(tmp_path / FILE), [Circuit("mlflow", 1, 3600)]).look()
     done = flask("circuit", "reset", INSTANCE_FOLDER=str(tmp_path))
     assert done.status == 1
     assert f"No answer from: {os.getpid()}" in done.err
-
-
-# --- the files -----------------------------------------------------------------------------------
-
-
-def test_a_reset_closes_those_that_are_named(tmp_path: Path) -> None:
-    mlflow, auth_service = opened("mlflow"), opened("auth_service")
-    worker = Publisher(tmp_path, [mlflow, auth_service])
-    worker.start_once()
-    instance = Instance(tmp_path)
-    (said,) = instance.workers()
-    assert said.circuits == {"mlflow": "open", "auth_service": "open"}
-    asked = instance.reset(["auth_service"])
-    worker.look()
-    (said,) = instance.workers()
-    assert (said.done, said.alive, said.pid) == (asked, True, os.getpid())
-    assert said.circuits == {"mlflow": "open", "auth_service": "closed"}
-    assert (mlflow.state, auth_service.state) == ("open", "closed")
-
-
-def test_a_reset_is_done_once(tmp_path: Path) -> None:
-    circuit = opened("mlflow")
-    worker = Publisher(tmp_path, [circuit])
-    worker.start_once()
-    Instance(tmp_path).reset(["mlflow"])
-    worker.look()
-    with pytest.raises(Failure), circuit.attempt((Failure,)):
-        raise Failure
-    worker.look()
-    assert circuit.state == "open"
-
-
-def test_a_worker_that_starts_does_not_do_an_old_reset(tmp_path: Path) -> None:
-    first, circuit = Publisher(tmp_path, []), opened("mlflow")
-    first.start_once()
-    Instance(tmp_path).reset(["mlflow"])
-    Publisher(tmp_path, [circuit]).start_once()
-    assert circuit.state == "open"
-
-
-def test_a_worker_that_is_gone_is_not_shown_and_swept_up(tmp_path: Path) -> None:
-    program = "import os; print(os.getpid())"
-    gone = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    folder = tmp_path / FOLDER
-    folder.mkdir()
-    left = folder / f"{gone.stdout.strip()}.json"
-    left.write_text(json.dumps({"pid": int(left.stem), "circuits": {}, "done": ""}))
-    assert Instance(tmp_path).workers() == []
-    Publisher(tmp_path, []).start_once()
-    assert not left.exists()
-
-
-def test_what_is_no_word_of_a_worker_is_passed_over(tmp_path: Path) -> None:
-    folder = tmp_path / FOLDER
-    folder.mkdir()
-    for name, text in {"1": "{", "2": "[]", "3": '{"pid": "x"}', "reset": '{"id": 1}'}.items():
-        (folder / f"{name}.json").write_text(text)
-    (folder / "reset").write_text("[]")
-    circuit = opened("mlflow")
-    Publisher(tmp_path, [circuit]).start_once()
-    assert [worker.pid for worker in Instance(tmp_path).workers()] == [os.getpid()]
-    assert circuit.state == "open"
-
-
-def test_only_folders_with_a_worker_are_instances(tmp_path: Path) -> None:
-    (tmp_path / "hokusai-empty" / FOLDER).mkdir(parents=True)
-    Publisher(tmp_path / "hokusai-one", []).start_once()
-    assert [found.folder for found in instances([tmp_path, tmp_path / "nowhere"])] == [
-        tmp_path / "hokusai-one"
-    ]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from app.operations.remote_circuits import Instance, instances
+from app.instance_store import FILE
+from app.operations.circuits import CircuitBoard, instances
 from config import Settings
 
 NAMES = ("mlflow", "auth_service")
@@ -40,11 +41,11 @@ def circuit(settings: Settings) -> click.Group:
         """Print the state of each circuit: closed (in use), open (left alone), half-open."""
         found = _instances(settings, folder)
         if as_json:
-            click.echo(json.dumps([_document(one) for one in found], indent=2))
+            click.echo(json.dumps([_document(*one) for one in found.items()], indent=2))
             return
-        for one in found:
-            click.echo(f"instance {one.folder}")
-            for worker in one.workers():
+        for place, board in found.items():
+            click.echo(f"instance {place}")
+            for worker in board.workers():
                 states = "  ".join(f"{name}: {state}" for name, state in worker.circuits.items())
                 note = "" if worker.alive else "  (says nothing any more: frozen?)"
                 click.echo(f"  worker {worker.pid:<8} {states}{note}")
@@ -56,42 +57,35 @@ def circuit(settings: Settings) -> click.Group:
         """Close the circuits of all workers, at once: those to NAMES, or both."""
         found = _instances(settings, folder)
         if len(found) > 1:
-            listed = "\n".join(f"  --instance {one.folder}" for one in found)
+            listed = "\n".join(f"  --instance {place}" for place in found)
             raise click.ClickException(f"There are several instances here; choose:\n{listed}")
-        _reset(found[0], names or NAMES)
+        _reset(*found.popitem(), names or NAMES)
 
     return group
 
 
-def _reset(instance: Instance, names: tuple[str, ...]) -> None:
+def _reset(folder: Path, board: CircuitBoard, names: tuple[str, ...]) -> None:
     """Asks, and waits until each worker has done it, or PATIENCE is over."""
-    try:
-        asked = instance.reset(names)
-    except OSError as why:
-        raise click.ClickException(f"{instance.folder}: {why.strerror}.") from None
+    if not board.reset(names):
+        raise click.ClickException(f"{folder}: the workers cannot be asked.")
     deadline = time.monotonic() + PATIENCE
-    while (late := _late(instance, asked)) and time.monotonic() < deadline:
+    while (late := board.late()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    done = [worker.pid for worker in instance.workers() if worker.done == asked]
-    click.echo(f"Closed: {', '.join(names)}; in {len(done)} workers of {instance.folder}.")
+    done = [worker for worker in board.workers() if worker.pid not in late]
+    click.echo(f"Closed: {', '.join(names)}; in {len(done)} workers of {folder}.")
     if late:
         listed = ", ".join(str(pid) for pid in late)
         raise click.ClickException(f"No answer from: {listed}. Frozen? They do it when they wake.")
 
 
-def _late(instance: Instance, asked: str) -> list[int]:
-    return [worker.pid for worker in instance.workers() if worker.done != asked]
-
-
-def _instances(settings: Settings, folder: Path | None) -> list[Instance]:
-    """The instances that are meant; a ClickException where there is none."""
+def _instances(settings: Settings, folder: Path | None) -> dict[Path, CircuitBoard]:
+    """The instances that are meant, by folder; a ClickException where there is none."""
+    places = [Path(place) for place in dict.fromkeys(PLACES)]
     named = folder or (Path(settings.instance_folder) if settings.instance_folder else None)
-    if named is None:
-        found = instances(Path(place) for place in dict.fromkeys(PLACES))
-    else:
-        found = [one for one in [Instance(named)] if one.workers()]
+    made = (file.parent for place in places for file in sorted(place.glob(f"hokusai-*/{FILE}")))
+    found = instances([named] if named else made)
     if not found:
-        where = str(named) if named else " and ".join(dict.fromkeys(PLACES))
+        where = str(named) if named else " and ".join(map(str, places))
         raise click.ClickException(
             f"No worker of a proxy is found in {where}. Run this on the proxy's machine or in its "
             "container, as its user; with INSTANCE_FOLDER, if the proxy has one."
@@ -99,11 +93,11 @@ def _instances(settings: Settings, folder: Path | None) -> list[Instance]:
     return found
 
 
-def _document(instance: Instance) -> dict[str, object]:
+def _document(folder: Path, board: CircuitBoard) -> dict[str, object]:
     return {
-        "instance": str(instance.folder),
+        "instance": str(folder),
         "workers": [
             {"pid": worker.pid, "alive": worker.alive, "circuits": worker.circuits}
-            for worker in instance.workers()
+            for worker in board.workers()
         ],
     }
