@@ -145,9 +145,7 @@ def test_mlflows_pages_get_none_of_these(front: Proxy, upstream: Upstream, sessi
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-@pytest.mark.parametrize(
-    "path", ["/mlflow/-", "/mlflow/-/", "/mlflow/-/else", "/mlflow/-/a//b"]
-)
+@pytest.mark.parametrize("path", ["/mlflow/-", "/mlflow/-/", "/mlflow/-/else", "/mlflow/-/a//b"])
 def test_nothing_below_our_folder_goes_to_mlflow(
     front: Proxy, upstream: Upstream, key: str, path: str, method: str
 ) -> None:
