@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from flask import Blueprint, Response, redirect, request
 from werkzeug.exceptions import HTTPException
@@ -55,7 +56,8 @@ def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
         if session is not None:
             ends = time.gmtime(session.until)
             who = session.principal
-            return pages.page("account.html", principal=who, may=may(who), ends=ends)
+            goal = own_path(request.args.get("next", ""))
+            return pages.page("account.html", principal=who, may=may(who), ends=ends, goal=goal)
         return pages.sign_in_page(goal=request.args.get("next", ""), note=note)
 
     @routes.post(f"{pages.BASE}/sign-in")
@@ -67,7 +69,7 @@ def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
         except ProxyError as error:
             refuse(error)  # for log and metrics; a person gets it as a page
             return pages.sign_in_page(error.message, error.status, goal, headers=error.headers)
-        moved = redirect(own_path(goal), 303)
+        moved = redirect(_by_way_of_a_page(own_path(goal)), 303)
         moved.headers["Cache-Control"] = "no-store"
         parts.set_cookies(moved, token)
         return moved
@@ -115,6 +117,14 @@ def own_path(goal: str) -> str:
     except BadRequest:
         return HOME
     return goal
+
+
+def _by_way_of_a_page(goal: str) -> str:
+    """Where MLflow's UI or the status page is wanted, that; a file may come as a download, which
+    leaves the form standing there, so its link is shown on a page."""
+    if goal.partition("?")[0] in (HOME, "/status"):
+        return goal
+    return f"{pages.BASE}/sign-in?next={quote(goal, safe='/')}"
 
 
 def may(principal: Principal) -> str:

@@ -82,7 +82,7 @@ def test_a_status_page_that_gets_no_answer_says_so(
     browser.open(f"{proxy.url}/status")
     browser.see("Everything works")
     browser.offline(True)
-    browser.see("The proxy gives no answer. What stands below is of")
+    browser.see("The proxy gives no answer", "What stands below is of")
     browser.find(".state.unknown")
     browser.shot("status-away")
     assert browser.barriers() == []

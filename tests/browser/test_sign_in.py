@@ -1,5 +1,6 @@
 """A person signs in, looks around, and signs out; and nobody else can do so for them."""
 
+from pathlib import Path
 from typing import Any
 
 from devstack.proxy import Proxy
@@ -25,6 +26,19 @@ def test_a_bad_key_is_told_and_a_good_one_leads_to_where_one_was_going(
     sign_in(browser, reader.key)
     browser.see(exhibits.experiment, exhibits.run_name)
     assert browser.url.startswith(place)  # what stood behind the # is still there
+
+
+def test_a_link_to_a_file_asks_for_the_key_and_then_offers_the_file(
+    browser: Chromium, proxy: Proxy, exhibits: Any, reader: Any, tmp_path: Path
+) -> None:
+    browser.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    link = f"{proxy.url}/mlflow/get-artifact?path=notes.txt&run_uuid={exhibits.run_id}"
+    browser.open(link)
+    sign_in(browser, reader.key)
+    browser.see("You are signed in")
+    browser.shot("account-file")
+    browser.click("a.button", "Open /mlflow/get-artifact")
+    browser.wait((tmp_path / "notes.txt").exists, "the file")
 
 
 def test_the_session_is_a_cookie_that_no_script_sees_and_mlflows_pages_alone_get(

@@ -359,7 +359,8 @@ def test_nobody_is_signed_in_or_out_by_another_site(
 
 GOALS = {
     "/mlflow/": "/mlflow/",
-    "/mlflow/get-artifact?path=a%20b": "/mlflow/get-artifact?path=a%20b",
+    "/mlflow/?x=1": "/mlflow/?x=1",
+    "/mlflow/get-artifact?path=a%20b": f"{SIGN_IN}?next=/mlflow/get-artifact%3Fpath%3Da%2520b",
     "/status": "/status",
     "": HOME,
     "https://evil.test/": HOME,

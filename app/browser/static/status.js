@@ -1,7 +1,7 @@
 // Fetches the page again every few seconds while it is looked at, and puts the new state in place.
 "use strict";
 const EVERY = 5000, PATIENCE = 4000;
-const live = document.getElementById("live"), away = document.getElementById("away");
+const live = document.getElementById("live"), nav = document.getElementById("nav");
 let next;
 
 async function refresh() {
@@ -12,12 +12,8 @@ async function refresh() {
     });
     if (!answer.ok) throw new Error(answer.statusText);
     show(new DOMParser().parseFromString(await answer.text(), "text/html"));
-    away.hidden = true;
   } catch {
-    const text = `The proxy gives no answer. What stands below is of ${live.querySelector("time").textContent}.`;
-    if (away.textContent !== text) away.textContent = text;
-    away.hidden = false;
-    live.querySelector(".state").className = "state unknown";
+    showThatNothingIsKnown("The proxy gives no answer");
   }
   if (!document.hidden) next = setTimeout(refresh, EVERY);
 }
@@ -26,11 +22,23 @@ function show(page) {
   const reading = window.getSelection();
   if (!reading.isCollapsed && live.contains(reading.anchorNode)) return; // it is being copied
   live.replaceChildren(...page.getElementById("live").childNodes);
-  const nav = document.getElementById("nav"), fresh = page.getElementById("nav");
+  const fresh = page.getElementById("nav");
   if (nav.textContent !== fresh.textContent) nav.replaceChildren(...fresh.childNodes);
-  if (document.title === page.title) return;
-  document.title = page.title; // begins with the state: that it changed is said, and nothing else
-  document.getElementById("said").textContent = page.title;
+  tell(page.title);
+}
+
+function showThatNothingIsKnown(why) {
+  const state = live.querySelector(".state");
+  state.className = "state unknown";
+  state.querySelector("h1").textContent = why;
+  state.querySelector("p").replaceChildren("What stands below is of ", state.querySelector("time"));
+  tell(why);
+}
+
+function tell(title) {
+  if (document.title === title) return;
+  document.title = title; // begins with the state: that it changed is said, and nothing else
+  document.getElementById("said").textContent = title;
 }
 
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
