@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+from selenium.common.exceptions import WebDriverException
 
 from devstack.environments import ROOT
 from tests.browser.chromium import Chromium, programs
@@ -18,16 +20,30 @@ MISSING = (
     "apt install chromium chromium-driver"
 )
 
+DOES_NOT_START = (
+    "Chromium does not start here (it needs a font, such as Debian's fonts-dejavu-core)"
+)
+
 
 @pytest.fixture(scope="session")
 def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     found = programs()
     if found is None:
-        if DEVELOPERS_ENVIRONMENT.get("REQUIRE_BROWSER") == "1":
-            pytest.fail(f"REQUIRE_BROWSER=1, and {MISSING}")
-        pytest.skip(MISSING)
-    with Chromium(tmp_path_factory.mktemp("chromium"), *found) as browser:
+        without_a_browser(MISSING)
+    with ExitStack() as ends:
+        try:
+            browser = ends.enter_context(Chromium(tmp_path_factory.mktemp("chromium"), *found))
+            browser.forget()
+        except WebDriverException as why:
+            without_a_browser(f"{DOES_NOT_START}: {str(why).splitlines()[0]}")
         yield browser
+
+
+def without_a_browser(why: str) -> NoReturn:
+    """Skips, or fails under REQUIRE_BROWSER=1."""
+    if DEVELOPERS_ENVIRONMENT.get("REQUIRE_BROWSER") == "1":
+        pytest.fail(f"REQUIRE_BROWSER=1, and {why}")
+    pytest.skip(why)
 
 
 @pytest.fixture
