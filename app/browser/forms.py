@@ -10,6 +10,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.authorization import granted
 from app.browser import pages
+from app.browser.pages import HOME
 from app.browser.sign_in import SignIn
 from app.cross_site import require_own_page
 from app.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, ProxyError, RequestTimeout
@@ -17,8 +18,6 @@ from app.inbound import check_query, checked_path
 from app.principal import Principal
 from app.responses import refuse
 from app.route_table import Access
-
-HOME = "/mlflow/"
 
 #: Bytes of a form: three for each character of the longest address that we take, and a key.
 MAX_FORM = 32 * 1024

@@ -5,9 +5,9 @@ MLflow's own pages get the JSON that they always get.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from flask import Blueprint, Response, g, render_template, request
+from flask import Blueprint, Response, g, redirect, render_template, request
 
 from app.credentials import session_ticket
 from app.errors import ProxyError, Unauthenticated
@@ -17,8 +17,12 @@ from app.responses import refuse
 #: Where our pages stand. MLflow has no path that begins so, and the load balancer routes it.
 BASE = "/mlflow/-"
 
+#: MLflow's UI, and where the links lead that the SDK prints: "View run … at", its tracking URI and
+#: a `#`, which a browser takes along when it is sent on.
+HOME, SDK_HOME = "/mlflow/", "/api/mlflow/"
+
 #: Where people go with a browser, and what among it is for programs.
-PAGES = ("/mlflow/", "/status")
+PAGES = (HOME, "/status")
 NO_PAGES = ("/mlflow/api/", "/mlflow/ajax-api/", "/mlflow/v1/", "/mlflow/static-files/")
 
 #: What a browser that may use these pages is told: with Basic among the schemes it would ask for a
@@ -95,11 +99,15 @@ def install(routes: Blueprint) -> None:
     @routes.app_errorhandler(ProxyError)
     def refuse_as_fits(error: ProxyError) -> Response:
         environ, path = request.environ, g.record.path
+        wants_key = isinstance(error, Unauthenticated)
+        if wants_key and path == SDK_HOME and is_navigation(environ, HOME):
+            refuse(error)  # for log and metrics
+            return cast(Response, redirect(HOME, Response=Response))
         if is_navigation(environ, path):
             refuse(error)  # for log and metrics
             return error_page(error)
         is_a_pages_script = _is_browser(environ) and not _has_key(environ)
-        if isinstance(error, Unauthenticated) and is_a_pages_script and path.startswith("/mlflow/"):
+        if wants_key and is_a_pages_script and path.startswith(HOME):
             return refuse(_signed_out(error))
         return refuse(error)
 
@@ -119,7 +127,7 @@ def error_page(error: ProxyError) -> Response:
     return response
 
 
-def _signed_out(error: Unauthenticated) -> Unauthenticated:
+def _signed_out(error: ProxyError) -> Unauthenticated:
     """The same for a page's script: MLflow shows the message, and a person reads it. The challenge
     is not to make the browser ask for a password."""
     why = error.message if session_ticket(request.environ) else "Sign in first."

@@ -28,6 +28,19 @@ def test_a_bad_key_is_told_and_a_good_one_leads_to_where_one_was_going(
     assert browser.url.startswith(place)  # what stood behind the # is still there
 
 
+def test_the_link_that_the_sdk_prints_leads_to_the_run(
+    browser: Chromium, proxy: Proxy, exhibits: Any, reader: Any
+) -> None:
+    run = f"#/experiments/{exhibits.experiment_id}/runs/{exhibits.run_id}"
+    browser.open(f"{proxy.url}/api/mlflow/{run}")
+    sign_in(browser, reader.key)
+    browser.see(exhibits.run_name, exhibits.run_id)
+    assert browser.url == f"{proxy.url}/mlflow/{run}"
+    browser.open("about:blank")
+    browser.open(f"{proxy.url}/api/mlflow/{run}")
+    browser.see(exhibits.run_name, exhibits.run_id)
+
+
 def test_a_link_to_a_file_asks_for_the_key_and_then_offers_the_file(
     browser: Chromium, proxy: Proxy, exhibits: Any, reader: Any, tmp_path: Path
 ) -> None:

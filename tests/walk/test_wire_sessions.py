@@ -99,7 +99,18 @@ def test_only_a_get_is_a_navigation(front: Proxy, upstream: Upstream, method: st
     assert answer.one("Content-Type") == "application/json"
 
 
-@pytest.mark.parametrize("path", ["/api/mlflow/", "/mlflow/api/2.0/mlflow/runs/get", SEARCH])
+def test_a_link_that_the_sdk_prints_leads_to_the_ui(
+    front: Proxy, upstream: Upstream, key: str
+) -> None:
+    """It is the tracking URI, and what stands behind a `#`, which the browser keeps."""
+    assert call(front.url, "GET", "/api/mlflow/", *NAVIGATION, bearer(key)).status == 200
+    answer = call(front.url, "GET", "/api/mlflow/", *NAVIGATION)
+    assert (answer.status, answer.one("Location")) == (302, HOME)
+    assert answer.one("WWW-Authenticate") is None
+    assert call(front.url, "GET", "/api/mlflow/").error == (401, "UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize("path", ["/api/mlflow/version", "/mlflow/api/2.0/mlflow/runs/get", SEARCH])
 def test_the_api_has_no_pages(front: Proxy, upstream: Upstream, path: str) -> None:
     assert call(front.url, "GET", path, HTML, AGENT).error == (401, "UNAUTHENTICATED")
 
