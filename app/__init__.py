@@ -54,27 +54,10 @@ def create_app(settings: Settings) -> Flask:
     sessions = Sessions(
         link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
     )
-    authenticator = Authenticator(
-        cache,
-        SingleFlight(_in_folder(settings, "turns")),
-        auth_service,
-        settings.auth_service_id,
-        2 * settings.auth_timeout,
-        settings.auth_retry_interval,
-        sessions.principal,
-    )
-    limits = Limits(
-        # An app of its own: flask-limiter's hooks would run on each request, to no purpose.
-        shared_limiter(Flask("limits"), link),
-        link,
-        store,
-        settings.instances,
-        settings.auth_failure_limit,
-    )
     parts = proxy.Parts(
         routes=RouteTable.load(),
-        authenticator=authenticator,
-        limits=limits,
+        authenticator=_authenticator(settings, cache, auth_service, sessions),
+        limits=_limits(settings, link, store),
         in_flight=InFlight(settings.max_in_flight_per_key, settings.max_in_flight),
         upstream=upstream,
         trusted_hops=settings.trusted_proxy_hops,
@@ -111,6 +94,33 @@ def _auth_service(settings: Settings, on_change: Callable[[str, str], None]) -> 
         settings.auth_timeout,
         max(1, round(interval)),
         Circuit("auth_service", fail_max, interval, on_change),
+    )
+
+
+def _authenticator(
+    settings: Settings, cache: VerdictCache, auth_service: AuthService, sessions: Sessions
+) -> Authenticator:
+    """From key or session to principal. One waits for another's question longer than it takes."""
+    return Authenticator(
+        cache,
+        SingleFlight(_in_folder(settings, "turns")),
+        auth_service,
+        settings.auth_service_id,
+        2 * settings.auth_timeout,
+        settings.auth_retry_interval,
+        sessions.principal,
+    )
+
+
+def _limits(settings: Settings, link: RedisLink, store: InstanceStore) -> Limits:
+    """The counted limits."""
+    return Limits(
+        # An app of its own: flask-limiter's hooks would run on each request, to no purpose.
+        shared_limiter(Flask("limits"), link),
+        link,
+        store,
+        settings.instances,
+        settings.auth_failure_limit,
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from devstack.proxy import Proxy
 from tests.upstreams import Upstream
+from tests.walk.signing_in import cookie_of, sign_in
 
 #: One worker, so that one pool, one circuit and one set of counts are looked at.
 SETTINGS = {
@@ -202,3 +203,9 @@ def eventually(condition: Callable[[], bool], within: float = 10.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+@pytest.fixture
+def session(front: Proxy, key: str) -> str:
+    """The cookie of a session whose key may do everything."""
+    return cookie_of(sign_in(front, key))
