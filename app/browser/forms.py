@@ -73,6 +73,12 @@ def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
         parts.set_cookies(moved, token)
         return moved
 
+    _add_way_out(routes, parts)
+    _add_nothing_else(routes, methods)
+    return routes
+
+
+def _add_way_out(routes: Blueprint, parts: SignIn) -> None:
     @routes.post(f"{pages.BASE}/sign-out")
     def sign_out() -> WerkzeugResponse:
         require_own_page(request.environ)
@@ -90,12 +96,12 @@ def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
     def how_to_sign_out() -> WerkzeugResponse:
         return redirect(f"{pages.BASE}/sign-in", 303)
 
+
+def _add_nothing_else(routes: Blueprint, methods: Sequence[str]) -> None:
     @routes.route(f"{pages.BASE}/", defaults={"rest": ""}, methods=methods, strict_slashes=False)
     @routes.route(f"{pages.BASE}/<any_rest:rest>", methods=methods)
     def nothing(rest: str) -> Response:
         raise NoSuchPath("The proxy has no such page of its own.")
-
-    return routes
 
 
 def _bare(pasted: str) -> str:
