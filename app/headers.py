@@ -7,7 +7,8 @@ folded form, HTTP_X_HOKUSAI_USER_ID.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
 from app.authorization import Permit
@@ -67,6 +68,34 @@ NOT_FORWARDED_PREFIXES = (
     "proxy-",
 )
 
+#: What every proxy removes or replaces, so no caller is surprised. All other fields that are not
+#: forwarded are named in the answer, in X-Hokusai-Dropped-Headers.
+REMOVED_EVERYWHERE = (HOP_BY_HOP - {"trailer"}) | {
+    "authorization",
+    "content-length",
+    "cookie",
+    "forwarded",
+    "host",
+    "origin",
+    "traceparent",
+    "via",
+    "x-api-key",
+    "x-client-ip",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-real-ip",
+    "x-request-id",
+}
+
+#: At most so many names, of so many characters each, are repeated to the caller.
+MOST_NAMES, LONGEST_NAME = 10, 64
+
 #: Of MLflow's answer: its server's name says which software runs inside, and its cookies would be
 #: dropped on the way back anyway.
 NOT_RETURNED = HOP_BY_HOP | {"server", "date", "set-cookie", "x-request-id"}
@@ -90,23 +119,53 @@ def upstream_headers(permit: Permit, upstream_host: str, own: Mapping[str, str])
     return headers
 
 
+class _Field(NamedTuple):
+    """What happens to a header field: forwarded or not, and named in the answer if not."""
+
+    name: str
+    forwarded: bool
+    announced: bool
+
+
+@lru_cache(maxsize=1024)
+def _field(variable: str) -> _Field:
+    """The field behind a WSGI variable such as HTTP_X_USER."""
+    name = variable[5:].replace("_", "-").lower()
+    forwarded = name not in NOT_FORWARDED and not name.startswith(NOT_FORWARDED_PREFIXES)
+    return _Field(name.title(), forwarded, not forwarded and name not in REMOVED_EVERYWHERE)
+
+
 def _cleaned(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The client's header fields that may go on, as (name, value)."""
     named_by_connection = {
-        token.strip().lower() for token in environ.get("HTTP_CONNECTION", "").split(",")
+        token.strip().title() for token in environ.get("HTTP_CONNECTION", "").split(",")
     }
     for variable, value in environ.items():
         if not variable.startswith("HTTP_"):
             continue
-        name = variable[5:].replace("_", "-").lower()
-        if (
-            name not in NOT_FORWARDED
-            and name not in named_by_connection
-            and not name.startswith(NOT_FORWARDED_PREFIXES)
-        ):
-            yield name.title(), value
+        field = _field(variable)
+        if field.forwarded and field.name not in named_by_connection:
+            yield field.name, value
     if content_type := environ.get("CONTENT_TYPE"):
         yield "Content-Type", content_type
+
+
+def dropped_names(permit: Permit, answer: Iterable[str]) -> str:
+    """The header fields that did not get through and that somebody may miss, with commas; empty as
+    a rule. Of the client's: what claims an identity or a place. Of MLflow's `answer` (names):
+    Set-Cookie, because one user's cookies must not reach another."""
+    environ = permit.inbound.environ
+    names = [
+        _field(variable).name[:LONGEST_NAME]
+        for variable in environ
+        if variable.startswith("HTTP_") and _field(variable).announced
+    ]
+    if "HTTP_TRACEPARENT" in environ and permit.inbound.traceparent is None:
+        names.append("Traceparent")
+    if any(name.lower() == "set-cookie" for name in answer):
+        names.append("Set-Cookie")
+    more = ["and others"] if len(names) > MOST_NAMES else []
+    return ", ".join(names[:MOST_NAMES] + more)
 
 
 def _identity(permit: Permit) -> Iterator[tuple[str, str]]:

@@ -69,6 +69,10 @@ REQUEST_BYTES = Counter(
 RESPONSE_BYTES = Counter(
     "hokusai_proxy_response_bytes_total", "Bytes of response bodies, by endpoint type.", ("kind",)
 )
+DROPPED = Counter(
+    "hokusai_proxy_dropped_header_requests_total",
+    "Requests with a header field that MLflow did not get and that the caller may miss.",
+)
 IN_FLIGHT = Gauge("hokusai_proxy_in_flight", "Requests being served.", multiprocess_mode="livesum")
 
 # --- authentication --------------------------------------------------------------------------
@@ -154,6 +158,7 @@ class Counted(Protocol):
     upstream_seconds: float | None
     bytes_in: int
     bytes_out: int
+    dropped: str | None
 
     @property
     def kind(self) -> str:
@@ -179,6 +184,8 @@ def count_request(request: Counted, ended: float) -> None:
         bytes_in.inc(request.bytes_in)
     if request.bytes_out:
         bytes_out.inc(request.bytes_out)
+    if request.dropped:
+        DROPPED.inc()
 
 
 def count_refused_head(status: int) -> None:

@@ -28,7 +28,8 @@ class Record:
     """One request's facts. Times are monotonic seconds, sizes bytes.
 
     `answered` is when the head of the answer was there; `attempts` is how often the request was
-    tried at MLflow; `body` is the request's, where it was read whole before it went on.
+    tried at MLflow; `body` is the request's, where it was read whole before it went on; `dropped`
+    names the client's header fields that MLflow did not get.
     """
 
     __slots__ = (
@@ -40,6 +41,7 @@ class Record:
         "bytes_in",
         "bytes_out",
         "client_ip",
+        "dropped",
         "error_code",
         "inbound",
         "method",
@@ -73,6 +75,7 @@ class Record:
         self.bytes_out = 0
         self.outcome = "own"
         self.error_code: str | None = None
+        self.dropped: str | None = None
 
     @property
     def kind(self) -> str:
@@ -135,6 +138,7 @@ class Record:
             "user_id": principal.user_id if principal else None,
             "key_id": principal.key_id if principal else None,
             "client_ip": self.client_ip,
+            "dropped_headers": self.dropped,
         }
         return {name: value for name, value in fields.items() if value is not None}
 

@@ -26,7 +26,7 @@ from app.errors import (
     ProxyError,
     UpstreamReset,
 )
-from app.headers import returned_headers, returned_status
+from app.headers import dropped_names, returned_headers, returned_status
 from app.inbound import client_address, refuse_loop, request_id_of
 from app.metrics import IN_FLIGHT, count_request
 from app.record import Record
@@ -56,6 +56,9 @@ def respond(
     response = _AsItIs(body, status=status)
     response.headers.clear()  # no Content-Type of our own where MLflow sends none
     response.headers.extend(fields)
+    if dropped := dropped_names(permit, upstream.headers):
+        record.dropped = dropped
+        response.headers["X-Hokusai-Dropped-Headers"] = dropped
     if record.auth_source == "session" and "Cache-Control" not in response.headers:
         # What is kept is asked about again, after signing out too. With Authorization shared caches
         # keep out by themselves (RFC 9111 section 3.5), with a cookie they do not.

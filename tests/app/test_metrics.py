@@ -69,6 +69,7 @@ def request(**changes: Any) -> Any:
         "upstream_seconds": 0.08,
         "bytes_in": 77,
         "bytes_out": 1234,
+        "dropped": None,
     }
     return SimpleNamespace(**(facts | changes))
 
@@ -85,6 +86,12 @@ def test_a_request_is_counted_once_in_each_metric(grown: Callable[..., float]) -
     assert grown("own_seconds_count", kind="runs") == 1
     assert grown("request_bytes_total", kind="runs") == 77
     assert grown("response_bytes_total", kind="runs") == 1234
+
+
+def test_requests_that_lost_a_header_field_are_counted(grown: Callable[..., float]) -> None:
+    metrics.count_request(request(dropped="X-User"), 1000.3)
+    metrics.count_request(request(), 1000.3)
+    assert grown("dropped_header_requests_total") == 1
 
 
 def test_own_time_is_what_is_left_until_the_answer(grown: Callable[..., float]) -> None:

@@ -33,6 +33,7 @@ def work(number):
     request = SimpleNamespace(
         kind="runs", method="POST", status=200, outcome="forwarded", started=0.0, answered=0.02,
         auth_source="hit", auth_seconds=0.001, upstream_seconds=0.015, bytes_in=number, bytes_out=1,
+        dropped=None,
     )
     for _ in range(number):
         metrics.count_request(request, 0.02)
