@@ -6,6 +6,7 @@ import sys
 
 from config import BadSettings, load
 from server import instance, logs, metric_files
+from server.request_head import MOST_FIELDS
 from server.worker import ProxyWorker
 
 try:
@@ -22,6 +23,7 @@ worker_connections = settings.max_connections
 # Slow and stalled clients cost a greenlet, not a thread: docs/decisions/worker-class.md.
 worker_class = ProxyWorker
 ProxyWorker.client_idle_timeout = settings.client_idle_timeout
+ProxyWorker.client_request_timeout = settings.client_request_timeout
 ProxyWorker.drain_delay = settings.drain_delay
 
 # Above the ALB's idle time-out of 60 s, or it sends a request into a connection that we just close.
@@ -34,8 +36,8 @@ timeout = 60
 # No restart after N requests: it cuts long streams. Memory is bounded by design.
 max_requests = 0
 
-# The UI asks for 100 runs in one GET, over 4 KB; the default of 4094 answers 414. 8190 is the most.
-limit_request_line = 8190
+# The bytes of a head are bounded as a whole, not by line and field: server/request_head.py.
+limit_request_fields = MOST_FIELDS
 # The C parser accepts bare LF and folded headers, and "auto" would take it where it is installed.
 http_parser = "python"
 # By default a client of a trusted peer can send Script_Name and move the path after authorization.

@@ -15,6 +15,7 @@ from app.auth_service import AuthService
 from app.authentication import Authenticator
 from app.browser import mounting as browser
 from app.browser.sessions import Sessions
+from app.buffered_bodies import BufferedBodies
 from app.circuit import Circuit
 from app.forwarding import Upstream
 from app.instance_store import FILE, InstanceStore
@@ -58,10 +59,10 @@ def create_app(settings: Settings) -> Flask:
         routes=RouteTable.load(),
         authenticator=_authenticator(settings, cache, auth_service, sessions),
         limits=_limits(settings, link, store),
-        in_flight=InFlight(settings.max_in_flight_per_key, settings.max_in_flight),
+        in_flight=InFlight(settings.max_in_flight_per_key, settings.max_forwarded),
         upstream=upstream,
         trusted_hops=settings.trusted_proxy_hops,
-        max_buffered_body=settings.max_buffered_body,
+        buffered_bodies=BufferedBodies(settings.max_buffered_body, settings.max_buffered_total),
     )
     hops, target = settings.trusted_proxy_hops, settings.mlflow_server_url
     responses.install(app, hops, target, audit.write)

@@ -5,13 +5,13 @@
     ├── Unauthenticated       401  no key, bad key
     ├── Forbidden             403  scope missing, route refused to everyone
     ├── NoSuchPath            404  nothing of ours
-    ├── MethodNotAllowed      405
-    ├── RequestTimeout        408  the client stopped sending in mid-body
+    ├── RequestTimeout        408  the client stopped sending in mid-body, or was too slow
     ├── BodyTooLarge          413  a chunked body over MAX_BUFFERED_BODY
     ├── RateLimited           429  over the key's limit, too many failed attempts, auth throttled
     ├── NotForwarded          503  + Retry-After; MLflow never saw the request, repeat it safely
     │   ├── CircuitOpen            (429 instead where the request would create something: MLflow's
     │   ├── Overloaded              client repeats a create on 429 only)
+    │   ├── NoRoomForBody          MAX_BUFFERED_TOTAL is reached, or TMPDIR takes no file
     │   └── AuthServiceUnavailable
     ├── UpstreamUnreachable   502  no connection to MLflow
     ├── UpstreamReset         502  MLflow broke the connection before its answer
@@ -22,7 +22,8 @@
     ClientGone                the client hung up: nobody is left to answer
     BrokenTransfer            after the first byte: break off, never look complete
 
-The codes are those of MLflow's client (mlflow/protos/databricks.proto).
+What the framework refuses (405, say) is a ProxyError with its status: app/responses.py. The codes
+are those of MLflow's client (mlflow/protos/databricks.proto).
 """
 
 import errno
@@ -70,10 +71,6 @@ class NoSuchPath(ProxyError):
     status, code, outcome = 404, "ENDPOINT_NOT_FOUND", "not_found"
 
 
-class MethodNotAllowed(ProxyError):
-    status, code, outcome = 405, "BAD_REQUEST", "malformed"
-
-
 class RequestTimeout(ProxyError):
     status, code, outcome = 408, "BAD_REQUEST", "client_stalled"
 
@@ -109,6 +106,10 @@ class CircuitOpen(NotForwarded):
 
 class Overloaded(NotForwarded):
     outcome = "overloaded"
+
+
+class NoRoomForBody(NotForwarded):
+    outcome = "no_room"
 
 
 class AuthServiceUnavailable(NotForwarded):

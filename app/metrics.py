@@ -106,6 +106,24 @@ FORWARDING = Gauge(
     multiprocess_mode="livesum",
 )
 
+# --- clients ---------------------------------------------------------------------------------
+
+DROPPED = Counter(
+    "hokusai_proxy_clients_dropped_total",
+    "Connections that were ended because of a stalled or slow client, by reason.",
+    ("reason",),
+)
+BUFFERED_BYTES = Gauge(
+    "hokusai_proxy_buffered_bytes",
+    "Bytes of chunked request bodies that are put aside.",
+    multiprocess_mode="livesum",
+)
+BUFFER_REFUSALS = Counter(
+    "hokusai_proxy_buffer_refusals_total",
+    "Chunked request bodies that could not be put aside, by reason.",
+    ("reason",),
+)
+
 # --- MLflow, circuits, Redis -----------------------------------------------------------------
 
 CONNECTIONS = Counter(
@@ -193,6 +211,17 @@ def count_refused_head(status: int) -> None:
     _labelled(REQUESTS, "own", "other", f"{status // 100}xx", "malformed").inc()
 
 
+def count_dropped(reason: str) -> None:
+    """A connection was ended: the head was too slow ("slow_head"), the client "took_nothing" of an
+    answer, or others needed the room ("no_room")."""
+    _labelled(DROPPED, reason).inc()
+
+
+def count_buffer_refusal(reason: str) -> None:
+    """A chunked body found no room: in the worker ("total"), for its "key", or on the "disk"."""
+    _labelled(BUFFER_REFUSALS, reason).inc()
+
+
 def count_authentication(source: str, accepted: bool) -> None:
     """A verdict about a key: out of the cache ("hit"), fresh ("miss") or "stale"; or about a
     browser's "session"."""
@@ -259,6 +288,8 @@ def _begin() -> None:
         (LIMIT_DECISIONS, (("key",), ("granted", "refused"))),
         (LIMIT_DECISIONS, (("address", "in_flight_of_key", "in_flight"), ("refused",))),
         (LIMIT_FALLBACKS, (("key", "address"),)),
+        (DROPPED, (("slow_head", "took_nothing", "no_room"),)),
+        (BUFFER_REFUSALS, (("total", "key", "disk"),)),
     )
     for metric, labels in known:
         for combination in product(*labels):

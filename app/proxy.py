@@ -15,6 +15,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.authentication import Authenticator
 from app.authorization import authorize
+from app.buffered_bodies import BufferedBodies
 from app.credentials import Credentials, Ticket, identify
 from app.cross_site import refuse_cross_site
 from app.errors import NoSuchPath
@@ -42,7 +43,7 @@ class Parts:
     in_flight: InFlight
     upstream: Upstream
     trusted_hops: int
-    max_buffered_body: int
+    buffered_bodies: BufferedBodies
 
     def walk(self, record: Record) -> Response:
         """One request, from its head to MLflow's answer."""
@@ -62,13 +63,14 @@ class Parts:
         place = self.in_flight.take(principal.key_id)
         try:
             streams = route is not None and route.streams
-            body = request_body(inbound, streams, self.max_buffered_body, record.came)
-            record.body = body.content if isinstance(body.content, bytes) else None
-            sent = time.monotonic()
-            try:
-                answer = self.upstream.forward(permit, body, record.tried)
-            finally:
-                record.upstream_seconds = time.monotonic() - sent
+            with self.buffered_bodies.new(principal.key_id) as aside:
+                body = request_body(inbound, streams, aside, record.came)
+                record.body = body.content if isinstance(body.content, bytes) else None
+                sent = time.monotonic()
+                try:
+                    answer = self.upstream.forward(permit, body, record.tried)
+                finally:
+                    record.upstream_seconds = time.monotonic() - sent
             log.debug("%s answered by MLflow: %s", record.request_id, answer.status)
             return respond(answer, permit, self.upstream.url, place.leave)
         except BaseException:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import urllib3
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed, NotFound
 from werkzeug.wsgi import ClosingIterator
 
 from app.authorization import Permit
@@ -20,7 +20,6 @@ from app.errors import (
     BrokenTransfer,
     ClientGone,
     InternalError,
-    MethodNotAllowed,
     NoSuchPath,
     NotForwarded,
     ProxyError,
@@ -126,6 +125,7 @@ def install(app: Flask, hops: int, target: str, audit: Callable[[Record], None])
         refuse_loop(environ)
 
     app.register_error_handler(Exception, refuse)
+    app.wsgi_app = _without_upgrade(app.wsgi_app)  # type: ignore[method-assign]
 
     @app.after_request
     def end(response: Response) -> Response:
@@ -136,6 +136,17 @@ def install(app: Flask, hops: int, target: str, audit: Callable[[Record], None])
         return response
 
 
+def _without_upgrade(serve: Callable[..., Any]) -> Callable[..., Any]:
+    """The application, blind for the wish to speak another protocol, which a server may ignore
+    (RFC 9110 section 7.8). The router would find no route for a web socket."""
+
+    def serve_as_http(environ: dict[str, Any], start_response: Any) -> Any:
+        environ.pop("HTTP_UPGRADE", None)
+        return serve(environ, start_response)
+
+    return serve_as_http
+
+
 def refuse(error: Exception) -> Response:
     """The answer to whatever a view raised, noted in the record and, if need be, in the log."""
     known = in_our_words(error)
@@ -143,7 +154,7 @@ def refuse(error: Exception) -> Response:
     record.outcome, record.error_code = known.outcome, known.code
     if isinstance(known, NotForwarded):
         record.upstream_seconds = None  # MLflow was not asked
-    _log_cause(error, record)
+    _log_cause(error, known, record)
     creates = record.route is not None and record.route.creates
     response = error_response(known, record.request_id, creates)
     if isinstance(error, ClientGone):
@@ -152,34 +163,56 @@ def refuse(error: Exception) -> Response:
 
 
 def in_our_words(error: Exception) -> ProxyError:
-    """Any exception as one of ours: the router's, a client that hung up, or a defect."""
+    """Any exception as one of ours: the framework's refusal, a client that hung up, or a defect.
+    The framework's own 5xx are defects, too: it answers none for what a caller did."""
     if isinstance(error, ProxyError):
         return error
     if isinstance(error, ClientGone):
-        gone = ProxyError("The request's body ended before it was whole.")
-        gone.status, gone.code, gone.outcome = 400, "BAD_REQUEST", ClientGone.outcome
+        gone = _refusal(400, "The request's body ended before it was whole.", {})
+        gone.outcome = ClientGone.outcome
         return gone
-    if isinstance(error, HTTPException) and error.code == 404:
-        return NoSuchPath(
-            "There is nothing here. MLflow is behind /api/mlflow/ and /mlflow/; set the tracking "
-            "URI to <this host>/api/mlflow."
-        )
-    if isinstance(error, HTTPException) and error.code == 405:
-        allow = {name: value for name, value in error.get_headers() if name == "Allow"}
-        return MethodNotAllowed("This path does not take this method.", allow)
+    if isinstance(error, HTTPException) and 400 <= (error.code or 0) < 500:
+        return _of_the_framework(error)
     return InternalError(
         "The proxy failed; this is a defect of its own. Report it with the request id."
     )
 
 
-def _log_cause(error: Exception, record: Record) -> None:
+#: What to say where the framework's own words do not help.
+MESSAGES = {
+    NotFound: "There is nothing here. MLflow is behind /api/mlflow/ and /mlflow/; set the tracking "
+    "URI to <this host>/api/mlflow.",
+    MethodNotAllowed: "This path does not take this method.",
+    BadHost: "The Host header is not the name of a host.",
+}
+
+
+#: MLflow's codes for what a status alone tells; all others below 500 are BAD_REQUEST.
+CODES = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 429: "REQUEST_LIMIT_EXCEEDED"}
+
+
+def _of_the_framework(error: HTTPException) -> ProxyError:
+    """The framework's refusal with its status and its fields, in our form."""
+    message = MESSAGES.get(type(error), f"{error.name}. {error.description or ''}".strip())
+    fields = {name: value for name, value in error.get_headers() if name != "Content-Type"}
+    status = int(error.code or 400)
+    return NoSuchPath(message, fields) if status == 404 else _refusal(status, message, fields)
+
+
+def _refusal(status: int, message: str, fields: dict[str, str]) -> ProxyError:
+    error = ProxyError(message, fields)
+    error.status, error.code = status, CODES.get(status, "BAD_REQUEST")
+    error.outcome = "malformed"
+    return error
+
+
+def _log_cause(error: Exception, known: ProxyError, record: Record) -> None:
     """What the caller is not told: the cause, for the operator. A defect with its traceback."""
     fields = {"request_id": record.request_id}
-    if not isinstance(error, ProxyError | HTTPException | ClientGone):
+    if known.status == 500:
         log.error("defect: %s", type(error).__name__, exc_info=error, extra={"fields": fields})
-    elif isinstance(error, ProxyError) and error.status >= 500:
-        cause = error.__cause__
-        reason = cause or error.message
+    elif known.status > 500:
+        reason = error.__cause__ or known.message
         log.warning("%s: %s", type(error).__name__, reason, extra={"fields": fields})
 
 

@@ -7,15 +7,15 @@ they come. A transfer that broke never looks complete.
 
 import socket
 import struct
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import urllib3
 
-from app.errors import BodyTooLarge, BrokenTransfer, ClientGone, RequestTimeout
+from app.buffered_bodies import BufferedBody
+from app.errors import BrokenTransfer, ClientGone, RequestTimeout
 from app.inbound import Inbound
 
 #: Bytes handled at once. At 16 KiB, urllib3's default, a transfer costs 3 to 5 times the CPU.
@@ -24,9 +24,6 @@ PIECE = 256 * 1024
 #: Bytes up to which a body is read whole before it goes on: it is then sent in one write, can be
 #: sent again to another connection, and a slow client does not keep MLflow waiting.
 WHOLE = 64 * 1024
-
-#: Bytes of a body put aside that are kept in memory; more go to a temporary file.
-IN_MEMORY = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +41,42 @@ class Body:
 
 
 def request_body(
-    inbound: Inbound, streams: bool, limit: int, came: Callable[[int], None] = lambda size: None
+    inbound: Inbound,
+    streams: bool,
+    aside: BufferedBody,
+    came: Callable[[int], None] = lambda size: None,
 ) -> Body:
     """The client's body, framed as MLflow needs it. `came` is told the bytes of each piece.
 
-    MLflow's Flask routes lose a chunked body (200 with an empty result), so one is put aside up to
-    `limit` bytes and then sent with its length; `streams` marks the routes that take it chunked.
-    Raises BodyTooLarge, ClientGone or RequestTimeout.
+    MLflow's Flask routes lose a chunked body (200 with an empty result), so one is put `aside` and
+    then sent with its length; `streams` marks the routes that take it chunked. What is read whole,
+    must come within CLIENT_REQUEST_TIMEOUT. Raises BodyTooLarge, NoRoomForBody, ClientGone or
+    RequestTimeout.
     """
     stream = _Input(inbound.environ["wsgi.input"].read, came)
+    length = inbound.content_length
+    _keep(inbound, streams if inbound.chunked else (length or 0) > WHOLE)
     if inbound.chunked:
-        return Body(_pieces(stream), None) if streams else _put_aside(stream, limit)
-    if inbound.content_length is None:
+        return Body(_pieces(stream), None) if streams else _put_aside(stream, aside)
+    if length is None:
         return Body(None, 0)
-    if inbound.content_length <= WHOLE:
-        whole = b"".join(_counted(stream, inbound.content_length))
+    if length <= WHOLE:
+        whole = b"".join(_counted(stream, length))
         return Body(whole, len(whole))
-    return Body(_counted(stream, inbound.content_length), inbound.content_length)
+    return Body(_counted(stream, length), length)
+
+
+def whole_body(environ: Mapping[str, Any], length: int) -> bytes:
+    """The body of a request to one of our own pages. Raises ClientGone or RequestTimeout."""
+    stream = _Input(environ["wsgi.input"].read, lambda size: None)
+    return b"".join(_counted(stream, length))
+
+
+def _keep(inbound: Inbound, streams: bool) -> None:
+    """Tells the server that this request has its place now; see server/client_socket.py."""
+    client = inbound.environ.get("gunicorn.socket")
+    if client is not None:
+        client.keep(streams)
 
 
 class _Input:
@@ -96,34 +112,14 @@ def _pieces(stream: Any) -> Iterator[bytes]:
         give_way()
 
 
-def _put_aside(stream: Any, limit: int) -> Body:
+def _put_aside(stream: Any, aside: BufferedBody) -> Body:
     """A chunked body, read to its end and given a length."""
-    # Closed by _drain, or by the garbage collector where nobody gets that far.
-    kept = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
-    size = 0
-    try:
-        for piece in _pieces(stream):
-            size += len(piece)
-            if size > limit:
-                raise BodyTooLarge(
-                    f"A chunked body on this route may have {limit} bytes (MAX_BUFFERED_BODY). "
-                    "Send it with a Content-Length, or ask the operator for a higher limit."
-                )
-            kept.write(piece)
-    except BaseException:
-        kept.close()
-        raise
-    kept.seek(0)
+    for piece in _pieces(stream):
+        aside.write(piece)
+    size = aside.size
     if size <= WHOLE:
-        with kept:
-            return Body(kept.read(), size)
-    return Body(_drain(kept), size)
-
-
-def _drain(kept: "IO[bytes]") -> Iterator[bytes]:
-    with kept:
-        while piece := kept.read(PIECE):
-            yield piece
+        return Body(b"".join(aside.pieces(WHOLE)), size)
+    return Body(aside.pieces(PIECE), size)
 
 
 def _read(stream: Any, size: int) -> bytes:
@@ -132,7 +128,8 @@ def _read(stream: Any, size: int) -> bytes:
         piece: bytes = stream.read(size)
     except TimeoutError:
         raise RequestTimeout(
-            "The request's body stopped coming (CLIENT_IDLE_TIMEOUT); repeat the request."
+            "The request's body stopped coming (CLIENT_IDLE_TIMEOUT), or came too slowly "
+            "(CLIENT_REQUEST_TIMEOUT); repeat the request."
         ) from None
     except Exception as why:  # a reset, or a chunk that cannot be parsed: each server has its own
         raise ClientGone(type(why).__name__) from why

@@ -55,6 +55,10 @@ class Settings:
              "ALB 1. With 0 the header is not believed.")
     client_idle_timeout: float = row("CLIENT_IDLE_TIMEOUT", parsers.seconds(1, 3600), 60.0, group=SERVING,
         help="Seconds that a client may neither send nor take a byte in mid-transfer.")
+    client_request_timeout: float = row("CLIENT_REQUEST_TIMEOUT", parsers.seconds(1, 3600), 20.0, group=SERVING,
+        help="Seconds in which a request's head must come, and a body that the proxy reads whole before "
+             "it goes on (short, chunked, or the sign-in form); one more for each 8 KiB that came. Over "
+             "it, 408. Uploads that are streamed have no such limit.")
     keepalive: int = row("KEEPALIVE", parsers.count(1, 4000), 75, group=SERVING,
         help="Seconds an idle client connection is kept. Above the load balancer's idle time-out "
              "(ALB: 60 s), or it answers 502 now and then.")
@@ -65,12 +69,17 @@ class Settings:
         help="Seconds after SIGTERM (the drain delay is part of it) in which running transfers may "
              "finish. Below the orchestrator's stop time-out (Fargate: at most 120 s).")
     max_connections: int = row("MAX_CONNECTIONS", parsers.count(10, 100_000), 2000, group=SERVING,
-        help="Client connections that one worker holds at once.")
+        help="Client connections that one worker holds at once. At 95 % of them, those that have been "
+             "waited for the longest are closed for new ones.")
     max_in_flight: int = row("MAX_IN_FLIGHT", parsers.count(1), 512, group=SERVING,
-        help="Requests that one worker forwards at once, all keys together; over it, 503.")
+        help="Requests that one worker forwards at once, all keys together; over it, 503. Never more "
+             "than 90 % of MAX_CONNECTIONS.")
     max_buffered_body: int = row("MAX_BUFFERED_BODY", parsers.count(0), 64 * 1024 * 1024, group=SERVING,
         help="Bytes of a chunked request body that are put aside for MLflow's REST routes, which "
              "need a Content-Length; over it, 413. Artifact uploads have no limit.")
+    max_buffered_total: int = row("MAX_BUFFERED_TOTAL", parsers.count(0), 512 * 1024 * 1024, group=SERVING,
+        help="Bytes of such bodies that one worker holds at once, of all keys together, most of them in "
+             "temporary files; over it, 503. One key gets a quarter, or one whole body.")
     instance_folder: str = row("INSTANCE_FOLDER", parsers.text, "", group=SERVING,
         help="A writable folder that the workers of this instance share (metrics, one lock file). "
              "By default a fresh one in /dev/shm or the temporary folder.")
@@ -176,6 +185,12 @@ class Settings:
     # fmt: on
 
     @property
+    def max_forwarded(self) -> int:
+        """Requests that one worker forwards at once: the rest of its connections stays free for
+        those that need no place, health checks among them."""
+        return min(self.max_in_flight, self.max_connections * 9 // 10)
+
+    @property
     def max_stored_verdict_age(self) -> float:
         """Seconds after which a cached result is of no use at all."""
         return self.auth_cache_ttl + self.auth_stale_ttl
@@ -225,6 +240,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         )
     if values.get("redis_url", "").startswith("memory:") and values["web_concurrency"] > 1:
         complaints.append("REDIS_URL=memory:// is for one process; WEB_CONCURRENCY must be 1")
+    if values.get("max_buffered_body", 64 * 1024 * 1024) > values.get("max_buffered_total", 2**63):
+        complaints.append("MAX_BUFFERED_BODY must not be above MAX_BUFFERED_TOTAL")
     if values.get("drain_delay", 0) >= values.get("graceful_timeout", 90):
         complaints.append("DRAIN_DELAY must be below GRACEFUL_TIMEOUT")
     return complaints

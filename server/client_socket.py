@@ -1,28 +1,54 @@
 """The client's socket, as the worker uses it."""
 
 import socket
+import time
+from contextlib import suppress
 from typing import Any
+
+import gevent
 
 #: Bytes that the kernel takes from us before the client's window has room for them. Not everywhere.
 UNSENT_BYTES = 128 * 1024
 NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
+#: Bytes a second that a client must send on average, once its time for a request is used up. The
+#: slowest connections in use, old mobile ones, send more.
+LEAST_RATE = 8 * 1024
+
+#: Reads up to this size are the parser's: of a head, or of the framing of chunks. Each is followed
+#: by a turn for the others, because parsing many tiny chunks takes milliseconds a read.
+SMALL_READ = 8 * 1024
+
 
 class ClientSocket:
-    """A client's socket that tells a client that takes nothing from one that is slow, and that
-    sends an answer's head with the first piece of its body.
+    """A client's socket that tells a stalled client from a slow one, both ways, and that sends an
+    answer's head with the first piece of its body.
 
-    gevent's sendall wants all of its data taken within the time-out; and the kernel, by default,
-    reports progress only when a third of a buffer of some megabytes has been taken.
+    Sending: gevent's sendall wants all of its data taken within the time-out; and the kernel, by
+    default, reports progress only when a third of a buffer of some megabytes has been taken.
+    Receiving: a time-out for each read lets a client that sends a byte now and then stay for ever.
+    So a head, and a body unless it is streamed, has a deadline: `request_timeout` seconds, and one
+    more for each LEAST_RATE bytes that came.
     """
 
-    def __init__(self, sock: Any, idle_timeout: float) -> None:
-        """`idle_timeout` is for each answer, in seconds; without one there is no time-out."""
+    def __init__(self, sock: Any, idle_timeout: float, request_timeout: float) -> None:
+        """Both times are in seconds: for a single read or write, and for a head or body."""
         self._sock = sock
-        self.recv, self.settimeout = sock.recv, sock.settimeout
-        self._idle_timeout = idle_timeout
+        self.idle_timeout = idle_timeout
+        self._request_timeout = request_timeout
+        #: When the present wait for a request, or the request itself, began.
+        self.since = time.monotonic()
+        #: Whether a request was served here before.
+        self.is_in_use = False
+        #: Whether the connection was ended to make room, before its request was whole.
+        self.is_given_up = False
+        self._is_kept = False
+        self._waits_for: int | None = None  # what ends the wait, if there is one
         self._is_next_the_head = False
         self._held = b""
+        self._time_between_reads = idle_timeout
+        self._allowed: float | None = None
+        self._received = 0
         sock.setblocking(1)
         if NOTSENT_LOWAT is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
@@ -30,11 +56,77 @@ class ClientSocket:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
+    # --- whose turn it is --------------------------------------------------------------------
+
+    def await_head(self, seconds: float) -> None:
+        """The next request may begin within so many seconds."""
+        self._begin(seconds, between_reads=seconds)
+
+    def begin_head(self) -> None:
+        """The first bytes of a request's head came."""
+        self._begin(self._request_timeout)
+
     def begin_answer(self) -> None:
-        """The next bytes to send are an answer's head: gunicorn writes it when the first piece of
-        the body is there, so it does not wait here."""
-        self.settimeout(self._idle_timeout)
+        """The head is whole. The next bytes to send are an answer's head: gunicorn writes it when
+        the first piece of the body is there, so it does not wait here."""
+        self._begin(self._request_timeout)
         self._is_next_the_head = True
+        self.is_in_use = True
+
+    def keep(self, streams: bool) -> None:
+        """This request has its place among those that are passed on, so it is not given up for
+        another's sake. Its body is read from now on; one that streams has no deadline."""
+        self._begin(None if streams else self._request_timeout)
+        self._is_kept = True
+
+    def skip(self, seconds: float) -> None:
+        """The answer is sent; what is left of the body is ignored, for so long."""
+        self._begin(seconds)
+
+    def _begin(self, allowed: float | None, between_reads: float | None = None) -> None:
+        self._time_between_reads = between_reads or self.idle_timeout
+        self._allowed = allowed
+        self._received = 0
+        self._is_kept = False
+        self.since = time.monotonic()
+
+    @property
+    def may_be_given_up(self) -> bool:
+        """Whether nothing happens here but a wait for a client that has no place."""
+        return self._waits_for is not None and not self._is_kept
+
+    def give_up(self) -> None:
+        """Ends the wait, to make room for another client."""
+        self.is_given_up = True
+        with suppress(OSError):  # the client has closed it
+            self._sock.shutdown(self._waits_for or socket.SHUT_RD)
+
+    # --- receiving ---------------------------------------------------------------------------
+
+    def recv(self, size: int) -> bytes:
+        """Up to `size` bytes; TimeoutError if the client is silent, or too slow altogether."""
+        if self._received and size <= SMALL_READ:
+            gevent.sleep(0)
+        self._sock.settimeout(self._patience())
+        self._waits_for = socket.SHUT_RD
+        try:
+            data: bytes = self._sock.recv(size)
+        finally:
+            self._waits_for = None
+        self._received += len(data)
+        return data
+
+    def _patience(self) -> float:
+        """Seconds for the next read."""
+        if self._allowed is None:
+            return self._time_between_reads
+        allowed = self._allowed + self._received / LEAST_RATE
+        left = self.since + allowed - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"not whole after {allowed:.0f} s")
+        return min(left, self._time_between_reads)
+
+    # --- sending -----------------------------------------------------------------------------
 
     def sendall(self, data: bytes) -> None:
         """Sends it all; TimeoutError if the client takes no byte for the time-out."""
@@ -47,11 +139,16 @@ class ClientSocket:
 
     def send_now(self, data: bytes) -> None:
         """The same, past a head that is yet to come."""
-        sent = self._sock.send(data)
-        if sent < len(data):
-            rest = memoryview(data)[sent:]
-            while rest:
-                rest = rest[self._sock.send(rest) :]
+        self._sock.settimeout(self.idle_timeout)
+        self._waits_for = socket.SHUT_RDWR
+        try:
+            sent = self._sock.send(data)
+            if sent < len(data):
+                rest = memoryview(data)[sent:]
+                while rest:
+                    rest = rest[self._sock.send(rest) :]
+        finally:
+            self._waits_for = None
 
     def flush(self) -> None:
         """Sends a head that no body followed."""

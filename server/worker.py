@@ -1,8 +1,11 @@
 """The gunicorn worker: gevent's, with an end to what a client may stall, and errors as JSON.
 
 What is added, and why:
-- A client that neither sends nor takes a byte for CLIENT_IDLE_TIMEOUT is dropped; gunicorn itself
-  waits for ever.
+- A client that neither sends nor takes a byte for CLIENT_IDLE_TIMEOUT is dropped, and so is one
+  that is too slow with a head or a body (CLIENT_REQUEST_TIMEOUT); gunicorn itself waits for ever.
+- A head is bounded as a whole (server/request_head.py).
+- When MAX_CONNECTIONS are nearly reached, the client that has been waited for the longest makes
+  room, so that new ones, health checks among them, are still served.
 - `100 Continue` goes out when the body is first read, so after authentication, not before.
 - A request that gunicorn refuses by itself (too long, malformed) is answered in the JSON of all our
   errors, and its text is not logged: it may hold a key.
@@ -17,16 +20,19 @@ import struct
 import time
 import uuid
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 import gevent
 from gevent.local import local
 from gunicorn.http import errors
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from server.client_socket import ClientSocket
 from server.request_body import ContinuedBody, quick, was_read
+from server.request_head import LONGEST_HEAD, BoundedRequest, GivenUp, HeadTimeout, navigation
 
 #: Seconds, and bytes, for which a connection that is being closed may still send what we ignore;
 #: closing it at once would reset it, and the client might never read the answer.
@@ -37,19 +43,45 @@ LINGER_BYTES = 4 * 1024 * 1024
 #: its next answer with `Connection: close` instead: closing it could lose a request on its way.
 UNUSED_SECONDS = 1.0
 
-#: What gunicorn refuses by itself; anything else that it could not parse is a 400.
-REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
-    (errors.LimitRequestLine, 414, "The request line is longer than {limit} bytes."),
-    (errors.LimitRequestHeaders, 431, "The request's header fields are too many or too long."),
-    (errors.ExpectationFailed, 417, "The Expect header is not one that can be met."),
-    (errors.UnsupportedTransferCoding, 501, "This transfer coding is not supported."),
+#: Seconds for the rest of a body that was not wanted, and one more for each LEAST_RATE bytes of it.
+SKIP_SECONDS = 5.0
+
+#: Of MAX_CONNECTIONS, the part that is kept free for new clients, by ending the wait for others.
+RESERVE = 1 / 20
+
+#: Seconds between two lines in the log that say so, and until a client may try again.
+QUIET_SECONDS = 60.0
+RETRY_AFTER = 5
+
+#: The status of what the server refuses by itself, where gunicorn's own `code` does not say it. The
+#: first that fits counts. What is not in the table, nor a ParseException at all, is a defect.
+STATUSES: tuple[tuple[type[Exception], int], ...] = (
+    (errors.InvalidResponseHeader, 500),  # the application's, though gunicorn calls it a parser's
+    (errors.InvalidResponseHeaderName, 500),
+    (HeadTimeout, 408),
+    (GivenUp, 503),
+    (errors.LimitRequestLine, 414),
+    (errors.LimitRequestHeaders, 431),
+    (errors.ExpectationFailed, 417),
 )
-MALFORMED = (400, "The request is not well-formed HTTP/1.1.")
-REASONS = {400: "Bad Request", 414: "URI Too Long", 417: "Expectation Failed"} | {
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
+
+#: What to say with a status.
+MESSAGES = {
+    400: "The request is not well-formed HTTP/1.1.",
+    403: "The request is refused.",
+    408: "The request's head did not come in time (CLIENT_REQUEST_TIMEOUT).",
+    414: f"The request line is longer than {LONGEST_HEAD} bytes. Ask for less in one request.",
+    417: "The Expect header is not one that can be met.",
+    431: f"The request's header fields take more than {LONGEST_HEAD} bytes, or are too many. It is "
+    "cookies in most cases: delete those of this site.",
+    500: "The proxy failed; this is a defect of its own. Report it with the request id.",
+    501: "This transfer coding is not supported.",
+    503: "The proxy holds too many connections. Repeat the request later.",
 }
+CODES = {403: "PERMISSION_DENIED", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}
+
+# The one place where gunicorn says which class parses a head.
+RequestParser.mesg_class = BoundedRequest
 
 
 class ProxyWorker(GeventWorker):  # type: ignore[misc]
@@ -57,25 +89,67 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     #: Set by gunicorn.conf.py.
     client_idle_timeout: ClassVar[float] = 60.0
+    client_request_timeout: ClassVar[float] = 20.0
     drain_delay: ClassVar[float] = 0.0
 
     draining = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._clients: set[ClientSocket] = set()
         self._waiting: set[_Waiting] = set()
         self._connection = local()  # of this greenlet
+        reserve = max(1, int(self.worker_connections * RESERVE))
+        self._most_clients = self.worker_connections - reserve
+        self._said_at = -QUIET_SECONDS
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """One connection. Not GeventWorker's: it would make the socket block without a limit."""
-        patient = ClientSocket(client, self.client_idle_timeout)
+        patient = ClientSocket(client, self.client_idle_timeout, self.client_request_timeout)
         self._connection.socket = patient
-        AsyncWorker.handle(self, listener, patient, addr)
+        self._clients.add(patient)
+        try:
+            AsyncWorker.handle(self, listener, patient, addr)
+        finally:
+            self._clients.discard(patient)
 
     def timeout_ctx(self) -> "_Waiting":
-        """Surrounds the wait for a request's head: at most the keep-alive time, and ended early
-        when the worker stops."""
-        return _Waiting(self._waiting, self._connection.socket, self.cfg.keepalive)
+        """Surrounds the wait for a request's head: at most the keep-alive time until it begins, and
+        ended early when the worker stops."""
+        self._make_room()
+        self._connection.socket.await_head(self.cfg.keepalive)
+        return _Waiting(self._waiting, self._connection.socket)
+
+    def notify(self) -> None:
+        """Runs every second, beside what it tells the master."""
+        super().notify()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Gives up clients, if there are too many: those that have not made a request yet first,
+        and those that have been waited for the longest."""
+        surplus = len(self._clients) - self._most_clients
+        if surplus <= 0:
+            return
+        idle = [client for client in self._clients if client.may_be_given_up]
+        idle.sort(key=lambda client: (client.is_in_use, client.since))
+        for client in idle[:surplus]:
+            self._clients.discard(client)
+            client.give_up()
+            self._dropped("no_room")
+        if idle and time.monotonic() > self._said_at + QUIET_SECONDS:
+            self._said_at = time.monotonic()
+            self.log.warning(
+                "more connections than %d (MAX_CONNECTIONS is %d): those that were waited for the "
+                "longest are closed",
+                self._most_clients,
+                self.worker_connections,
+            )
+
+    def _dropped(self, why: str) -> None:
+        """Counts a client that was not waited for any longer."""
+        if count := getattr(self.wsgi, "extensions", {}).get("hokusai-dropped"):
+            count(why)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """One request, from its head to the end of the response."""
@@ -89,8 +163,12 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         try:
             result = super().handle_request(listener_name, req, sock, addr)
             sock.flush()
+            self._make_room()
+            sock.skip(SKIP_SECONDS)
             if not _skip_rest(req.body, self.cfg.keepalive):
                 raise StopIteration
+            if req.unreader.buf.getbuffer().nbytes:  # the next request, or a part of it
+                gevent.sleep(0)
             return result
         except StopIteration:
             sock.flush()
@@ -98,35 +176,41 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             raise
         except TimeoutError:
             self.log.info("a client took nothing for %g s: dropped", self.client_idle_timeout)
+            self._dropped("took_nothing")
             # A plain end would look like the end of a body that has neither length nor chunks.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raise StopIteration from None
-        finally:
-            sock.settimeout(None)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answers what gunicorn could not parse, or could not serve."""
         if isinstance(exc, gevent.GreenletExit):
             return
-        status, message = self._verdict(exc)
-        request_id = uuid.uuid4().hex
+        status, request_id = _status(exc), uuid.uuid4().hex
         fields = {"request_id": request_id, "status": status, "client_ip": (addr or ("",))[0]}
         if count := getattr(self.wsgi, "extensions", {}).get("hokusai-refused"):
             count(status)
+        if isinstance(exc, HeadTimeout):
+            self._dropped("slow_head")
         if status == 500:
             self.log.error("defect: %s", type(exc).__name__, exc_info=exc, extra={"fields": fields})
-        else:
+        elif not isinstance(exc, GivenUp):  # which is told of already, once
             self.log.warning("refused: %s", type(exc).__name__, extra={"fields": fields})
-        _send_error(client, status, message, request_id)
+        message = MESSAGES.get(status, MESSAGES[400])
+        page = self._page(exc, status, message, request_id)
+        extra, body = page or _json(status, message, request_id)
+        _send_error(client, status, extra | {"X-Request-ID": request_id}, body)
 
-    def _verdict(self, exc: BaseException) -> tuple[int, str]:
-        """Status and message for what gunicorn raised."""
-        for kind, status, message in REFUSALS:
-            if isinstance(exc, kind):
-                return status, message.format(limit=self.cfg.limit_request_line)
-        if isinstance(exc, errors.ParseException):
-            return MALFORMED
-        return 500, "The proxy failed; this is a defect of its own. Report it with the request id."
+    def _page(
+        self, exc: BaseException, status: int, message: str, request_id: str
+    ) -> tuple[dict[str, str], bytes] | None:
+        """Fields and body of a page, where a browser navigates; the application makes it."""
+        make = getattr(self.wsgi, "extensions", {}).get("hokusai-page")
+        received = getattr(exc, "received", b"")
+        if make is None or not received:
+            return None
+        environ, path = navigation(received)
+        page: tuple[dict[str, str], bytes] | None = make(environ, path, status, message, request_id)
+        return page
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: drain, then stop."""
@@ -149,13 +233,12 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
 
 class _Waiting:
-    """A wait for a request's head, on one connection, for some seconds."""
+    """A wait for a request's head, on one connection."""
 
-    def __init__(self, waiting: "set[_Waiting]", connection: Any, seconds: float) -> None:
+    def __init__(self, waiting: "set[_Waiting]", connection: Any) -> None:
         """While it lasts it is one of those that are `waiting`."""
         self._waiting = waiting
         self._socket = connection
-        self._timeout = gevent.Timeout(seconds, False)
         self._since = time.monotonic()
 
     def end_if_unused(self) -> None:
@@ -167,12 +250,9 @@ class _Waiting:
 
     def __enter__(self) -> None:
         self._waiting.add(self)
-        self._timeout.start()
 
-    def __exit__(self, kind: Any, value: Any, traceback: Any) -> bool:
+    def __exit__(self, *why: object) -> None:
         self._waiting.discard(self)
-        self._timeout.close()
-        return value is self._timeout
 
 
 def _skip_rest(body: Any, seconds: float) -> bool:
@@ -191,20 +271,33 @@ def _skip_rest(body: Any, seconds: float) -> bool:
     return False
 
 
-def _send_error(client: Any, status: int, message: str, request_id: str) -> None:
-    """A whole response in our JSON, then the end of the connection."""
-    code = "INTERNAL_ERROR" if status == 500 else "BAD_REQUEST"
+def _status(exc: BaseException) -> int:
+    """The status for what gunicorn, or the application, raised out of a request."""
+    for kind, status in STATUSES:
+        if isinstance(exc, kind):
+            return status
+    return int(getattr(exc, "code", 400)) if isinstance(exc, errors.ParseException) else 500
+
+
+def _json(status: int, message: str, request_id: str) -> tuple[dict[str, str], bytes]:
+    """Fields and body of an error in the form that MLflow's client understands."""
+    code = CODES.get(status, "BAD_REQUEST")
     message = f"{message} (request id {request_id})"
     content = {"error_code": code, "message": message, "request_id": request_id}
-    body = json.dumps(content).encode()
-    head = (
-        f"HTTP/1.1 {status} {REASONS[status]}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        f"X-Request-ID: {request_id}\r\n\r\n"
-    )
+    return {"Content-Type": "application/json"}, json.dumps(content).encode()
+
+
+def _send_error(client: Any, status: int, fields: dict[str, str], body: bytes) -> None:
+    """A whole response, then the end of the connection."""
+    fields = fields | {"Content-Length": str(len(body)), "Cache-Control": "no-store"}
+    if status == 503:
+        fields["Retry-After"] = str(RETRY_AFTER)
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in fields.items()]
+    head = "\r\n".join((*lines, "", "")).encode()
     try:
-        client.settimeout(LINGER_SECONDS)
-        client.sendall(head.encode() + body)
+        client.idle_timeout = LINGER_SECONDS
+        client.send_now(head + body)
         _linger(client)
     except OSError:
         return  # the client is gone, nobody is left to answer
@@ -215,6 +308,7 @@ def _linger(sock: Any) -> None:
     ignored = 0
     try:
         sock.shutdown(socket.SHUT_WR)
+        sock.skip(LINGER_SECONDS)
         with gevent.Timeout(LINGER_SECONDS, False):
             while ignored < LINGER_BYTES and (data := sock.recv(65536)):
                 ignored += len(data)

@@ -5,22 +5,19 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from flask import Blueprint, Response, redirect, request
-from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.authorization import granted
 from app.browser import pages
 from app.browser.pages import HOME
 from app.browser.sign_in import SignIn
+from app.browser.sign_in_form import SignInForms
 from app.cross_site import require_own_page
-from app.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, ProxyError, RequestTimeout
+from app.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, ProxyError
 from app.inbound import check_query, checked_path
 from app.principal import Principal
 from app.responses import refuse
 from app.route_table import Access
-
-#: Bytes of a form: three for each character of the longest address that we take, and a key.
-MAX_FORM = 32 * 1024
 
 STILL_THERE = (
     "This browser is signed out. The session itself could not be ended (Redis is away): it ends by "
@@ -38,6 +35,7 @@ def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
         static_url_path=f"{pages.BASE}/static",
         template_folder="templates",
     )
+    forms = SignInForms()
     pages.install(routes)
     _files_are_files(routes)
 
@@ -62,7 +60,7 @@ def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
     @routes.post(f"{pages.BASE}/sign-in")
     def sign_in() -> WerkzeugResponse:
         require_own_page(request.environ)
-        key, goal = _form()
+        key, goal = forms.read(request.environ)
         try:
             token = parts.begin(key)
         except ProxyError as error:
@@ -104,11 +102,6 @@ def _add_nothing_else(routes: Blueprint, methods: Sequence[str]) -> None:
         raise NoSuchPath("The proxy has no such page of its own.")
 
 
-def _bare(pasted: str) -> str:
-    """The key out of what was pasted with it: blanks, quotes, the name of the scheme."""
-    return pasted.strip(" \t\r\n\"'\u200b\ufeff").removeprefix("Bearer ")
-
-
 def own_path(goal: str) -> str:
     """Where to go on to: a path of MLflow's UI or the status page, and never another site's."""
     path, _, query = goal.partition("?")
@@ -138,20 +131,6 @@ def may(principal: Principal) -> str:
     own = granted(principal)
     *first, last = [word for access, word in words.items() if access in own] or ["nothing"]
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _form() -> tuple[str, str]:
-    """The key and where to go on to. BadRequest for what our own form does not send."""
-    if not 0 <= (request.content_length or 0) <= MAX_FORM or "HTTP_TRANSFER_ENCODING" in (
-        request.environ
-    ):
-        raise BadRequest("This is not what the sign-in form sends.")
-    try:
-        return _bare(request.form.get("key", "")), request.form.get("next", "")
-    except TimeoutError:
-        raise RequestTimeout("The form stopped coming; sign in again.") from None
-    except HTTPException:
-        raise BadRequest("This is not what the sign-in form sends.") from None
 
 
 def _files_are_files(routes: Blueprint) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from app.browser import assets, forms, status
+from app.browser import assets, forms, pages, status
 from app.browser.samples import Samples
 from app.browser.sessions import Sessions
 from app.browser.sign_in import SignIn
@@ -36,3 +36,4 @@ def mount(
     app.register_blueprint(forms.blueprint(who, METHODS))
     app.register_blueprint(status.blueprint(asked, who.asking))
     app.extensions["hokusai-samples"] = samples
+    app.extensions["hokusai-page"] = partial(pages.page_without_request, app)

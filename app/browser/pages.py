@@ -7,7 +7,7 @@ MLflow's own pages get the JSON that they always get.
 from collections.abc import Mapping
 from typing import Any, cast
 
-from flask import Blueprint, Response, g, redirect, render_template, request
+from flask import Blueprint, Flask, Response, g, redirect, render_template, request
 
 from app.credentials import session_ticket
 from app.errors import ProxyError, Unauthenticated
@@ -46,6 +46,9 @@ TITLES = {
     400: "This address cannot be read",
     403: "This is not allowed",
     404: "There is nothing here",
+    408: "The request did not come in time",
+    414: "This address is too long",
+    431: "Your browser sends too much",
     429: "Too much at once",
     502: "MLflow cannot be reached",
     503: "Not at the moment",
@@ -125,6 +128,20 @@ def error_page(error: ProxyError) -> Response:
     response = page("error.html", error.status, title=title, message=message, request_id=request_id)
     response.headers.extend(error.headers)
     return response
+
+
+def page_without_request(
+    app: Flask, environ: Mapping[str, Any], path: str, status: int, message: str, request_id: str
+) -> tuple[dict[str, str], bytes] | None:
+    """Fields and body of an error's page, for what the server refuses by itself; None where no
+    browser navigates. Its `environ` holds what came of the request."""
+    if not is_navigation(environ, path):
+        return None
+    title = TITLES.get(status, "This did not work")
+    with app.app_context():
+        values = {"base": BASE, "title": title, "message": message, "request_id": request_id}
+        body = render_template("error.html", **values).encode()
+    return {"Content-Type": "text/html; charset=utf-8", **SECURITY}, body
 
 
 def _signed_out(error: ProxyError) -> Unauthenticated:

@@ -6,7 +6,7 @@ from flask import Flask
 
 from app.auth_service import AuthService
 from app.instance_store import InstanceStore
-from app.metrics import count_refused_head
+from app.metrics import count_dropped, count_refused_head
 from app.operations import api_description, commands, health, metrics_page
 from app.operations import self_test as self_tests
 from app.operations.checks import Checks
@@ -42,6 +42,7 @@ def mount(
     )
     commands.add(app.cli, settings, link, revocations, parts.routes)
     app.extensions["hokusai-refused"] = count_refused_head
+    app.extensions["hokusai-dropped"] = count_dropped
     app.extensions["hokusai-circuits"] = board
     if settings.otel_enabled:
         from app.operations import telemetry  # an extra: requirements/telemetry.in

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from urllib3 import HTTPResponse
 
+from app.buffered_bodies import BufferedBodies, BufferedBody
 from app.circuit import Circuit
 from app.errors import BodyTooLarge, BrokenTransfer, ClientGone, RequestTimeout
 from app.forwarding import Upstream as Forwarder
@@ -46,6 +47,22 @@ from tests.upstreams import (
 LIMIT = 3 * 1024 * 1024
 
 
+_ASIDE: list[BufferedBody] = []
+
+
+def aside(each: int = LIMIT) -> BufferedBody:
+    """Where a chunked body of at most `each` bytes is put."""
+    _ASIDE.append(BufferedBodies(each, total=100 * LIMIT).new("key-1"))
+    return _ASIDE[-1]
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    while _ASIDE:
+        _ASIDE.pop().close()
+
+
 # --- up ------------------------------------------------------------------------------------------
 
 
@@ -61,19 +78,19 @@ def chunked_request(body: bytes) -> Inbound:
 
 
 def test_no_body_is_no_body() -> None:
-    assert request_body(inbound("GET"), streams=False, limit=LIMIT) == Body(None, 0)
+    assert request_body(inbound("GET"), streams=False, aside=aside()) == Body(None, 0)
 
 
 @pytest.mark.parametrize("size", [0, 1, WHOLE - 1, WHOLE])
 def test_a_short_body_is_read_whole(size: int) -> None:
     body = b"x" * size
-    assert request_body(sized_request(body), streams=False, limit=LIMIT) == Body(body, size)
+    assert request_body(sized_request(body), streams=False, aside=aside()) == Body(body, size)
 
 
 @pytest.mark.parametrize("size", [WHOLE + 1, PIECE, PIECE + 1, 3 * PIECE])
 def test_a_long_body_is_handed_on_in_pieces(size: int) -> None:
     asked = sized_request(b"x" * size + b"the next request", size)
-    body = request_body(asked, streams=False, limit=LIMIT)
+    body = request_body(asked, streams=False, aside=aside())
     assert body.length == size
     pieces = list(body.content or ())
     assert sum(map(len, pieces)) == size, "and no byte of what follows"  # type: ignore[arg-type]
@@ -83,7 +100,7 @@ def test_a_long_body_is_handed_on_in_pieces(size: int) -> None:
 def test_a_long_body_is_not_read_before_it_is_asked_for() -> None:
     stream = BytesIO(b"x" * (WHOLE + 1))
     asked = inbound("PUT", CONTENT_LENGTH=str(WHOLE + 1), **{"wsgi.input": stream})
-    request_body(asked, streams=True, limit=LIMIT)
+    request_body(asked, streams=True, aside=aside())
     assert stream.tell() == 0
 
 
@@ -105,7 +122,7 @@ def test_what_could_be_sent_a_second_time(body: Body, whole: bool) -> None:
 def test_a_client_that_vanished_is_noticed(size: int, missing: int) -> None:
     """gunicorn ends its input without an error."""
     with pytest.raises(ClientGone, match=f"{missing} of {size} bytes"):
-        drain(request_body(sized_request(b"x" * (size - missing), size), False, LIMIT))
+        drain(request_body(sized_request(b"x" * (size - missing), size), False, aside()))
 
 
 def drain(body: Body) -> bytes:
@@ -133,7 +150,7 @@ def test_a_client_that_stalls_is_told_so(size: int) -> None:
         client.sendall(b"x" * 10)
         asked = inbound("POST", CONTENT_LENGTH=str(size), **{"wsgi.input": stream})
         with pytest.raises(RequestTimeout, match="CLIENT_IDLE_TIMEOUT"):
-            drain(request_body(asked, False, LIMIT))
+            drain(request_body(asked, False, aside()))
 
 
 @pytest.mark.parametrize("size", [100, WHOLE + 1], ids=["short", "long"])
@@ -144,20 +161,20 @@ def test_a_client_that_resets_is_gone(size: int) -> None:
         client.close()
         asked = inbound("POST", CONTENT_LENGTH=str(size), **{"wsgi.input": stream})
         with pytest.raises(ClientGone):
-            drain(request_body(asked, False, LIMIT))
+            drain(request_body(asked, False, aside()))
 
 
 def test_a_chunked_body_streams_where_mlflow_takes_it_so() -> None:
-    body = request_body(chunked_request(b"x" * (2 * PIECE + 1)), streams=True, limit=10)
+    body = request_body(chunked_request(b"x" * (2 * PIECE + 1)), streams=True, aside=aside(10))
     assert body.length is None
     assert [len(piece) for piece in body.content or ()] == [PIECE, PIECE, 1]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [0, 1, WHOLE, WHOLE + 1, LIMIT])
 def test_elsewhere_a_chunked_body_is_put_aside_and_given_its_length(size: int) -> None:
-    """Kept in memory, and beyond a megabyte in a file."""
+    """Kept in memory, and beyond 256 KiB in a file."""
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    body = request_body(chunked_request(content), streams=False, limit=LIMIT)
+    body = request_body(chunked_request(content), streams=False, aside=aside())
     assert (body.length, body.is_whole) == (size, size <= WHOLE)
     assert drain(body) == content
 
@@ -165,7 +182,7 @@ def test_elsewhere_a_chunked_body_is_put_aside_and_given_its_length(size: int) -
 @pytest.mark.parametrize("limit", [0, 1000, LIMIT])
 def test_what_is_too_large_to_put_aside_is_refused(limit: int) -> None:
     with pytest.raises(BodyTooLarge, match=f"{limit} bytes .MAX_BUFFERED_BODY"):
-        request_body(chunked_request(b"x" * (limit + 1)), streams=False, limit=limit)
+        request_body(chunked_request(b"x" * (limit + 1)), streams=False, aside=aside(limit))
 
 
 def test_a_client_that_breaks_its_chunks_off_is_gone() -> None:
@@ -174,7 +191,7 @@ def test_a_client_that_breaks_its_chunks_off_is_gone() -> None:
         client.close()
         asked = inbound("PUT", HTTP_TRANSFER_ENCODING="chunked", **{"wsgi.input": stream})
         with pytest.raises(ClientGone):
-            request_body(asked, streams=False, limit=LIMIT)
+            request_body(asked, streams=False, aside=aside())
 
 
 # --- down ----------------------------------------------------------------------------------------

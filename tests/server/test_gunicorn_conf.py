@@ -48,7 +48,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("timeout", "60"),
         ("max_requests", "0"),
         ("max_requests_jitter", "0"),
-        ("limit_request_line", "8190"),
+        ("limit_request_fields", "500"),
         ("http_parser", "python"),
         ("http_protocols", "['h1']"),
         ("forwarder_headers", "[]"),

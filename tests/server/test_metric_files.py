@@ -116,6 +116,7 @@ def test_merging_changes_no_count(tmp_path: Path, value: Callable[..., float | N
 SHOWN = {
     f"hokusai_proxy_{name}"
     for name in (
+        "buffered_bytes",
         "circuit_workers",
         "forwarding",
         "in_flight",

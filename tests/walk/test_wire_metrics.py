@@ -200,7 +200,7 @@ def test_bytes_both_ways(front: Proxy, upstream: Upstream, key: str) -> None:
 def test_what_is_refused_before_the_application_sees_it(front: Proxy) -> None:
     labels = {"kind": "own", "method": "other", "outcome": "malformed", "status": "4xx"}
     before = Scrape(front)("requests_total", **labels)
-    assert call(front.url, "GET", "/" + "x" * 10_000).status == 414
+    assert call(front.url, "GET", "/" + "x" * 70_000).status == 414
     wait_for(front, before + 1, "requests_total", **labels)
 
 

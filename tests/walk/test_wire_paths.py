@@ -12,7 +12,8 @@ ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 RUN = "/api/2.0/mlflow/runs/get"
 
 #: gunicorn.conf.py, limit_request_line; the line's end does not count.
-LONGEST_LINE = 8190
+#: With a short Host and a key beside it, the head is below 64 KiB.
+LONGEST_LINE = 65_000
 
 
 def get(front: Proxy, target: str | bytes, key: str):
@@ -85,13 +86,13 @@ def test_the_longest_request_line_goes_on(front: Proxy, upstream: Upstream, key:
     assert upstream.requests[0].target == target.removeprefix("/api/mlflow").encode()
 
 
-@pytest.mark.parametrize("length", [LONGEST_LINE + 1, 20_000, 200_000])
+@pytest.mark.parametrize("length", [64 * 1024 + 1, 200_000])
 def test_a_longer_request_line_is_414(
     front: Proxy, upstream: Upstream, key: str, length: int
 ) -> None:
     answer = get(front, _target_of_line_length(length), key)
     assert answer.error == (414, "BAD_REQUEST")
-    assert str(LONGEST_LINE) in answer.json["message"]
+    assert "65536" in answer.json["message"] and "POST" not in answer.json["message"]
     assert upstream.requests == []
 
 

@@ -1,0 +1,76 @@
+"""What the sign-in form sends: a body without a key, so it is bounded in size, time and number.
+
+The time is the server's (CLIENT_REQUEST_TIMEOUT). At MOST_AT_ONCE forms that one worker is reading,
+the one that it has been reading for the longest is given up for a new one: a person's takes
+milliseconds, so that somebody who sends many, slowly, keeps nobody from signing in.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+from app.errors import BadRequest, ClientGone, Overloaded, RequestTimeout
+from app.streaming import whole_body
+
+#: Bytes of a form: three for each character of the longest address that we take, and a key.
+MAX_FORM = 32 * 1024
+
+#: Forms that are read at once, and seconds after which to send one again.
+MOST_AT_ONCE = 64
+RETRY_AFTER = 5
+
+#: Fields that a form may have; ours has two.
+MOST_FIELDS = 10
+
+
+class SignInForms:
+    """The forms that this worker is reading."""
+
+    def __init__(self) -> None:
+        #: Their clients, as server/client_socket.py knows them; the oldest first.
+        self._being_read: list[Any] = []
+
+    def read(self, environ: Mapping[str, Any]) -> tuple[str, str]:
+        """The key and where to go on to.
+
+        Raises BadRequest for what our own form does not send, RequestTimeout for what came too
+        slowly, Overloaded for what had to make room.
+        """
+        client = environ.get("gunicorn.socket")
+        self._being_read.append(client)
+        others = [one for one in self._being_read if one is not None and not one.is_given_up]
+        if len(others) > MOST_AT_ONCE:
+            others[0].give_up()
+        try:
+            return _parsed(whole_body(environ, _length(environ)))
+        except RequestTimeout:
+            raise RequestTimeout("The form did not come in time; sign in again.") from None
+        except ClientGone:
+            if client is not None and client.is_given_up:
+                raise Overloaded(
+                    "Too many people sign in at once; sign in again.", RETRY_AFTER
+                ) from None
+            raise
+        finally:
+            self._being_read.remove(client)
+
+
+def _length(environ: Mapping[str, Any]) -> int:
+    length = environ.get("CONTENT_LENGTH", "0") or "0"
+    is_a_form = environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded")
+    if not is_a_form or "HTTP_TRANSFER_ENCODING" in environ or int(length) > MAX_FORM:
+        raise BadRequest("This is not what the sign-in form sends.")
+    return int(length)
+
+
+def _parsed(body: bytes) -> tuple[str, str]:
+    try:
+        fields = parse_qs(body.decode(errors="replace"), max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise BadRequest("This is not what the sign-in form sends.") from None
+    return _bare(fields.get("key", [""])[0]), fields.get("next", [""])[0]
+
+
+def _bare(pasted: str) -> str:
+    """The key out of what was pasted with it: blanks, quotes, the name of the scheme."""
+    return pasted.strip(" \t\r\n\"'\u200b\ufeff").removeprefix("Bearer ")
