@@ -5,10 +5,7 @@ refused, not JSON, fields of the wrong kind) is "unavailable", never a no: an ou
 users that their keys are bad.
 """
 
-import contextlib
 import math
-import socket
-import threading
 import time
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -19,16 +16,20 @@ import orjson
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from app.circuit import Circuit, Open
+from app.connection import TARGET, Connection
 from app.errors import AuthServiceUnavailable, RateLimited
 from app.metrics import count_auth_answer
 from app.principal import Principal
 
 #: Bytes of an answer that are read; a real one has a few hundred.
 MAX_ANSWER = 64 * 1024
+
+#: Seconds after its connect for which a connection is reused: the service's name may move.
+MAX_AGE = 60.0
 
 INVALID = (401, 403, 404)
 
@@ -224,53 +225,45 @@ def _bare_session() -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.mount("http://", _PunctualAdapter(pool_maxsize=16))
-    session.mount("https://", _PunctualAdapter(pool_maxsize=16))
+    session.mount("http://", _Adapter(pool_maxsize=16))
+    session.mount("https://", _Adapter(pool_maxsize=16))
     return session
 
 
-class _Punctual(HTTPConnection):
-    """A connection on which the head of an answer is there in time, or does not come. A socket's
-    time-out bounds each wait, and a head that comes letter by letter has many."""
+class _Connection(Connection):
+    """The connection that MLflow is asked on, with its bounds, for requests. Its write timeout is
+    Connection's: a question is a few hundred bytes."""
 
-    def getresponse(self) -> Any:
-        """Reads the head; TimeoutError if it took too long."""
-        over = threading.Event()
-        watch = threading.Timer(float(self.timeout or 0), _break_off, (self.sock, over))
-        watch.daemon = True
-        watch.start()
-        try:
-            response = super().getresponse()
-        finally:
-            watch.cancel()
-        if over.is_set():  # what came of it may look whole
-            raise TimeoutError
-        return response
+    reuse_for = math.inf  # urllib3 asks whether it is still open
+    max_age = MAX_AGE
+    counted = False
+
+    def request(
+        self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any
+    ) -> None:
+        """Sends the question, with the target and Host that http.client would add."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        if self.port != self.default_port:
+            host = f"{host}:{self.port}"
+        super().request(method, url, body, {**headers, TARGET: url, "Host": host}, **options)
 
 
-class _PunctualTLS(_Punctual, HTTPSConnection):
+class _ConnectionTLS(_Connection, HTTPSConnection):
     """The same over TLS."""
 
 
-def _break_off(sock: socket.socket, over: threading.Event) -> None:
-    over.set()
-    with contextlib.suppress(OSError):
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own, which waits for an answer
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
 
 
-class _PunctualPool(HTTPConnectionPool):
-    ConnectionCls = _Punctual
+class _PoolTLS(HTTPSConnectionPool):
+    ConnectionCls = _ConnectionTLS
 
 
-class _PunctualPoolTLS(HTTPSConnectionPool):
-    ConnectionCls = _PunctualTLS
-
-
-class _PunctualAdapter(HTTPAdapter):
+class _Adapter(HTTPAdapter):
     """For requests: uses these connections."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Called by HTTPAdapter's constructor."""
         super().init_poolmanager(*arguments, **options)
-        classes = {"http": _PunctualPool, "https": _PunctualPoolTLS}
-        self.poolmanager.pool_classes_by_scheme = classes
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}

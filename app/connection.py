@@ -1,8 +1,9 @@
 """A connection to MLflow: urllib3's, with the request written and the answer's head read by us.
 
 urllib3 and http.client write each field by itself, read fields through the email parser, and poll a
-kept connection before its reuse: together a quarter of what a small request cost. The pool, the
-connecting, TLS and the reading of bodies are theirs. See docs/decisions/upstream-client.md.
+kept connection before its reuse: together a quarter of what a small request cost. The pool, TLS and
+the reading of bodies are theirs. Names are looked up in names.py, inside the connect timeout; heads
+are read in response_head.py, inside the read timeout. See docs/decisions/upstream-client.md.
 """
 
 import http.client
@@ -12,9 +13,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from urllib3 import HTTPHeaderDict, HTTPResponse
+from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import LocationParseError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 try:
     from fcntl import ioctl
@@ -23,6 +24,8 @@ except ImportError:  # no Unix: urllib3's own way is taken
     ioctl = None  # type: ignore[assignment]
 
 from app.metrics import count_connection
+from app.names import open_socket
+from app.response_head import UpstreamResponse
 
 #: Carries the request target to the connection as it is. The pool would rewrite it (`%2f` becomes
 #: `%2F`), and what goes on must be what was authorized, byte for byte.
@@ -35,85 +38,29 @@ TCP_INFO = getattr(socket, "TCP_INFO", None)
 #: The first byte of TCP_INFO (linux/tcp.h, net/tcp_states.h): 1 is an established connection.
 ESTABLISHED = b"\x01"
 
-#: Bytes of a line of a head, and number of its fields; http.client's own limits.
-MAX_LINE = 65536
-MAX_FIELDS = 100
+#: Seconds after which a write that MLflow does not take is interrupted, to look for an answer.
+LOOK = 1.0
 
 #: Methods that have no body where nobody says so (RFC 9110 section 8.6).
 BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 
 _NO_TARGET = re.compile(r"[^\x21-\x7e]")
-
-
-class MalformedAnswer(http.client.HTTPException):
-    """MLflow's answer has a head that is none."""
-
-
-class _Answer(http.client.HTTPResponse):
-    """An answer that has a whole head. http.client takes one that was broken off for a whole one,
-    and asks the email parser for the fields."""
-
-    headers: Any
-
-    def begin(self) -> None:
-        """Reads the head: status, fields, and how long the body is."""
-        status, reason = self._status_line()
-        while status == http.client.CONTINUE:
-            self._fields()
-            status, reason = self._status_line()
-        self.code = self.status = status
-        self.reason = reason
-        fields = self._fields()
-        self.headers = self.msg = fields  # type: ignore[assignment]
-        coding = fields.get("transfer-encoding", "")
-        self.chunked = coding.lower() == "chunked"
-        self.chunk_left: int | None = None
-        length = fields.get("content-length", "")
-        is_sized = not self.chunked and length.isascii() and length.isdigit()
-        self.length = int(length) if is_sized else None
-        if self._method == "HEAD" or status in (204, 304) or status < 200:  # type: ignore[attr-defined]
-            self.length = 0
-        ends = self._check_close()  # type: ignore[attr-defined]
-        self.will_close = ends or not (self.chunked or self.length is not None)
-
-    def _status_line(self) -> tuple[int, str]:
-        line = self._line()
-        version, _, rest = line.partition(" ")
-        status, _, reason = rest.partition(" ")
-        if version not in ("HTTP/1.1", "HTTP/1.0") or len(status) != 3 or not status.isdigit():
-            raise MalformedAnswer("it begins with no status line")
-        self.version = 11 if version == "HTTP/1.1" else 10
-        return int(status), reason.strip()
-
-    def _fields(self) -> HTTPHeaderDict:
-        fields = HTTPHeaderDict()
-        for _ in range(MAX_FIELDS):
-            line = self._line()
-            if not line:
-                return fields
-            name, colon, value = line.partition(":")
-            if not colon or not name or name[0] in " \t":
-                raise MalformedAnswer("a line of its head is no field")
-            fields.add(name, value.strip(" \t"))
-        raise MalformedAnswer(f"its head has more than {MAX_FIELDS} fields")
-
-    def _line(self) -> str:
-        """The next line, without its end."""
-        line: bytes = self.fp.readline(MAX_LINE + 1)
-        if not line.endswith(b"\n"):
-            if len(line) > MAX_LINE:
-                raise MalformedAnswer(f"a line of its head is longer than {MAX_LINE} bytes")
-            raise http.client.RemoteDisconnected("in the answer's head, or before it")
-        return line.rstrip(b"\r\n").decode("latin-1")
+_REFUSAL = re.compile(rb"(?:^|\n)HTTP/1\.[01] [45]")
 
 
 class Connection(HTTPConnection):
     """A connection to MLflow."""
 
-    #: Seconds an idle one is reused, and seconds that one write may take; set on a subclass.
+    #: Seconds an idle one is reused, seconds from its connect after which it is not (its name may
+    #: mean another address by then), seconds that one write may take, and whether the metrics count
+    #: it; set on a subclass.
     reuse_for = 4.0
+    max_age = 60.0
     send_timeout = 30.0
+    counted = True
     _last_used = 0.0
+    _connected_at = 0.0
+    _refused = False
     _method = ""
     _is_open = False
 
@@ -129,21 +76,34 @@ class Connection(HTTPConnection):
             return False
         return not any(ioctl(self.sock.fileno(), FIONREAD, bytes(4)))
 
+    def _new_conn(self) -> socket.socket:
+        """Called by urllib3's connect, whose own version looks the name up without a timeout."""
+        timeout = float(self.timeout or 0)
+        try:
+            return open_socket(self._dns_host, self.port, timeout, self.socket_options or ())
+        except socket.gaierror as why:
+            raise NameResolutionError(self.host, self, why) from why
+        except TimeoutError as why:
+            raise ConnectTimeoutError(self, f"no connection within {timeout:g} s") from why
+
     def connect(self) -> None:
         """Connects; the connect time-out ends there, or it would bound each write of an upload.
         Whatever goes wrong in it, TLS included, is a failed connect: nothing was sent."""
         try:
             super().connect()
-        except (OSError, LocationParseError) as why:
+        except OSError as why:
             raise NewConnectionError(self, f"{type(why).__name__}: {why}") from why
+        self._connected_at, self._refused = time.monotonic(), False
         self._is_open = True
-        count_connection(opened=True)
+        if self.counted:
+            count_connection(opened=True)
 
     def close(self) -> None:
         """Closes it; once more does nothing."""
         if self._is_open:
             self._is_open = False
-            count_connection(opened=False)
+            if self.counted:
+                count_connection(opened=False)
         super().close()
 
     def request(
@@ -158,33 +118,63 @@ class Connection(HTTPConnection):
     ) -> None:
         """Sends a request, to the exact target in the TARGET field; head and whole body in one
         write. ValueError for what would not be one request."""
-        if self.sock is not None and time.monotonic() - self._last_used > self.reuse_for:
-            self.close()  # MLflow may be closing it at this moment
+        if self.sock is not None and self._is_too_old():
+            self.close()
         self._method = method
         head = _head(method, headers, body is None, chunked)
         if self.sock is None:
             self.connect()
-        self.sock.settimeout(self.send_timeout)
+        self.sock.settimeout(min(LOOK, self.send_timeout))
         if body is None or isinstance(body, bytes):
             self._write(head + body if body else head)
             return
         self._write(head)
         self._write_pieces(body, chunked)
 
+    def _is_too_old(self) -> bool:
+        """Asked between two requests, so none in progress is cut. After an idle time MLflow may be
+        closing it at this moment."""
+        now = time.monotonic()
+        idle, age = now - self._last_used, now - self._connected_at
+        return idle > self.reuse_for or age > self.max_age
+
     def _write_pieces(self, pieces: Iterable[bytes], chunked: bool) -> None:
         for piece in pieces:
             if piece:
                 self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                self._stop_if_refused()
         if chunked:
             self._write(b"0\r\n\r\n")
 
     def _write(self, data: bytes) -> None:
         """Sends it all; the time-out is for each write that the kernel takes."""
-        sent = self.sock.send(data)
+        sent = self._send(data)
         if sent < len(data):
             rest = memoryview(data)[sent:]
             while rest:
-                rest = rest[self.sock.send(rest) :]
+                rest = rest[self._send(rest) :]
+
+    def _send(self, data: bytes | memoryview) -> int:
+        """One write. While MLflow takes nothing, its answer may be there: it is looked for."""
+        deadline = time.monotonic() + self.send_timeout
+        while True:
+            try:
+                return self.sock.send(data)
+            except TimeoutError:
+                self._stop_if_refused()
+                if time.monotonic() >= deadline:
+                    raise
+
+    def _stop_if_refused(self) -> None:
+        """Ends an upload that MLflow has refused before its end (413, say): the rest would not be
+        read, and the answer lost. urllib3 takes a BrokenPipeError for that, and reads the answer.
+        A success is waited for: it may be about the whole body."""
+        if ioctl is None or isinstance(self, HTTPSConnection):
+            return
+        is_answered = any(ioctl(self.sock.fileno(), FIONREAD, bytes(4)))
+        if is_answered and _REFUSAL.search(self.sock.recv(4096, socket.MSG_PEEK)):
+            self._refused = True
+            raise BrokenPipeError("refused before the end of the body")
 
     def getresponse(self) -> Any:
         """Reads the answer's head, with delayed ACKs off.
@@ -196,8 +186,7 @@ class Connection(HTTPConnection):
             raise http.client.RemoteDisconnected("before the answer")
         if QUICKACK is not None:
             self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
-        self.sock.settimeout(self.timeout)
-        answer = _Answer(self.sock, method=self._method)
+        answer = UpstreamResponse(self.sock, self._method, float(self.timeout or 0))
         try:
             answer.begin()
             response = HTTPResponse(
@@ -214,7 +203,7 @@ class Connection(HTTPConnection):
         except BaseException:
             answer.close()
             raise
-        if answer.will_close:
+        if answer.will_close or self._refused:
             self.close()
         self._last_used = time.monotonic()
         return response

@@ -198,6 +198,7 @@ def _pool(settings: Settings) -> urllib3.HTTPConnectionPool:
     )
     limits = {
         "reuse_for": settings.mlflow_keepalive,
+        "max_age": settings.mlflow_connection_max_age,
         "send_timeout": settings.mlflow_artifact_read_timeout,
     }
     base = ConnectionTLS if is_tls else Connection

@@ -156,6 +156,11 @@ REDIS_AWAY = Gauge(
 REDIS_FAILURES = Counter(
     "hokusai_proxy_redis_failures_total", "Commands that Redis did not answer, or refused."
 )
+NAMES_FAILING = Gauge(
+    "hokusai_proxy_names_failing",
+    "Host names whose look-ups fail, each counted by every worker that noticed.",
+    multiprocess_mode="livesum",
+)
 
 # --- workers ---------------------------------------------------------------------------------
 

@@ -106,6 +106,10 @@ class Settings:
     mlflow_keepalive: float = row("MLFLOW_KEEPALIVE", parsers.seconds(0, 3600), 4.0, group=MLFLOW,
         help="Seconds an idle connection to MLflow is reused. Below MLflow's own (uvicorn: 5 s), or "
              "a request can meet a connection that MLflow is just closing.")
+    mlflow_connection_max_age: float = row("MLFLOW_CONNECTION_MAX_AGE", parsers.seconds(0.1, 86400), 60.0, group=MLFLOW,
+        help="Seconds after its connect for which a connection to MLflow is reused: after a move of "
+             "MLflow's name no request goes to the old address for longer. A request in progress is "
+             "not cut off.")
     mlflow_pool_size: int = row("MLFLOW_POOL_SIZE", parsers.count(1, 10_000), 64, group=MLFLOW,
         help="Idle connections to MLflow that one worker keeps for reuse.")
 

@@ -70,10 +70,17 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
             "urllib3",
             {
                 f"app/{name}.py"
-                for name in ("auth_service", "forwarding", "connection", "streaming", "responses")
+                for name in (
+                    "auth_service",
+                    "forwarding",
+                    "connection",
+                    "response_head",
+                    "streaming",
+                    "responses",
+                )
             },
         ),
-        ("http.client urllib.request httpx", {"app/connection.py"}),
+        ("http.client urllib.request httpx", {"app/connection.py", "app/response_head.py"}),
         ("redis", {"app/redis_client.py", "app/redis_link.py", "app/revocations.py"}),
         ("limits flask_limiter", {"app/limits.py", "app/instance_store.py"}),
         ("sqlite3", {"app/instance_store.py"}),

@@ -327,7 +327,7 @@ ANSWERS: dict[str, tuple[Answer, type[ProxyError], type[Exception]]] = {
     "tells two lengths": (
         Answer(send(head(200, ("Content-Length", "2"), ("Content-Length", "3")) + b"{}"), close()),
         UpstreamReset,
-        theirs.InvalidHeader,
+        theirs.ProtocolError,
     ),
 }
 
@@ -397,7 +397,7 @@ ADDRESSES: dict[str, tuple[Any, type[Exception]]] = {
     ),
     "has a name that cannot be": (
         lambda: contextlib.nullcontext(f"http://{'a' * 64}.internal:5000"),
-        theirs.NewConnectionError,
+        theirs.NameResolutionError,
     ),
 }
 
@@ -430,7 +430,8 @@ CANNOT_HAPPEN = {
     "TimeoutError": "a base class",
     "LocationValueError": "a base class",
     "SSLError": "a handshake that fails is a failed connection: see 'speaks no TLS'",
-    "LocationParseError": "the same: see 'has a name that cannot be'",
+    "LocationParseError": "a name is judged by its look-up: see 'has a name that cannot be'",
+    "InvalidHeader": "a head is judged before: see 'tells two lengths'",
     "ProxyError": "there is no proxy between",
     "ProxySchemeUnknown": "there is no proxy between",
     "ProxySchemeUnsupported": "there is no proxy between",

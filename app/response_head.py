@@ -1,0 +1,177 @@
+"""An upstream's answer, its head read by us: bounded in bytes, in fields and in total time.
+
+http.client takes a head that was broken off for a whole one, bounds each line but not the head,
+skips `100 Continue` only (without an end), and hands the fields to the email parser. A socket's
+timeout bounds each wait, and a head that comes byte by byte has many. What is lenient here is what
+RFC 9112 asks of a proxy; what could be read in two ways is an error.
+"""
+
+import http.client
+import re
+import socket
+import time
+from typing import Any
+
+from urllib3 import HTTPHeaderDict
+
+#: Bytes of a head, interim answers included (load balancers allow as much); fields of one head;
+#: interim answers before the real one.
+MAX_HEAD = 65536
+MAX_FIELDS = 100
+MAX_INTERIM = 16
+
+#: Digits of a Content-Length; more are no length of anything.
+MAX_DIGITS = 18
+
+_END = re.compile(rb"\n\r?\n")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
+
+
+class MalformedResponse(http.client.HTTPException):
+    """The upstream's answer is not HTTP, or goes beyond a bound."""
+
+
+class UpstreamResponse(http.client.HTTPResponse):
+    """An answer; `begin` reads its head, until the deadline, http.client its body."""
+
+    headers: Any
+
+    def __init__(self, sock: socket.socket, method: str, timeout: float) -> None:
+        """`timeout` is in seconds, for the whole head, and then for each read of the body."""
+        super().__init__(sock, method=method)
+        self._socket = sock
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._room = MAX_HEAD
+
+    def begin(self) -> None:
+        """Reads the head: status, fields, and how long the body is. Interim answers are skipped.
+
+        Raises MalformedResponse, RemoteDisconnected, or TimeoutError at the deadline.
+        """
+        self._socket.settimeout(self._timeout)
+        for _ in range(MAX_INTERIM + 1):
+            first, *lines = self._head_lines()
+            status, reason = self._status_line(first)
+            if status >= 200:
+                break
+            if status == http.client.SWITCHING_PROTOCOLS:
+                raise MalformedResponse("101, though nothing was to be upgraded")
+        else:
+            raise MalformedResponse(f"more than {MAX_INTERIM} interim answers")
+        self._socket.settimeout(self._timeout)
+        self.code = self.status = status
+        self.reason = reason
+        self.headers = self.msg = _fields(lines)  # type: ignore[assignment]
+        self._frame()
+
+    def _head_lines(self) -> list[str]:
+        """The lines of one head, without their ends and without the empty one."""
+        head = bytearray()
+        while not (piece := self._next_piece(head)):
+            continue
+        lines = piece.decode("latin-1").split("\n")
+        return [line.removesuffix("\r") for line in lines[:-2]]
+
+    def _next_piece(self, head: bytearray) -> bytes:
+        """The whole head, once its end has come; b"" where it has not, and `head` has grown."""
+        piece = self.fp.peek(1)  # what is there, else one recv
+        if not piece:
+            raise http.client.RemoteDisconnected("in the answer's head, or before it")
+        before = len(head)
+        head += piece
+        end = _END.search(head, max(0, before - 2))
+        size = end.end() if end else len(head)
+        if size > self._room:
+            raise MalformedResponse(f"its head is longer than {MAX_HEAD} bytes")
+        self.fp.read(size - before)
+        if end:
+            self._room -= size
+            return bytes(head[:size])
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("its head did not come in time")
+        self._socket.settimeout(left)
+        return b""
+
+    def _status_line(self, line: str) -> tuple[int, str]:
+        version, _, rest = line.partition(" ")
+        status, _, reason = rest.partition(" ")
+        if version not in ("HTTP/1.1", "HTTP/1.0") or not re.fullmatch("[1-9][0-9]{2}", status):
+            raise MalformedResponse("it begins with no status line")
+        self.version = 11 if version == "HTTP/1.1" else 10
+        return int(status), reason.strip()
+
+    def _frame(self) -> None:
+        """How long the body is, and whether the connection ends with it (RFC 9112 section 6.3)."""
+        fields, status = self.headers, self.status
+        if status == http.client.NO_CONTENT:  # it has neither (RFC 9110 section 8.6)
+            fields.discard("content-length")
+            fields.discard("transfer-encoding")
+        coding = fields.get("transfer-encoding", "").lower()
+        if coding == "identity":  # RFC 2616's word for no coding
+            fields.discard("transfer-encoding")
+        length = _length(fields)
+        bodiless = self._method == "HEAD" or status in (204, 304)  # type: ignore[attr-defined]
+        self.chunked = coding == "chunked" and not bodiless
+        self.chunk_left: int | None = None
+        self.length = 0 if bodiless else None if self.chunked else length
+        ends = self._check_close()  # type: ignore[attr-defined]
+        self.will_close = ends or not (self.chunked or self.length is not None)
+
+    def _read_next_chunk_size(self) -> int:
+        """http.client's takes `-5`, `0x5` and `1_0` for sizes."""
+        line = self.fp.readline(MAX_HEAD + 1)
+        size = line.partition(b";")[0].strip(b" \t\r\n")
+        if not line.endswith(b"\n") or not _CHUNK_SIZE.fullmatch(size):
+            raise MalformedResponse("a chunk has no size")
+        return int(size, 16)
+
+    def _read_and_discard_trailer(self) -> None:
+        """http.client's reads trailing fields without an end."""
+        room = MAX_HEAD
+        while (line := self.fp.readline(room + 1)) not in (b"\r\n", b"\n", b""):
+            room -= len(line)
+            if room < 0:
+                raise MalformedResponse(f"its trailing fields are longer than {MAX_HEAD} bytes")
+
+
+def _fields(lines: list[str]) -> HTTPHeaderDict:
+    """The fields of a head. A folded one is made one line (RFC 9112 section 5.2)."""
+    if len(lines) > MAX_FIELDS:
+        raise MalformedResponse(f"its head has more than {MAX_FIELDS} fields")
+    fields = HTTPHeaderDict()
+    for line in _unfolded(lines):
+        name, colon, value = line.partition(":")
+        name = name.rstrip(" \t")
+        if not colon or not _NAME.fullmatch(name):
+            raise MalformedResponse("a line of its head is no field")
+        fields.add(name, value.strip(" \t"))
+    return fields
+
+
+def _unfolded(lines: list[str]) -> list[str]:
+    whole: list[str] = []
+    for line in lines:
+        if line[0] not in " \t":
+            whole.append(line)
+        elif whole:
+            whole[-1] += " " + line.strip(" \t")
+        else:
+            raise MalformedResponse("its first field is folded")
+    return whole
+
+
+def _length(fields: HTTPHeaderDict) -> int | None:
+    """The Content-Length, which is then given once: it may come repeated, with one value."""
+    given = fields.get("content-length", "")
+    values = {value.strip(" \t") for value in given.split(",")}
+    length = values.pop()
+    if values or len(length) > MAX_DIGITS:
+        raise MalformedResponse("its Content-Length says different things, or is too long")
+    if not length:
+        fields.discard("content-length")
+    elif length != given:
+        fields["Content-Length"] = length
+    return int(length) if length.isascii() and length.isdigit() else None
