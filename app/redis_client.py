@@ -188,7 +188,11 @@ class _Sentinels(Sentinel):
 
 
 class WrongKind(redis.ConnectionError):
-    """Another kind of Redis than the URL says: "cluster" or "sentinel"."""
+    """Another kind of Redis than the URL says; `kind` is "cluster" or "sentinel"."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"it says that its mode is {kind}")
+        self.kind = kind
 
 
 class SentinelFailed(redis.ConnectionError):
@@ -216,7 +220,7 @@ def _cluster(address: RedisUrl, options: dict[str, Any]) -> Any:
             ClusterNode(host, port)  # type: ignore[no-untyped-call]
             for host, port in address.hosts
         ]
-        return RedisCluster(startup_nodes=nodes, **options)
+        return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
 
     return LazyCluster(make)
 
@@ -233,13 +237,29 @@ class LazyCluster:
         """A Lua script to be called; nobody is asked yet."""
         return Script(self, script)  # type: ignore[arg-type]
 
+    def close(self) -> None:
+        """Closes all connections, if there are any."""
+        if self._made is not None:
+            self._made.close()
+
     def check(self) -> None:
-        """Raises what a primary that is away raises, or SlotNotCoveredError where slots have no
-        node."""
-        self.ping(target_nodes=RedisCluster.PRIMARIES)
-        covered = len(self.nodes_manager.slots_cache)
+        """Raises SlotNotCoveredError where slots have no node, or one that does not answer; what
+        such a node raises if none answers."""
+        failures = [why for node in self.get_primaries() if (why := self._ping(node))]
+        if failures and len(failures) == len(self.get_primaries()):
+            raise failures[0]
+        if failures:
+            raise SlotNotCoveredError(f"{len(failures)} primaries give no answer") from failures[0]
+        covered = sum(last - first + 1 for first, last in self.cluster_slots())
         if covered < SLOTS:
             raise SlotNotCoveredError(f"{SLOTS - covered} of {SLOTS} slots are not covered")
+
+    def _ping(self, node: ClusterNode) -> Exception | None:
+        try:
+            self.ping(target_nodes=node)
+        except (redis.RedisError, OSError) as why:
+            return why
+        return None
 
     def publish(self, channel: str, message: str) -> int:
         """Through the node at which redis-py subscribes: a node counts its own listeners only."""

@@ -29,7 +29,6 @@ LONGEST = 160
 
 #: How the text of a cause begins, and the word for it. Codes that redis-py knows are cut off.
 TEXTS = (
-    ("Authentication required", "no password"),
     ("NOAUTH", "no password"),
     ("NOREPLICAS", "replicas"),
     ("MISCONF", "disk"),
@@ -82,24 +81,27 @@ OF_SENTINELS = {
     "old": "old",
     "closed": "closed",
     "clients": "clients",
+    "no tls": "no tls",
+    "certificate": "certificate",
+    "client certificate": "client certificate",
 }
 
 
 def word(error: BaseException) -> str:
     """The word for what is wrong; "" for what nobody foresaw."""
-    causes = list(_causes(error))
-    found = next(filter(None, map(_of_one, causes)), "")
-    if any(isinstance(cause, SentinelFailed) for cause in causes):
-        unknown = any("unknown command" in str(cause) for cause in causes)
+    chain = list(causes(error))
+    found = next(filter(None, map(_of_one, chain)), "")
+    if any(isinstance(cause, SentinelFailed) for cause in chain):
+        unknown = any("unknown command" in str(cause) for cause in chain)
         return OF_SENTINELS.get(found) or ("not sentinel" if unknown else "no sentinel")
     if found:
         return found
-    return next((name for kind, name in AROUND if any(isinstance(c, kind) for c in causes)), "")
+    return next((name for kind, name in AROUND if any(isinstance(c, kind) for c in chain)), "")
 
 
 def said(error: BaseException) -> str:
     """What Redis or the library said, short, in one line; of a chain the innermost."""
-    innermost = list(_causes(error))[-1]
+    innermost = list(causes(error))[-1]
     code = getattr(innermost, "status_code", None)
     text = f"{code} {innermost}" if code and code != "ERR" else str(innermost)
     text = " ".join((text or type(innermost).__name__).split())
@@ -108,22 +110,29 @@ def said(error: BaseException) -> str:
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the server answered, and refused this command; others it may carry out."""
-    return any(isinstance(cause, redis.ResponseError) for cause in _causes(error)) or isinstance(
-        error, RedisClusterException
-    )
+    return any(isinstance(c, redis.ResponseError | SlotNotCoveredError) for c in causes(error))
 
 
 def _of_one(cause: BaseException) -> str:
-    text = str(cause)
-    if isinstance(cause, ssl.SSLError) and "CERTIFICATE_REQUIRED" in text.upper():
-        return "client certificate"
+    text, code = str(cause), getattr(cause, "status_code", None) or ""
     if isinstance(cause, WrongKind):
-        return f"is {text}"
-    by_text = next((name for start, name in TEXTS if text.startswith(start)), "")
+        return f"is {cause.kind}"
+    if tls := _of_tls(cause, text.upper()):
+        return tls
+    by_text = next((name for start, name in TEXTS if start == code or text.startswith(start)), "")
     return by_text or next((name for kind, name in TYPES if isinstance(cause, kind)), "")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _of_tls(cause: BaseException, text: str) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return "certificate"
+    if isinstance(cause, ssl.SSLError) and "CERTIFICATE_REQUIRED" in text:
+        return "client certificate"
+    is_handshake = "WRONG_VERSION_NUMBER" in text or "HANDSHAKE OPERATION TIMED OUT" in text
+    return "no tls" if is_handshake else ""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
     """The exception and what it was raised from or in front of, the innermost last."""
     seen: set[int] = set()
     cause: BaseException | None = error

@@ -6,7 +6,7 @@ then a thread probes every REDIS_RETRY_INTERVAL, and requests go on without Redi
 A Redis that is slower than REDIS_TIMEOUT counts as away.
 
 A Redis that answers and refuses one command is not away for the others. The thread then finds out
-what is refused (redis_rights.py), logs it once, and looks again until nothing is.
+what is refused (py), logs it once, and looks again until nothing is.
 """
 
 import logging
@@ -17,11 +17,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import redis
 
-from app import redis_rights
 from app.metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
 from app.redis_client import connect
 from app.redis_faults import FAILURES, is_refusal, said, word
-from app.redis_rights import Lack
+from app.redis_rights import Lack, explain, missing, missing_to_connect, missing_to_hear
 
 log = logging.getLogger("hokusai.redis")
 
@@ -36,6 +35,9 @@ REFUSAL_INTERVAL = 5.0
 #: What is wrong, in the words of redis_faults.py, with a Redis that carries out some commands.
 PARTIAL = frozenset(("permission", "slots", "is cluster"))
 
+#: Without these no connection is of use.
+CONNECTING = frozenset(("select", "command", "cluster", "cluster|slots"))
+
 
 class Trouble(NamedTuple):
     """What is wrong with Redis: a word of redis_faults.py, what was raised, and what the user may
@@ -44,6 +46,11 @@ class Trouble(NamedTuple):
     word: str
     error: BaseException
     lacks: tuple[Lack, ...] = ()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether Redis carries out other commands."""
+        return self.word in PARTIAL and not any(lack.right in CONNECTING for lack in self.lacks)
 
 
 class RedisAway(Exception):
@@ -64,6 +71,7 @@ class RedisLink:
         self._away = self.client is None
         self._guard = threading.Lock()
         self._is_watched = False
+        self._is_partial = False  # the last look found that some of it works
         self._answered_at = 0.0
         self._failed_at = 0.0  # first, since the last answer
         self._said_at = -SAID_INTERVAL
@@ -79,7 +87,7 @@ class RedisLink:
             REDIS_FAILURES.inc()
             if is_refusal(why):
                 self.watch()
-            elif self._is_certain(began):
+            elif not self._is_partial and self._is_certain(began):
                 self._leave_alone(why)
             raise RedisAway from why
         self._answered_at = time.monotonic()
@@ -132,16 +140,18 @@ class RedisLink:
             was_said = self._say_that_it_is_away(reason)
             time.sleep(self._retry_interval)
         while (found := self._examine_with_care()) is not None:
-            is_away = found.word not in PARTIAL
+            is_away = not found.is_partial
+            self._is_partial = found.is_partial
             if is_away:
                 self._set_away(True)
                 was_said = was_said or self._say_that_it_is_away(type(found.error).__name__)
             else:
                 was_said = self._be_back(was_said)
+            if found.word in PARTIAL:
                 known = self._note_refusals(found, known)
             time.sleep(self._retry_interval if is_away else REFUSAL_INTERVAL)
         with self._guard:
-            self._is_watched = False
+            self._is_watched = self._is_partial = False
         self._be_back(was_said)
         if known is not None:
             show_redis_refusals(())
@@ -165,7 +175,7 @@ class RedisLink:
         if found.lacks != known:
             show_redis_refusals([lack.label for lack in found.lacks] or [found.word])
             if found.lacks:
-                log.warning(redis_rights.explain(found.lacks))
+                log.warning(explain(found.lacks))
             else:
                 log.warning("Redis refuses some commands: %s", said(found.error))
         return found.lacks
@@ -182,18 +192,16 @@ class RedisLink:
         try:
             if hasattr(self.client, "check"):
                 self.client.check()
-            lacks = self._lacks()
+            found = self._missing()
         except FAILURES as why:
-            return Trouble(word(why), why)
-        return (
-            Trouble("permission", redis.RedisError(f"no {lacks[0].kind}{lacks[0].right}"), lacks)
-            if lacks
-            else None
-        )
+            return Trouble(word(why), why, tuple(missing_to_connect(why)))
+        if not found:
+            return None
+        return Trouble("permission", redis.RedisError(f"no {found[0].kind}{found[0].right}"), found)
 
-    def _lacks(self) -> tuple[Lack, ...]:
-        found = redis_rights.lacks(self.client, self.exercise)
-        found += redis_rights.lacks_to_hear(self.client, self.subscription, self._timeout)
+    def _missing(self) -> tuple[Lack, ...]:
+        found = missing(self.client, self.exercise)
+        found += missing_to_hear(self.client, self.subscription, self._timeout)
         return tuple(found)
 
     def _say_that_it_is_away(self, reason: str) -> bool:

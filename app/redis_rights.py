@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from app.redis_faults import FAILURES, word
+from app.redis_faults import FAILURES, causes, word
 
 CHANNEL = "hokusai:auth:revoked"
 
@@ -66,7 +66,7 @@ EXPLAINED = (
 #: What any command of this table, of the scripts or of the channel is called in the metric.
 NAMES = frozenset(
     "set get getex del pttl exists incrby rename evalsha script|load publish subscribe ping select "
-    "cluster|slots cluster".split()
+    "command cluster|slots cluster".split()
 ) | {*PATTERNS.values(), CHANNEL}
 
 
@@ -110,14 +110,16 @@ def explain(found: Sequence[Lack]) -> str:
         for kind, phrase in PHRASES.items()
         if any(lack.kind == kind for lack in found)
     ]
-    return EXPLAINED.format(
+    rule = " ".join(dict.fromkeys(lack.kind + lack.right for lack in found if lack.kind))
+    template = EXPLAINED if rule else EXPLAINED.replace(" Add to its ACL: {rule}.", "")
+    return template.format(
         lacks=", ".join(said),
-        rule=" ".join(dict.fromkeys(lack.kind + lack.right for lack in found if lack.kind)) or "-",
+        rule=rule,
         hurts="; ".join(dict.fromkeys(lack.hurts for lack in found)),
     )
 
 
-def lacks(client: Any, exercise: Callable[[Any], None] | None) -> list[Lack]:
+def missing(client: Any, exercise: Callable[[Any], None] | None) -> list[Lack]:
     """What the client's user lacks. `exercise` counts as the limiter does; it is left out where one
     of its commands is refused, since Redis does not name a command that is refused in a script.
     Raises one of FAILURES where Redis fails otherwise."""
@@ -136,7 +138,7 @@ def lacks(client: Any, exercise: Callable[[Any], None] | None) -> list[Lack]:
     return found
 
 
-def lacks_to_hear(
+def missing_to_hear(
     client: Any, subscription: bool | BaseException | None, timeout: float
 ) -> list[Lack]:
     """The same of the subscription. `subscription` is True if this process has one, what refused it
@@ -151,6 +153,12 @@ def lacks_to_hear(
     if subscription is not True:
         _try(found, HEARING, CHANNEL, attempt)
     return found
+
+
+def missing_to_connect(why: BaseException) -> list[Lack]:
+    """What is lacking where Redis refuses what the client sends by itself; [] if it is not that."""
+    found = [_lack(cause, SHARING, "") for cause in causes(why)]
+    return [lack for lack in found if lack is not None and lack.kind == "+"][:1]
 
 
 def _try(found: list[Lack], hurts: str, name: str, attempt: Callable[[], object]) -> None:
@@ -178,10 +186,12 @@ def _subscribe(client: Any, timeout: float) -> None:
 
 def _lack(why: BaseException, hurts: str, name: str) -> Lack | None:
     """What a refusal says is lacking; None if it says something else."""
-    text = str(why)
-    if match := re.search(r"unknown command ['`]([\w|]+)", text, re.IGNORECASE):
+    text, kind = str(why), word(why)
+    if kind not in ("", "permission"):
+        return None
+    if match := re.match(r"unknown command ['`]([\w|]+)", text, re.IGNORECASE):
         return Lack("", match[1].lower(), hurts)
-    if word(why) != "permission" and "executing the script" not in text:
+    if kind == "" and "executing the script" not in text:
         return None
     if match := re.search(r"run the '([\w|-]+)' command", text):
         return Lack("+", match[1].lower(), hurts)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from app import redis_rights
 from app.operations import messages
 from app.redis_faults import said
-from app.redis_link import PARTIAL, Trouble
+from app.redis_link import Trouble
+from app.redis_rights import explain
 
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
 
@@ -168,11 +168,10 @@ def _json(body: bytes) -> Any:
 def redis_trouble(part: Part, trouble: Trouble) -> Finding:
     """What is wrong with Redis. Where it only refuses some of what is needed, the rest works."""
     detail = f"{part.host}: {said(trouble.error)}"
+    level = DEGRADED if trouble.is_partial else UNHEALTHY
     if trouble.lacks:
-        return Finding(DEGRADED, redis_rights.explain(trouble.lacks), detail)
-    unanswered_ = unanswered(part, trouble.error).message
-    message = messages.REDIS.get(trouble.word, unanswered_)
-    level = DEGRADED if trouble.word in PARTIAL else UNHEALTHY
+        return Finding(level, explain(trouble.lacks), detail)
+    message = messages.REDIS.get(trouble.word) or unanswered(part, trouble.error).message
     return Finding(level, f"{message} {messages.WITHOUT_REDIS}", detail)
 
 

@@ -4,7 +4,7 @@ They are for everybody, so none holds an address. docs/health.md lists them all.
 braces is filled in: the part's name, the variable with its address, a status, a number.
 """
 
-from app import redis_rights
+from app.redis_rights import EXPLAINED
 
 WELL = {
     "mlflow": "MLflow answers.",
@@ -67,7 +67,7 @@ REDIS = {
     "allkeys-lru.",
     "no password": "Redis wants a password, and REDIS_URL has none.",
     "password": "Redis refuses the password or the user: correct those in REDIS_URL.",
-    "permission": redis_rights.EXPLAINED,
+    "permission": EXPLAINED,
     "loading": "Redis is loading its data after a start: wait.",
     "replicas": "Redis has too few replicas to take writes: look at min-replicas-to-write.",
     "disk": "Redis cannot save to its disk, and so takes no writes: look at its log.",
@@ -78,6 +78,8 @@ REDIS = {
     "old": "Redis does not speak RESP3: it must be 6.2 or newer. Behind a proxy that lacks RESP3, "
     "add ?protocol=2 to REDIS_URL.",
     "closed": "Redis closes the connection: does it want TLS (rediss:// in REDIS_URL)?",
+    "no tls": "No TLS handshake comes about: does Redis speak TLS on the port in REDIS_URL? "
+    "Without TLS it is redis:// instead of rediss://.",
     "client certificate": "Redis wants a certificate of its clients: add ssl_certfile and "
     "ssl_keyfile to REDIS_URL.",
     "silent": "Redis does not answer within REDIS_TIMEOUT: is it overloaded, frozen, or far away?",
