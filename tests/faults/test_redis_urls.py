@@ -100,7 +100,7 @@ def test_all_works_and_a_revocation_is_heard(
         done = run("flask", "revoke", "key_by_the_proxy", REDIS_URL=url)
         assert (done.returncode, done.stderr) == (0, "")
         assert "workers that heard it: 1." in done.stdout
-        assert revocation.announce(url, "key_by_the_auth_service") == 1
+        assert revocation.announce(url, "key_by_the_auth_service") >= 1  # the command's may linger
         eventually(lambda: {*heard} == {"key_by_the_proxy", "key_by_the_auth_service"}, "both")
         link.client.close()
 
