@@ -28,6 +28,8 @@ COPY gunicorn.conf.py wsgi.py /app/
 RUN ["python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/app"]
 
 FROM ${PYTHON_IMAGE} AS auth-service-code
+COPY app /app/app
+COPY config /app/config
 COPY auth_service /app/auth_service
 RUN ["python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/app"]
 RUN ["mkdir", "/data"]

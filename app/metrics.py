@@ -7,6 +7,7 @@ docs/metrics.md explains each.
 """
 
 import os
+from collections.abc import Iterable
 from functools import cache
 from itertools import product
 from typing import Any, Protocol
@@ -20,7 +21,11 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+LISTENER_STATES = ("hearing", "refused", "away", "off")
 CIRCUITS, STATES = ("mlflow", "auth_service"), ("closed", "open", "half-open")
+
+#: What Redis has refused so far.
+_refused: set[str] = set()
 
 #: This process's id. Before each write the library asks whether it is in a new process: by a system
 #: call, twenty times a request. It may ask here instead; a fork changes the answer.
@@ -161,6 +166,18 @@ NAMES_FAILING = Gauge(
     "Host names whose look-ups fail, each counted by every worker that noticed.",
     multiprocess_mode="livesum",
 )
+REDIS_REFUSED = Gauge(
+    "hokusai_proxy_redis_refused",
+    "Workers to which Redis refuses a command, a pattern of keys, or the channel.",
+    ("right",),
+    multiprocess_mode="livesum",
+)
+LISTENERS = Gauge(
+    "hokusai_proxy_revocation_listeners",
+    "Workers by whether they hear revocations.",
+    ("state",),
+    multiprocess_mode="livesum",
+)
 
 # --- workers ---------------------------------------------------------------------------------
 
@@ -265,6 +282,20 @@ def show_circuit(circuit: str, state: str) -> None:
     """The state of a circuit, without counting a change."""
     for known in STATES:
         _labelled(CIRCUIT_STATE, circuit, known).set(known == state)
+
+
+def show_redis_refusals(rights: Iterable[str]) -> None:
+    """What Redis refuses to this worker now."""
+    now = frozenset(rights)
+    for right in _refused | now:
+        _labelled(REDIS_REFUSED, right).set(right in now)
+    _refused.update(now)
+
+
+def show_listener(state: str) -> None:
+    """Whether this worker hears revocations: hearing, refused, away, or off (memory://)."""
+    for known in LISTENER_STATES:
+        _labelled(LISTENERS, known).set(known == state)
 
 
 @cache

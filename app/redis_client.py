@@ -1,41 +1,68 @@
 """redis-py's clients as this proxy wants them: short time-outs, no retries of their own, few system
-calls. One server, a sentinel's master, or a cluster, by the URL's scheme.
+calls. One server, a Sentinel's master, or a cluster; the URL's grammar is in config/redis_url.py.
 """
 
 import contextlib
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.commands.core import Script
+from redis.exceptions import SlotNotCoveredError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from config.redis_url import RedisUrl, parse
 
 #: Connections that one worker opens at most; more callers wait REDIS_TIMEOUT for one.
 MAX_CONNECTIONS = 128
 
+#: Of a cluster.
+SLOTS = 16384
+
 
 def connect(url: str, timeout: float) -> Any:
-    """A client for the URL's scheme; None for memory://. It connects on first use."""
-    scheme = urlsplit(url).scheme
+    """A client for the kind of Redis that the URL names; None for memory://. It connects on first
+    use. Raises ValueError as config.redis_url.parse does."""
+    address = parse(url)
+    options = _options(address, timeout)
+    if address.kind == "memory":
+        return None
+    if address.kind == "sentinel":
+        return _sentinel(address, options)
+    if address.kind == "cluster":
+        return _cluster(address, options)
+    return _one_server(address, options)
+
+
+def _options(address: RedisUrl, timeout: float) -> dict[str, Any]:
+    """What every connection has in common, of every kind, under the names of redis-py."""
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
         "max_connections": MAX_CONNECTIONS,
+        "username": address.username,
+        "password": address.password,
+        "protocol": address.protocol,
+        **address.tls,
     }
-    if scheme == "memory":
-        return None
-    if scheme == "redis+sentinel":
-        return _sentinel(url, options)
-    if scheme == "redis+cluster":
-        return _cluster(url, options)
-    if scheme == "redis":
-        options["connection_class"] = _Connection
-    pool = redis.BlockingConnectionPool.from_url(url, timeout=timeout, **options)
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _one_server(address: RedisUrl, options: dict[str, Any]) -> "OneServer":
+    """redis:// and unix://"""
+    options |= {"db": address.database, "timeout": options["socket_connect_timeout"]}
+    if address.kind == "unix":
+        place: dict[str, Any] = {"path": address.path}
+        options["connection_class"] = redis.UnixDomainSocketConnection
+    else:
+        host, port = address.hosts[0]
+        place = {"host": host, "port": port}
+        options["connection_class"] = redis.SSLConnection if address.is_tls else _Connection
+    pool = redis.BlockingConnectionPool(**options, **place)  # type: ignore[no-untyped-call]
     return OneServer(connection_pool=pool)
 
 
@@ -81,6 +108,20 @@ class OneServer(redis.Redis):
             self.connection_pool.release(self._idle.pop())
         self.connection_pool.disconnect()
 
+    def check(self) -> None:
+        """Raises WrongKind where this is a node of a cluster, or a Sentinel: either answers some
+        commands as a single Redis does."""
+        try:
+            hello = self.execute_command("HELLO")
+        except redis.ResponseError:
+            return  # of before Redis 6
+        pairs = (
+            hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=True))
+        )
+        mode = pairs.get(b"mode", b"standalone")
+        if mode != b"standalone":
+            raise WrongKind(mode.decode())
+
     def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
         """The same command as redis-py's, without its wrapper for arguments of old."""
         return self.execute_command("EVALSHA", sha, numkeys, *keys_and_args)
@@ -102,28 +143,84 @@ class OneServer(redis.Redis):
         return answer
 
 
-def _sentinel(url: str, options: dict[str, Any]) -> Any:
-    """redis+sentinel://[user:password@]host:port,host:port/service[/database]"""
-    credentials, hosts, path = _several_hosts(url)
-    service, _, database = path.partition("/")
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        hosts, sentinel_kwargs=options, **options, **credentials
+def _sentinel(address: RedisUrl, options: dict[str, Any]) -> Any:
+    """The master that the Sentinels name. They have a user and a password of their own."""
+    secrets = {"username": address.sentinel_username, "password": address.sentinel_password}
+    if address.is_tls:
+        options["ssl"] = True
+    of_sentinels = options | secrets
+    sentinel = _Sentinels(  # type: ignore[no-untyped-call]
+        address.hosts, sentinel_kwargs=of_sentinels, **options
     )
     return sentinel.master_for(  # type: ignore[no-untyped-call]
-        service, db=int(database or 0)
+        address.service, db=address.database
     )
 
 
-def _cluster(url: str, options: dict[str, Any]) -> Any:
-    """redis+cluster://[user:password@]host:port,host:port"""
-    credentials, hosts, _ = _several_hosts(url)
+class _Sentinels(Sentinel):
+    """redis-py's, which says why no Sentinel is of use, instead of the same for each case."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """The master's address. Raises what the last Sentinel raised, if none answered;
+        NoSuchService if no Sentinel knows the name, MasterNotFoundError if the master is down."""
+        failure: Exception | None = None
+        answered = known = False
+        for sentinel in list(self.sentinels):
+            try:
+                masters: Any = sentinel.sentinel_masters()
+            except (redis.RedisError, OSError) as why:
+                failure = _more_telling(failure, why)
+                continue
+            answered = True
+            state = masters.get(service_name)
+            known = known or state is not None
+            if state and self.check_master_state(  # type: ignore[no-untyped-call]
+                state, service_name
+            ):
+                self.sentinels.remove(sentinel)  # the next look begins with this one
+                self.sentinels.insert(0, sentinel)
+                return state["ip"], state["port"]
+        if failure is not None and not answered:
+            raise SentinelFailed(str(failure)) from failure
+        if not known:
+            raise NoSuchService(f"the Sentinels know no service {service_name}")
+        raise MasterNotFoundError(f"the Sentinels know of no {service_name} that is up")
+
+
+class WrongKind(redis.ConnectionError):
+    """Another kind of Redis than the URL says; `kind` is "cluster" or "sentinel"."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"it says that its mode is {kind}")
+        self.kind = kind
+
+
+class SentinelFailed(redis.ConnectionError):
+    """No Sentinel answers the question for the master; its cause is what one of them raised."""
+
+
+class NoSuchService(redis.ConnectionError):
+    """The Sentinels answer, and none knows the service."""
+
+
+def _more_telling(one: Exception | None, other: Exception) -> Exception:
+    """Of two failures that of the Sentinel that answered."""
+    silent = (redis.TimeoutError, OSError)
+    refused = isinstance(one, redis.AuthenticationError | redis.ResponseError)
+    return one if one is not None and (refused or isinstance(other, silent)) else other
+
+
+def _cluster(address: RedisUrl, options: dict[str, Any]) -> Any:
+    """A cluster that is found through any of its nodes."""
+    if address.is_tls:
+        options["ssl"] = True
 
     def make() -> RedisCluster:
         nodes = [
             ClusterNode(host, port)  # type: ignore[no-untyped-call]
-            for host, port in hosts
+            for host, port in address.hosts
         ]
-        return RedisCluster(startup_nodes=nodes, **options, **credentials)
+        return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
 
     return LazyCluster(make)
 
@@ -140,6 +237,30 @@ class LazyCluster:
         """A Lua script to be called; nobody is asked yet."""
         return Script(self, script)  # type: ignore[arg-type]
 
+    def close(self) -> None:
+        """Closes all connections, if there are any."""
+        if self._made is not None:
+            self._made.close()
+
+    def check(self) -> None:
+        """Raises SlotNotCoveredError where slots have no node, or one that does not answer; what
+        such a node raises if none answers."""
+        failures = [why for node in self.get_primaries() if (why := self._ping(node))]
+        if failures and len(failures) == len(self.get_primaries()):
+            raise failures[0]
+        if failures:
+            raise SlotNotCoveredError(f"{len(failures)} primaries give no answer") from failures[0]
+        covered = sum(last - first + 1 for first, last in self.cluster_slots())
+        if covered < SLOTS:
+            raise SlotNotCoveredError(f"{SLOTS - covered} of {SLOTS} slots are not covered")
+
+    def _ping(self, node: ClusterNode) -> Exception | None:
+        try:
+            self.ping(target_nodes=node)
+        except (redis.RedisError, OSError) as why:
+            return why
+        return None
+
     def publish(self, channel: str, message: str) -> int:
         """Through the node at which redis-py subscribes: a node counts its own listeners only."""
         options = {"target_nodes": self.get_node_from_key(channel)}
@@ -149,17 +270,3 @@ class LazyCluster:
         if self._made is None:
             self._made = self._make()
         return getattr(self._made, name)
-
-
-def _several_hosts(url: str) -> tuple[dict[str, Any], list[tuple[str, int]], str]:
-    """(credentials, [(host, port)], path without its first slash) of a URL with several hosts."""
-    rest = url.partition("://")[2]
-    authority, _, path = rest.partition("/")
-    userinfo, at, hosts = authority.rpartition("@")
-    credentials: dict[str, Any] = {}
-    if at:
-        username, _, password = userinfo.partition(":")
-        credentials = {"username": unquote(username), "password": unquote(password)}
-    pairs = [host.rpartition(":") for host in hosts.split(",")]
-    listed = [(name, int(port)) for name, _, port in pairs]
-    return {name: value for name, value in credentials.items() if value}, listed, path

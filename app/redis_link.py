@@ -4,50 +4,53 @@ What an outage means is decided by those who call (verdict_cache, limits), not h
 default redis-py client spends 6.8 s on a silent server; this one at most REDIS_TIMEOUT, and once:
 then a thread probes every REDIS_RETRY_INTERVAL, and requests go on without Redis until it is back.
 A Redis that is slower than REDIS_TIMEOUT counts as away.
+
+A Redis that answers and refuses one command is not away for the others. The thread then finds out
+what is refused (py), logs it once, and looks again until nothing is.
 """
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import redis
-from redis.exceptions import RedisClusterException
-from redis.sentinel import MasterNotFoundError
 
-from app.metrics import REDIS_AWAY, REDIS_FAILURES
+from app.metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
 from app.redis_client import connect
+from app.redis_faults import FAILURES, is_refusal, said, word
+from app.redis_rights import Lack, explain, missing, missing_to_connect, missing_to_hear
 
 log = logging.getLogger("hokusai.redis")
 
 T = TypeVar("T")
 
-#: Written to see whether Redis takes writes.
-PROBE = "hokusai:probe"
-
 #: Seconds between two lines that say that Redis is away.
 SAID_INTERVAL = 10.0
 
-#: What a command raises where Redis fails. RedisCluster's own exception is not a RedisError.
-FAILURES = (redis.RedisError, RedisClusterException, OSError)
+#: Seconds between two looks at a Redis that refuses something.
+REFUSAL_INTERVAL = 5.0
+
+#: What is wrong, in the words of redis_faults.py, with a Redis that carries out some commands.
+PARTIAL = frozenset(("permission", "slots", "is cluster"))
+
+#: Without these no connection is of use.
+CONNECTING = frozenset(("select", "command", "cluster", "cluster|slots"))
 
 
-#: What is wrong with a Redis, by what it raises, or by the first word of what it says.
-TROUBLES: tuple[tuple[type[Exception], str], ...] = (
-    (redis.ReadOnlyError, "read-only"),
-    (redis.OutOfMemoryError, "full"),
-    (redis.AuthenticationError, "password"),
-    (redis.exceptions.NoPermissionError, "permission"),
-    (redis.BusyLoadingError, "loading"),
-    (redis.TimeoutError, "silent"),
-    (MasterNotFoundError, "no master"),
-    (RedisClusterException, "no cluster"),
-    (redis.exceptions.ClusterDownError, "no cluster"),
-    (redis.ConnectionError, "unreachable"),
-)
-SAID = {"NOREPLICAS": "replicas", "MISCONF": "disk", "OOM": "full", "READONLY": "read-only"}
+class Trouble(NamedTuple):
+    """What is wrong with Redis: a word of redis_faults.py, what was raised, and what the user may
+    not do."""
+
+    word: str
+    error: BaseException
+    lacks: tuple[Lack, ...] = ()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether Redis carries out other commands."""
+        return self.word in PARTIAL and not any(lack.right in CONNECTING for lack in self.lacks)
 
 
 class RedisAway(Exception):
@@ -59,9 +62,16 @@ class RedisLink:
 
     def __init__(self, url: str, timeout: float, retry_interval: float) -> None:
         self.client: Any = connect(url, timeout)
+        #: Counts once as the limiter does, when Redis is examined; limits.py sets it.
+        self.exercise: Callable[[Any], None] | None = None
+        #: Whether this process listens to revocations: True, what refused it, or None if unknown.
+        self.subscription: bool | BaseException | None = None
+        self._timeout = timeout
         self._retry_interval = retry_interval
         self._away = self.client is None
         self._guard = threading.Lock()
+        self._is_watched = False
+        self._is_partial = False  # the last look found that some of it works
         self._answered_at = 0.0
         self._failed_at = 0.0  # first, since the last answer
         self._said_at = -SAID_INTERVAL
@@ -75,33 +85,32 @@ class RedisLink:
             answer = command(*arguments, **options)
         except FAILURES as why:
             REDIS_FAILURES.inc()
-            if self._is_certain(why, began):
+            if is_refusal(why):
+                self.watch()
+            elif not self._is_partial and self._is_certain(began):
                 self._leave_alone(why)
             raise RedisAway from why
         self._answered_at = time.monotonic()
         return answer
 
-    def trouble(self) -> tuple[str, BaseException] | None:
-        """Asks Redis now for a write, past the guard: what is wrong, in one of the words of
-        `TROUBLES`, and the exception; None if nothing is. Takes a few times REDIS_TIMEOUT at most.
-        """
-        try:
-            self.client.set(PROBE, b"1", px=1000)
-        except FAILURES as why:
-            return _in_a_word(why), why
-        return None
+    def trouble(self) -> Trouble | None:
+        """Tries everything that the proxy does with Redis, past the guard; None if all of it works.
+        Takes a few times REDIS_TIMEOUT at most, where Redis gives no answer."""
+        return self._examine()
+
+    def watch(self) -> None:
+        """Has a thread find out what Redis refuses, and whether it refuses everything."""
+        self._begin_to_watch(None)
 
     @property
     def away(self) -> bool:
         """Whether commands fail now: the last one did, or they are being refused at once."""
         return self._away or self._failed_at > self._answered_at
 
-    def _is_certain(self, why: Exception, began: float) -> bool:
-        """Whether a failure means that Redis is away. One silence or broken connection does not: a
+    def _is_certain(self, began: float) -> bool:
+        """Whether no answer means that Redis is away. One silence or broken connection does not: a
         worker that is stopped for a moment, or overloaded, sees its time-outs pass though the
         answers are there. Two do, one after the other, with no answer to anybody in between."""
-        if not isinstance(why, redis.TimeoutError | redis.ConnectionError):
-            return True  # it answers, and refuses: read-only, full
         if began < self._answered_at:
             return False
         if self._failed_at <= self._answered_at:
@@ -111,34 +120,89 @@ class RedisLink:
 
     def _leave_alone(self, why: Exception) -> None:
         """From now on a thread asks whether Redis is back, and no request waits for it."""
+        self._set_away(True)
+        self._begin_to_watch(type(why).__name__)
+
+    def _begin_to_watch(self, reason: str | None) -> None:
         with self._guard:
-            if self._away:
+            if self._is_watched:
                 return
-            self._away = True
-        REDIS_AWAY.set(1)
-        reason = type(why).__name__
+            self._is_watched = True
         threading.Thread(
-            target=self._until_back, args=(reason,), name="redis-probe", daemon=True
+            target=self._watch, args=(reason,), name="redis-probe", daemon=True
         ).start()
 
-    def _until_back(self, reason: str) -> None:
-        said = self._say_that_it_is_away(reason)
-        time.sleep(self._retry_interval)
-        while not self._takes_a_write():
-            said = said or self._say_that_it_is_away(reason)
+    def _watch(self, reason: str | None) -> None:
+        """Until Redis does all that it should. `reason` is why it is away, None if it is not."""
+        was_said = False
+        known: tuple[Lack, ...] | None = None
+        if reason is not None:
+            was_said = self._say_that_it_is_away(reason)
             time.sleep(self._retry_interval)
-        self._answered_at = time.monotonic()
-        self._away = False
-        REDIS_AWAY.set(0)
-        if said:
-            log.warning("Redis is back")
+        while (found := self._examine_with_care()) is not None:
+            is_away = not found.is_partial
+            self._is_partial = found.is_partial
+            if is_away:
+                self._set_away(True)
+                was_said = was_said or self._say_that_it_is_away(type(found.error).__name__)
+            else:
+                was_said = self._be_back(was_said)
+            if found.word in PARTIAL:
+                known = self._note_refusals(found, known)
+            time.sleep(self._retry_interval if is_away else REFUSAL_INTERVAL)
+        with self._guard:
+            self._is_watched = self._is_partial = False
+        self._be_back(was_said)
+        if known is not None:
+            show_redis_refusals(())
+            log.warning("Redis refuses nothing any more")
 
-    def _takes_a_write(self) -> bool:
-        """A Redis that is read-only or full answers pings, and is of no use."""
-        with contextlib.suppress(*FAILURES):
-            self.client.set(PROBE, b"1", px=1000)
-            return True
+    def _set_away(self, is_away: bool) -> None:
+        self._away = is_away
+        REDIS_AWAY.set(int(is_away))
+
+    def _be_back(self, was_said: bool) -> bool:
+        """It answers. Says so if it was said that it did not; False, for whether that is said."""
+        self._answered_at = time.monotonic()
+        if self._away:
+            self._set_away(False)
+            if was_said:
+                log.warning("Redis is back")
         return False
+
+    def _note_refusals(self, found: Trouble, known: tuple[Lack, ...] | None) -> tuple[Lack, ...]:
+        """Logs what is refused, if it is not `known`, and shows it in the metric."""
+        if found.lacks != known:
+            show_redis_refusals([lack.label for lack in found.lacks] or [found.word])
+            if found.lacks:
+                log.warning(explain(found.lacks))
+            else:
+                log.warning("Redis refuses some commands: %s", said(found.error))
+        return found.lacks
+
+    def _examine_with_care(self) -> Trouble | None:
+        """What is wrong now. One silence is not enough to say that Redis is away."""
+        found = self._examine()
+        if found is None or self._away or is_refusal(found.error):
+            return found
+        return self._examine()
+
+    def _examine(self) -> Trouble | None:
+        """What is wrong now."""
+        try:
+            if hasattr(self.client, "check"):
+                self.client.check()
+            found = self._missing()
+        except FAILURES as why:
+            return Trouble(word(why), why, tuple(missing_to_connect(why)))
+        if not found:
+            return None
+        return Trouble("permission", redis.RedisError(f"no {found[0].kind}{found[0].right}"), found)
+
+    def _missing(self) -> tuple[Lack, ...]:
+        found = missing(self.client, self.exercise)
+        found += missing_to_hear(self.client, self.subscription, self._timeout)
+        return tuple(found)
 
     def _say_that_it_is_away(self, reason: str) -> bool:
         """Whether it was said: not each time, where Redis comes and goes."""
@@ -148,12 +212,3 @@ class RedisLink:
         self._said_at = now
         log.warning("Redis is away (%s); going on without it", reason)
         return True
-
-
-def _in_a_word(why: BaseException) -> str:
-    """One of the words of TROUBLES and SAID, or "" for anything else."""
-    text = str(why)
-    if text.startswith("Connection closed by server"):
-        return "closed"
-    said = SAID.get(text.partition(" ")[0])
-    return said or next((word for kind, word in TROUBLES if isinstance(why, kind)), "")

@@ -8,10 +8,11 @@ import math
 import threading
 import time
 
-from app.redis_link import FAILURES, RedisLink
+from app.metrics import show_listener
+from app.redis_faults import FAILURES, is_refusal, said
+from app.redis_link import RedisLink
+from app.redis_rights import CHANNEL
 from app.verdict_cache import VerdictCache
-
-CHANNEL = "hokusai:auth:revoked"
 
 #: Seconds between two pings on a silent subscription, and of silence until another one is begun:
 #: after a fail-over the old master may be frozen, and must not be listened to for long.
@@ -24,7 +25,8 @@ log = logging.getLogger("hokusai.revocations")
 
 
 class NotAnnounced(Exception):
-    """Nobody was told; the message says why, and what to do."""
+    """Not every worker hears of it; the message says why, and what to do. Its cause is what Redis,
+    or the client, said."""
 
 
 class Revocations:
@@ -34,11 +36,16 @@ class Revocations:
         self._link = link
         self._cache = cache
         self.listening = threading.Event()
+        self._is_settled = threading.Event()  # it listens, or Redis has refused that
+        self._failure: BaseException | None = None
 
     def start(self) -> None:
         """Listens until the process ends; nothing to do without Redis."""
-        if self._link.client is not None:
-            threading.Thread(target=self._run, name="revocations", daemon=True).start()
+        if self._link.client is None:
+            show_listener("off")
+            return
+        show_listener("away")
+        threading.Thread(target=self._run, name="revocations", daemon=True).start()
 
     def announce(self, key_id: str) -> int:
         """Ends all verdicts about this key; returns how many workers hear it, without this process.
@@ -50,27 +57,68 @@ class Revocations:
                 "REDIS_URL is memory://, and no other process can reach the proxy's memory; "
                 "restart the proxy instead."
             )
-        if not self.listening.wait(PATIENCE):
-            raise NotAnnounced("Redis cannot be reached; repeat the command.")
-        self._cache.revoke(key_id)
+        self._is_settled.wait(PATIENCE)
+        if not self._is_settled.is_set():
+            why = self._failure or TimeoutError("no answer in time")
+            raise NotAnnounced(
+                f"Redis cannot be reached ({said(why)}); repeat the command."
+            ) from why
+        return self._announce(key_id)
+
+    def _announce(self, key_id: str) -> int:
+        """Leaves the mark and publishes: each reaches workers that the other does not."""
+        marked = self._cache.revoke(key_id)
+        mark = "its mark stands in Redis" if marked else "no mark could be left in Redis"
         try:
-            listeners = self._link.client.publish(CHANNEL, key_id)
+            listeners = int(self._link.client.publish(CHANNEL, key_id))
         except FAILURES as why:
-            reason = type(why).__name__
-            raise NotAnnounced(f"Redis fails ({reason}); repeat the command.") from why
-        return int(listeners) - 1
+            raise NotAnnounced(f"Redis says: {said(why)}; {mark}.") from why
+        if self._failure is not None:
+            raise NotAnnounced(
+                f"This user may not subscribe to {CHANNEL} (Redis says: {said(self._failure)}), so "
+                f"proxies with this user hear nothing. Others that heard it: {listeners}; {mark}."
+            ) from self._failure
+        if not marked:
+            raise NotAnnounced(f"Workers that heard it: {listeners - 1}; but {mark}.")
+        return listeners - 1
 
     def _run(self) -> None:
         while True:
             try:
                 self._listen()
+                self._note_end(TimeoutError("the subscription is silent"))
             except FAILURES as why:
-                log.debug("not listening: %s", type(why).__name__)
-            except Exception:  # a defect; without this thread no revocation would be heard again
+                self._note_end(why)
+            except Exception as why:  # a defect; without this thread nothing would be heard again
                 log.exception("the listener failed, and begins again")
-            self.listening.clear()
+                self._note_end(why)
             self._cache.note_hearing(math.inf, 0.0)
             time.sleep(1.0)
+
+    def _note_begin(self) -> None:
+        """Redis has confirmed the subscription."""
+        if self._failure is not None:
+            log.warning("revocations are heard again")
+        self._failure, self._link.subscription = None, True
+        self.listening.set()
+        self._is_settled.set()
+        show_listener("hearing")
+        self._link.watch()
+
+    def _note_end(self, why: BaseException) -> None:
+        """No subscription: it has broken, none came about, or Redis refuses it."""
+        refused = is_refusal(why)
+        is_new = self.listening.is_set() or (refused and not self._is_settled.is_set())
+        self.listening.clear()
+        self._failure, self._link.subscription = why, why if refused else None
+        show_listener("refused" if refused else "away")
+        if is_new:
+            log.warning("revocations are not heard: %s", said(why))
+        if refused:
+            self._is_settled.set()
+            self._link.watch()
+        else:
+            self._is_settled.clear()
 
     def _listen(self) -> None:
         """One subscription, until it breaks, or nothing is heard any more."""
@@ -85,7 +133,7 @@ class Revocations:
                 heard = time.monotonic()
                 if message["type"] == "subscribe":
                     since = time.time()
-                    self.listening.set()
+                    self._note_begin()
                 elif message["type"] == "message":
                     self._end(message["data"])
                 self._cache.note_hearing(since, heard + SILENCE)

@@ -58,6 +58,7 @@ class VerdictCache:
         self._local: OrderedDict[str, tuple[Verdict, float]] = OrderedDict()
         self._revoked: dict[str, float] = {}
         self._hearing = (math.inf, 0.0)
+        self._is_blind = False  # the last look into Redis failed: it is away, or refuses it
         self._unanswered: dict[str, tuple[float, int]] = {}
 
     def digest(self, key: str, client_ip: str, service_id: str) -> str:
@@ -71,7 +72,7 @@ class VerdictCache:
         if known is not None and time.monotonic() < known[1] and self._is_fresh(known[0]):
             self._local.move_to_end(digest)
             return known[0]
-        verdict = self._read(digest) or (known[0] if known and self._link.away else None)
+        verdict = self._read(digest) or (known[0] if known and self._is_blind else None)
         if verdict is None or not self._is_fresh(verdict):
             return None
         self._remember(digest, verdict)
@@ -127,14 +128,15 @@ class VerdictCache:
         if digest in self._unanswered:
             self.note_unanswered(digest, seconds, self._unanswered[digest][1])
 
-    def revoke(self, key_id: str) -> None:
-        """Ends all verdicts about this key that are older than now, here and in Redis."""
+    def revoke(self, key_id: str) -> bool:
+        """Ends all verdicts about this key that are older than now, here and in Redis; False if
+        Redis did not take the mark."""
         now = time.time()
         self._revoked[key_id] = now
         horizon = now - self._memory - CLOCK_SKEW
         for old in [name for name, at in self._revoked.items() if at < horizon]:
             del self._revoked[old]
-        self._write(TOMBSTONE + key_id, repr(now).encode(), now - horizon)
+        return self._write(TOMBSTONE + key_id, repr(now).encode(), now - horizon)
 
     def note_hearing(self, since: float, until: float) -> None:
         """This process has heard every announcement since a time (of the clock) and will, or say
@@ -168,16 +170,20 @@ class VerdictCache:
         try:
             value: bytes | None = self._link.call(lambda: self._link.client.get(name))
         except RedisAway:
+            self._is_blind = True
             return self._store.get_value(name)
+        self._is_blind = False
         return value
 
-    def _write(self, name: str, value: bytes, seconds: float) -> None:
-        """Into Redis; while that is away, into this instance's store."""
+    def _write(self, name: str, value: bytes, seconds: float) -> bool:
+        """Into Redis; while that is away, into this instance's store, and returns False."""
         try:
             milliseconds = max(1, int(seconds * 1000))
             self._link.call(lambda: self._link.client.set(name, value, px=milliseconds))
         except RedisAway:
             self._store.set_value(name, value, seconds)
+            return False
+        return True
 
     def _forget(self, name: str) -> None:
         """Out of Redis; while that is away, out of this instance's store."""

@@ -141,13 +141,14 @@ def _announce(key_id: str, redis_url: str | None) -> None:
     if redis_url is None:
         click.echo("Not announced, for no REDIS_URL is known: proxies may accept it for some time.")
         return
+    from app.redis_rights import CHANNEL
     from auth_service import revocation  # here, because importing Redis takes half a second
 
     try:
         listeners = revocation.announce(redis_url, key_id)
     except revocation.NotAnnounced as error:
         raise click.ClickException(f"It was not announced: {error}. Repeat the command.") from None
-    click.echo(f"Announced on {revocation.CHANNEL}; listeners: {listeners}.")
+    click.echo(f"Announced on {CHANNEL}; listeners: {listeners}.")
 
 
 @cli.command()

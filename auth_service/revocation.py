@@ -1,13 +1,13 @@
 """Announcing a revocation, so that the caches of all proxies drop the key at once."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import Any
 
-from redis import Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from app.redis_client import connect
+from app.redis_faults import FAILURES, said
+from app.redis_rights import CHANNEL
 
-CHANNEL = "hokusai:auth:revoked"
 TIMEOUT = 1.0  # seconds, for connecting and for an answer
 
 
@@ -22,28 +22,22 @@ def announce(redis_url: str, key_id: str) -> int:
 
 
 def reachable(redis_url: str) -> bool:
-    """Whether an announcement would get through now."""
+    """Whether an announcement would get through now: nobody takes an empty one for a key id."""
     try:
-        with _client(redis_url) as client:
-            return bool(client.ping())
+        return announce(redis_url, "") >= 0
     except NotAnnounced:
         return False
 
 
 @contextmanager
-def _client(redis_url: str) -> Iterator[Redis]:
-    """A client without retries: a person waits for this command, and can repeat it."""
+def _client(redis_url: str) -> Iterator[Any]:
+    """The proxy's own client, without retries: a person can repeat the command."""
     try:
-        client = Redis.from_url(
-            redis_url,
-            socket_connect_timeout=TIMEOUT,
-            socket_timeout=TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError:
-        raise NotAnnounced("REDIS_URL is not a redis://, rediss:// or unix:// address") from None
+        client = connect(redis_url, TIMEOUT)
+    except ValueError as why:
+        raise NotAnnounced(f"REDIS_URL {why}") from None
     try:
-        with client:
+        with closing(client):
             yield client
-    except RedisError as error:
-        raise NotAnnounced(f"Redis cannot be reached ({type(error).__name__})") from error
+    except FAILURES as error:
+        raise NotAnnounced(f"Redis cannot be reached, or refuses: {said(error)}") from error

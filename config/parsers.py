@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "memory")
+from config.redis_url import parse as parse_redis_url
+
 #: What OTEL_ENABLED needs, and where it is listed.
 TELEMETRY, TELEMETRY_LOCK = "opentelemetry.instrumentation.wsgi", "requirements/telemetry.lock"
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -53,27 +54,8 @@ def http_url(value: str) -> str:
 
 
 def redis_url(value: str) -> str:
-    """A Redis address in one of the schemes that the client knows."""
-    scheme, separator, rest = value.partition("://")
-    if not separator or scheme not in REDIS_SCHEMES:
-        known = ", ".join(f"{name}://" for name in REDIS_SCHEMES)
-        raise ValueError(f"must begin with one of {known}")
-    if scheme in ("redis+sentinel", "redis+cluster"):
-        return _several_hosts(value, rest, names_a_service=scheme == "redis+sentinel")
-    try:
-        _ = urlsplit(value).port
-    except ValueError:
-        raise ValueError("has a port that is not a number below 65536") from None
-    return value
-
-
-def _several_hosts(value: str, rest: str, names_a_service: bool) -> str:
-    authority, _, path = rest.partition("/")
-    hosts = authority.rpartition("@")[2].split(",")
-    if not all(re.fullmatch(r"[^:]+:[0-9]{1,5}", host) for host in hosts):
-        raise ValueError("must name each host with its port: HOST:PORT,HOST:PORT")
-    if names_a_service and not re.fullmatch(r"[^/]+(/[0-9]+)?", path):
-        raise ValueError("must name the service behind the hosts, as in HOST:PORT,HOST:PORT/NAME")
+    """A Redis address of the grammar in config/redis_url.py."""
+    parse_redis_url(value)
     return value
 
 

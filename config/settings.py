@@ -140,8 +140,8 @@ class Settings:
         help="Seconds without a request after which a browser's session ends.")
 
     redis_url: str = row("REDIS_URL", parsers.redis_url, "redis://127.0.0.1:6379/0", group=REDIS, secret=True,
-        help="Redis: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://; or "
-             "memory:// for one process without Redis.")
+        help="Redis: redis://, unix://, redis+sentinel://, redis+cluster://, with TLS rediss…; or "
+             "memory:// for one process without Redis. docs/deployment.md has the grammar.")
     redis_timeout: float = row("REDIS_TIMEOUT", parsers.seconds(0.01, 5), 0.1, group=REDIS,
         help="Seconds to connect to Redis, and to get one answer. A slower Redis counts as away.")
     redis_retry_interval: float = row("REDIS_RETRY_INTERVAL", parsers.seconds(0.05, 60), 1.0, group=REDIS,

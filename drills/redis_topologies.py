@@ -1,9 +1,14 @@
 """A Redis with replicas and sentinels, and a Redis cluster: real ones, on this machine."""
 
-from collections.abc import Iterator
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import redis
 
@@ -20,38 +25,113 @@ SERVICE = "mymaster"
 SLOTS = 16384
 
 
+@dataclass(frozen=True)
+class Way:
+    """How one gets in: the address on which all listen, the password of the default user, TLS, and
+    more options of the servers. `tls` is the folder of `make_certificates`; "" as the `program`
+    is the one that `find_server` finds."""
+
+    program: str = ""
+    host: str = HOST
+    password: str = ""
+    tls: Path | None = None
+    options: tuple[str, ...] = ()
+
+    def server_options(self, port: int) -> tuple[str, ...]:
+        """For the command line; they win over those before."""
+        options = ("--bind", self.host, *self.options)
+        if self.password:
+            options += ("--requirepass", self.password, "--masterauth", self.password)
+        if self.tls is not None:
+            options += ("--port", "0", "--tls-port", str(port), *self.tls_options())
+            options += ("--tls-replication", "yes", "--tls-cluster", "yes")
+        return options
+
+    def tls_options(self) -> tuple[str, ...]:
+        """The server's certificate; clients need none."""
+        files = {"--tls-cert-file": "server.crt", "--tls-key-file": "server.key"}
+        pairs = [(name, str(self.tls / file)) for name, file in files.items() if self.tls]
+        pairs += [("--tls-ca-cert-file", str(self.tls and self.tls / "ca.crt"))]
+        return (*(word for pair in pairs for word in pair), "--tls-auth-clients", "no")
+
+    def client(self, port: int, **options: Any) -> Any:
+        """redis-py's own client."""
+        if self.tls is not None:
+            options |= {"ssl": True, "ssl_ca_certs": str(self.tls / "ca.crt")}
+        return redis.Redis(self.host, port, password=self.password or None, **options)
+
+    def url(self, scheme: str, ports: Iterable[int], rest: str = "", query: str = "") -> str:
+        """For REDIS_URL; `scheme` is without TLS."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        hosts = ",".join(f"{host}:{port}" for port in ports)
+        secret = f":{quote(self.password, safe='')}@" if self.password else ""
+        if self.tls is not None:
+            scheme = scheme.replace("redis", "rediss", 1)
+            query = "&".join(filter(None, (query, f"ssl_ca_certs={self.tls}/ca.crt")))
+        return f"{scheme}://{secret}{hosts}{rest}" + (f"?{query}" if query else "")
+
+
+OPEN = Way()
+
+
 class Node(Redis):
     """A Redis with more options."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, way: Way = OPEN) -> None:
         super().__init__(folder)
-        self.command += options
-        self.client = redis.Redis(port=self.port)
+        self.command[0] = way.program or self.command[0]
+        self.command += (*way.server_options(self.port), *options)
+        self.client = way.client(self.port)
+        self.url = way.url("redis", [self.port], "/0")
+
+    def is_ready(self) -> bool:
+        """Whether it answers, or refuses, a PING."""
+        try:
+            return bool(self.client.ping())
+        except redis.ResponseError:
+            return True
+        except redis.RedisError:
+            return False
 
     def ask(self, *command: object) -> Any:
         """The answer to one command."""
-        return self.client.execute_command(*command)  # type: ignore[no-untyped-call]
+        return self.client.execute_command(*command)
 
 
 class Sentinel(Redis):
-    """One sentinel of three, which watch `master`."""
+    """One sentinel of three, which watch `master`; `way` leads to the sentinel, whose password is
+    not the master's."""
 
     name = "sentinel"
 
-    def __init__(self, folder: Path, master: Redis) -> None:
+    def __init__(self, folder: Path, master: Node, way: Way = OPEN, to_master: Way = OPEN) -> None:
         super().__init__(folder)
         file = folder / "sentinel.conf"
-        lines = (
-            f"bind {HOST}",
+        lines = [
+            f"bind {way.host}",
             f"port {self.port}",
-            f"sentinel monitor {SERVICE} {HOST} {master.port} 2",
+            f"sentinel monitor {SERVICE} {to_master.host} {master.port} 2",
             f"sentinel down-after-milliseconds {SERVICE} {int(1000 * SILENCE)}",
             f"sentinel failover-timeout {SERVICE} 3000",
-        )
+        ]
+        if to_master.password:
+            lines.append(f"sentinel auth-pass {SERVICE} {to_master.password}")
+        if way.password:
+            lines += [f"requirepass {way.password}", f"sentinel sentinel-pass {way.password}"]
+        if way.tls is not None:
+            words = way.tls_options()
+            lines += [f"{n.lstrip('-')} {v}" for n, v in zip(words[::2], words[1::2], strict=True)]
+            lines += ["port 0", f"tls-port {self.port}", "tls-replication yes"]
         folder.mkdir(parents=True)
         file.write_text("\n".join(lines) + "\n")
-        self.command = [find_server(), str(file), "--sentinel"]
-        self.client = redis.Redis(port=self.port, decode_responses=True)
+        self.command = [way.program or find_server(), str(file), "--sentinel"]
+        self.client = way.client(self.port, decode_responses=True)
+
+    def is_ready(self) -> bool:
+        """Whether it answers a PING."""
+        with contextlib.suppress(redis.RedisError):
+            return bool(self.client.ping())
+        return False
 
     def master_port(self) -> int:
         """Of the Redis that it takes for the master."""
@@ -67,12 +147,20 @@ class Sentinel(Redis):
 class Sentinels:
     """A master, its replica, and three sentinels; `url` is for REDIS_URL."""
 
-    def __init__(self, folder: Path) -> None:
-        self.master = Node(folder / "master")
-        self.replica = Node(folder / "replica", "--replicaof", HOST, str(self.master.port))
-        self.sentinels = [Sentinel(folder / f"sentinel-{n}", self.master) for n in range(3)]
-        hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
-        self.url = f"redis+sentinel://{hosts}/{SERVICE}"
+    def __init__(self, folder: Path, way: Way = OPEN, sentinel_password: str = "") -> None:
+        of_sentinels = replace(way, password=sentinel_password)
+        self.master = Node(folder / "master", way=way)
+        follow = ("--replicaof", way.host, str(self.master.port))
+        self.replica = Node(folder / "replica", *follow, way=way)
+        self.sentinels = [
+            Sentinel(folder / f"sentinel-{n}", self.master, of_sentinels, way) for n in range(3)
+        ]
+        self.url = way.url(
+            "redis+sentinel",
+            [sentinel.port for sentinel in self.sentinels],
+            f"/{SERVICE}",
+            f"sentinel_password={quote(sentinel_password, safe='')}" if sentinel_password else "",
+        )
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -95,17 +183,18 @@ class Sentinels:
 class Cluster:
     """Three nodes without replicas, each with a third of the slots; `url` is for REDIS_URL."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, way: Way = OPEN) -> None:
+        self._way = way
         self.nodes = [
             Node(
                 folder / f"node-{number}",
                 *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
                 *("--cluster-node-timeout", str(int(1000 * SILENCE))),
+                way=way,
             )
             for number in range(3)
         ]
-        hosts = ",".join(f"{HOST}:{node.port}" for node in self.nodes)
-        self.url = f"redis+cluster://{hosts}"
+        self.url = way.url("redis+cluster", [node.port for node in self.nodes])
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -122,7 +211,7 @@ class Cluster:
             node.ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
         for node in others:
             bus = first.command[first.command.index("--cluster-port") + 1]
-            node.ask("CLUSTER MEET", HOST, first.port, bus)
+            node.ask("CLUSTER MEET", self._way.host, first.port, bus)
         eventually(self.is_whole, "a whole cluster")
 
     def is_whole(self) -> bool:
@@ -144,3 +233,51 @@ def running(*servers: Node | Sentinel) -> Iterator[None]:
         for server in servers:
             server.wait_until_ready()
         yield
+
+
+def tls_server(folder: Path) -> str | None:
+    """A server that speaks TLS, unlike that of the wheel: from the PATH, or Debian's package
+    redis-tools, which has the program under the name of a tool of it. None if there is none."""
+    tool = shutil.which("redis-check-rdb")
+    if tool is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "redis-server").symlink_to(tool)
+    programs = (shutil.which("redis-server"), shutil.which("valkey-server"))
+    for program in (*programs, str(folder / "redis-server") if tool else None):
+        if program and _speaks_tls(program):
+            return program
+    return None
+
+
+def _speaks_tls(program: str) -> bool:
+    command = [program, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/none"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    return "Failed to configure TLS" in done.stdout
+
+
+def make_certificates(folder: Path) -> Path:
+    """Makes an authority, a server's certificate for this machine's own addresses, and a client's;
+    returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = f"subjectAltName=IP:{HOST},IP:::1,DNS:localhost"
+    new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+    _openssl(folder, *new, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test authority")
+    for who in ("server", "client"):
+        signed: tuple[str, ...] = ("-CA", "ca.crt", "-CAkey", "ca.key", "-addext", names)
+        signed += ("-addext", "basicConstraints=critical,CA:FALSE")
+        _openssl(
+            folder,
+            *new,
+            *signed,
+            "-keyout",
+            f"{who}.key",
+            "-out",
+            f"{who}.crt",
+            "-subj",
+            f"/CN={who}",
+        )
+    return folder
+
+
+def _openssl(folder: Path, *words: str) -> None:
+    subprocess.run(["openssl", *words], cwd=folder, capture_output=True, check=True)

@@ -81,7 +81,10 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
             },
         ),
         ("http.client urllib.request httpx", {"app/connection.py", "app/response_head.py"}),
-        ("redis", {"app/redis_client.py", "app/redis_link.py", "app/revocations.py"}),
+        (
+            "redis",
+            {f"app/redis_{name}.py" for name in ("client", "faults", "link", "rights")},
+        ),
         ("limits flask_limiter", {"app/limits.py", "app/instance_store.py"}),
         ("sqlite3", {"app/instance_store.py"}),
         ("pybreaker", {"app/circuit.py"}),

@@ -96,7 +96,9 @@ class Checks:
         trouble = self._link.trouble()
         if trouble is None:
             return Finding(HEALTHY, messages.WELL["redis"])
-        return diagnosis.redis_trouble(self._redis, *trouble)
+        if trouble.lacks:
+            self._link.watch()  # for the metric and the log
+        return diagnosis.redis_trouble(self._redis, trouble)
 
     def _ask_auth_service(self) -> Finding:
         ping = self._auth_service.ping

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from app.operations import messages
+from app.redis_faults import said
+from app.redis_link import Trouble
+from app.redis_rights import explain
 
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
 
@@ -162,11 +165,14 @@ def _json(body: bytes) -> Any:
 # --- Redis, the auth service, the circuits -------------------------------------------------------
 
 
-def redis_trouble(part: Part, word: str, error: BaseException) -> Finding:
-    """What is wrong with Redis; `word` is what app/redis_link.py calls it."""
-    found = unanswered(part, error)
-    said = messages.REDIS.get(word, found.message)
-    return found._replace(message=f"{said} {messages.WITHOUT_REDIS}")
+def redis_trouble(part: Part, trouble: Trouble) -> Finding:
+    """What is wrong with Redis. Where it only refuses some of what is needed, the rest works."""
+    detail = f"{part.host}: {said(trouble.error)}"
+    level = DEGRADED if trouble.is_partial else UNHEALTHY
+    if trouble.lacks:
+        return Finding(level, explain(trouble.lacks), detail)
+    message = messages.REDIS.get(trouble.word) or unanswered(part, trouble.error).message
+    return Finding(level, f"{message} {messages.WITHOUT_REDIS}", detail)
 
 
 def auth_unanswered(part: Part, error: BaseException) -> Finding:

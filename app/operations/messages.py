@@ -4,6 +4,8 @@ They are for everybody, so none holds an address. docs/health.md lists them all.
 braces is filled in: the part's name, the variable with its address, a status, a number.
 """
 
+from app.redis_rights import EXPLAINED
+
 WELL = {
     "mlflow": "MLflow answers.",
     "redis": "Redis answers.",
@@ -63,15 +65,42 @@ REDIS = {
     "read-only": "Redis is read-only: REDIS_URL must name the primary, not a replica.",
     "full": "Redis is full (out of memory): give it more, or an eviction policy such as "
     "allkeys-lru.",
+    "no password": "Redis wants a password, and REDIS_URL has none.",
     "password": "Redis refuses the password or the user: correct those in REDIS_URL.",
-    "permission": "Redis does not let this user do what the proxy needs: widen its ACL.",
+    "permission": EXPLAINED,
     "loading": "Redis is loading its data after a start: wait.",
     "replicas": "Redis has too few replicas to take writes: look at min-replicas-to-write.",
     "disk": "Redis cannot save to its disk, and so takes no writes: look at its log.",
-    "no master": "The sentinels know no master: look at their log, and the name in REDIS_URL.",
-    "no cluster": "No node of the Redis cluster can be used: look at CLUSTER INFO.",
+    "busy": "Redis is busy with a script that does not end: SCRIPT KILL, and look whose it is.",
+    "clients": "Redis has no connection left (maxclients): raise it, or look who holds them.",
+    "database": "Redis does not have the database that REDIS_URL names: correct its number.",
+    "protected": "Redis is in protected mode: give its user a password, and REDIS_URL the same.",
+    "old": "Redis does not speak RESP3: it must be 6.2 or newer. Behind a proxy that lacks RESP3, "
+    "add ?protocol=2 to REDIS_URL.",
     "closed": "Redis closes the connection: does it want TLS (rediss:// in REDIS_URL)?",
+    "no tls": "No TLS handshake comes about: does Redis speak TLS on the port in REDIS_URL? "
+    "Without TLS it is redis:// instead of rediss://.",
+    "client certificate": "Redis wants a certificate of its clients: add ssl_certfile and "
+    "ssl_keyfile to REDIS_URL.",
     "silent": "Redis does not answer within REDIS_TIMEOUT: is it overloaded, frozen, or far away?",
+    "no sentinel": "None of the Sentinels answers: are they running, on the hosts and ports in "
+    "REDIS_URL?",
+    "sentinel no password": "The Sentinels want a password of their own: add ?sentinel_password= "
+    "to REDIS_URL.",
+    "sentinel password": "The Sentinels refuse their password or user: correct sentinel_password "
+    "and sentinel_username in REDIS_URL.",
+    "sentinel permission": "The Sentinels do not let this user ask for the master: add +sentinel "
+    "to its ACL there.",
+    "not sentinel": "No Sentinel answers there: REDIS_URL must name the Sentinels' ports (26379).",
+    "no service": "The Sentinels know no service of that name: correct the name in REDIS_URL.",
+    "no master": "The Sentinels know no master that is up: look at their log.",
+    "no cluster": "No node of the Redis cluster can be used: look at CLUSTER INFO.",
+    "not cluster": "Redis is no cluster: REDIS_URL must begin with redis:// (rediss:// with TLS).",
+    "slots": "The Redis cluster does not serve all slots: look at CLUSTER INFO.",
+    "is cluster": "Redis is a cluster: REDIS_URL must begin with redis+cluster:// "
+    "(rediss+cluster:// with TLS).",
+    "is sentinel": "Redis is a Sentinel: REDIS_URL must begin with redis+sentinel:// and name the "
+    "service.",
 }
 
 AUTH = {

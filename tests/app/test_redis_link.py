@@ -145,7 +145,7 @@ def test_a_command_that_failed_while_others_were_answered_says_nothing(
 
 @pytest.mark.parametrize(
     ("setting", "broken", "whole"),
-    [("maxmemory", "1mb", "0"), ("min-replicas-to-write", "1", "0")],
+    [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")],
     ids=["full", "without the replicas it wants"],
 )
 def test_one_that_takes_no_writes_is_away_though_it_answers(
@@ -216,7 +216,7 @@ def test_the_hosts_and_the_service_of_sentinels_are_read() -> None:
 WRONG = {
     "read-only": "REPLICAOF 127.0.0.1 1",
     "full": "CONFIG SET maxmemory 1",
-    "password": "CONFIG SET requirepass secret",
+    "no password": "CONFIG SET requirepass secret",
     "permission": "ACL SETUSER default resetkeys",
     "replicas": "CONFIG SET min-replicas-to-write 1",
 }

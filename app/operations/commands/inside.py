@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 from app.circuit import Circuit
 from app.errors import ProxyError, UpstreamTimeout
 from app.forwarding import Upstream
-from app.redis_link import PROBE, RedisAway, RedisLink
+from app.limits import count_as_the_limiter
+from app.operations import diagnosis
+from app.redis_link import RedisLink
 from config import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class Inside:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._link = RedisLink(settings.redis_url, PATIENCE, PATIENCE)
+        self._link.exercise = count_as_the_limiter
         self._upstream = Upstream(settings, Circuit("mlflow", 1, 1))
 
     def checks(self) -> list[tuple[str, Callable[[], str]]]:
@@ -41,20 +44,18 @@ class Inside:
         ]
 
     def redis(self) -> str:
-        """A write, for a Redis that is read-only or full answers pings."""
+        """Everything that the proxy does with Redis, as its health tries it."""
         if self._link.client is None:
             return "memory://, none is needed"
-        try:
-            self._link.call(lambda: self._link.client.set(PROBE, b"1", px=1000))
-        except RedisAway as away:
-            reason = str(away.__cause__ or away)
-            raise _failed(
-                f"Redis at {_address(self._settings.redis_url)} takes no write: {reason}.",
-                "Is it running, is REDIS_URL right (user, password, TLS), is it a replica, is it "
-                "full? Until it is back, each instance counts the limits for itself.",
-                "redis-down",
-            ) from None
-        return "takes writes"
+        trouble = self._link.trouble()
+        if trouble is None:
+            return "does all that the proxy needs"
+        found = diagnosis.redis_trouble(diagnosis.redis_at(self._settings.redis_url), trouble)
+        raise _failed(
+            f"Redis at {found.detail}.",
+            found.message,
+            "redis-rights" if trouble.lacks else "redis-down",
+        )
 
     def auth_service_dns(self) -> str:
         """HOKUSAI_AUTH_SERVICE_URL."""
@@ -131,12 +132,6 @@ def _resolved(url: str, variable: str, fault: str) -> str:
             fault,
         ) from None
     return ", ".join(sorted({str(entry[4][0]) for entry in found}))
-
-
-def _address(redis_url: str) -> str:
-    """Where Redis is, without user, password and query."""
-    rest = redis_url.partition("://")[2]
-    return rest.rpartition("@")[2].partition("?")[0] or "?"
 
 
 def _failed(message: str, remedy: str, fault: str) -> "Failed":

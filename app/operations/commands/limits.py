@@ -15,7 +15,8 @@ from urllib.parse import quote, unquote
 import click
 
 from app.record import without_keys
-from app.redis_link import FAILURES, RedisLink
+from app.redis_faults import FAILURES, said
+from app.redis_link import RedisLink
 
 T = TypeVar("T")
 
@@ -153,7 +154,7 @@ def _ask(link: RedisLink, command: Callable[..., T], *arguments: Any) -> T:
         try:
             return command(*arguments)
         except FAILURES as why:
-            reason = type(why).__name__
+            reason = said(why)
             if last:
                 break
     raise click.ClickException(

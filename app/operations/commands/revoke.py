@@ -2,8 +2,11 @@
 
 import click
 
+from app.operations import messages
 from app.record import without_keys
-from app.revocations import CHANNEL, NotAnnounced, Revocations
+from app.redis_faults import word
+from app.redis_rights import CHANNEL
+from app.revocations import NotAnnounced, Revocations
 
 
 def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Command:
@@ -23,7 +26,8 @@ def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Com
             workers = revocations.announce(key_id)
         except NotAnnounced as why:
             raise click.ClickException(
-                f"{key_id} was not announced. {why}\nWithout it, what a proxy remembers of a key "
+                f"{key_id} was not announced to all. {why}{_remedy(why)}\n"
+                "Without it, what a proxy remembers of a key "
                 f"ends {lifetime:g} s after it asked the auth service, or {lifetime + stale:g} s "
                 "where that gives no answer; a browser's session goes on until it ends by itself."
             ) from None
@@ -35,3 +39,13 @@ def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Com
         )
 
     return command
+
+
+def _remedy(why: NotAnnounced) -> str:
+    """What health says of such a Redis, if it says anything."""
+    if why.__cause__ is None:
+        return ""
+    name = word(why.__cause__)
+    if name == "permission":
+        return f"\nThe user's ACL needs +publish +subscribe &{CHANNEL} (docs/deployment.md)."
+    return f"\n{messages.REDIS[name]}" if name in messages.REDIS else ""

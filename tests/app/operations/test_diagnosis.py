@@ -9,6 +9,8 @@ import pytest
 
 from app.operations import diagnosis, messages
 from app.operations.diagnosis import DEGRADED, HEALTHY, UNHEALTHY
+from app.redis_link import Trouble
+from app.redis_rights import HEARING, Lack
 
 MLFLOW = diagnosis.mlflow_at("http://mlflow.internal:5000/base")
 AUTH = diagnosis.auth_service_at("https://auth.internal")
@@ -155,17 +157,48 @@ def test_the_auth_services_answers(
     assert found.detail.startswith(f"auth.internal answered {status}")
 
 
-@pytest.mark.parametrize("word", messages.REDIS)
+@pytest.mark.parametrize("word", messages.REDIS.keys() - {"permission"})
 def test_redis_in_trouble(word: str) -> None:
-    found = diagnosis.redis_trouble(REDIS, word, ValueError("in its words"))
-    assert found.status == UNHEALTHY
+    found = diagnosis.redis_trouble(REDIS, Trouble(word, ValueError("in its words")))
+    assert found.status == (DEGRADED if word in ("slots", "is cluster") else UNHEALTHY)
     assert found.message == f"{messages.REDIS[word]} {messages.WITHOUT_REDIS}"
     assert found.detail == "redis.internal:6379/0: in its words"
 
 
+def test_a_redis_that_refuses_some_of_it() -> None:
+    lacks = (
+        Lack("+", "getex", "sessions end"),
+        Lack("&", "revoked", HEARING),
+        Lack("+", "script|load", "limits end"),
+        Lack("~", "LIMITS*", "limits end"),
+    )
+    found = diagnosis.redis_trouble(REDIS, Trouble("permission", ValueError("NOPERM"), lacks))
+    assert found.status == DEGRADED
+    assert found.message == (
+        "Redis does not let this user do what the proxy needs: it may not run GETEX, SCRIPT LOAD, "
+        "may not use the keys LIMITS*, may not subscribe to revoked. Add to its ACL: +getex "
+        "&revoked +script|load ~LIMITS*. Until then sessions end; revocations are not heard; "
+        "limits end."
+    )
+    assert found.detail == "redis.internal:6379/0: NOPERM"
+
+
+def test_a_redis_that_refuses_what_every_connection_needs() -> None:
+    trouble = Trouble("permission", ValueError("NOPERM"), (Lack("+", "select", "all ends"),))
+    assert diagnosis.redis_trouble(REDIS, trouble).status == UNHEALTHY
+
+
+def test_a_redis_that_is_too_old_for_a_command() -> None:
+    trouble = Trouble("permission", ValueError("ERR"), (Lack("", "getex", "sessions end"),))
+    assert diagnosis.redis_trouble(REDIS, trouble).message == (
+        "Redis does not let this user do what the proxy needs: it finds no GETEX (Redis 6.2 and "
+        "newer have it). Until then sessions end."
+    )
+
+
 def test_a_redis_that_is_not_there() -> None:
     error = chain(ValueError("redis-py"), ConnectionRefusedError("refused"))
-    found = diagnosis.redis_trouble(REDIS, "unreachable", error)
+    found = diagnosis.redis_trouble(REDIS, Trouble("unreachable", error))
     assert found.message == f"{REDIS.says('refused')} {messages.WITHOUT_REDIS}"
 
 

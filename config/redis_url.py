@@ -1,0 +1,250 @@
+"""The grammar of REDIS_URL: one for all kinds of Redis.
+
+    redis://[user:password@]host[:port][/database][?option=value&…]
+    unix://[user:password@]/path/of/the/socket[?db=database&…]
+    redis+sentinel://[user:password@]host[:port],host[:port],…/service[/database][?…]
+    redis+cluster://[user:password@]host[:port],host[:port],…[?…]
+    memory://
+
+`rediss` for `redis` means TLS: to the server, to the Sentinels and the master, to all nodes. IPv6
+addresses stand in brackets. Ports default to 6379, Sentinels' to 26379. User, password, service,
+path and option values may be percent-encoded; reserved characters in them must be.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv6Address
+from typing import Any
+from urllib.parse import unquote
+
+SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+    "memory",
+)
+
+#: What a refused value may have meant.
+ESCAPES = "# is %23, / is %2F, ? is %3F, @ is %40, % is %25"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisUrl:
+    """A REDIS_URL, taken apart. `kind` is redis, unix, sentinel, cluster or memory; `tls` holds the
+    options of TLS by the names that redis-py has for them."""
+
+    kind: str
+    is_tls: bool = False
+    hosts: tuple[tuple[str, int], ...] = ()
+    path: str = ""
+    service: str = ""
+    database: int = 0
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    sentinel_username: str | None = field(default=None, repr=False)
+    sentinel_password: str | None = field(default=None, repr=False)
+    protocol: int | None = None
+    tls: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def parse(value: str) -> RedisUrl:
+    """Takes a URL apart. Raises ValueError; the message follows the variable's name, and repeats
+    nothing of the URL, which may hold secrets."""
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(f"must begin with one of {known}")
+    if scheme == "memory":
+        if rest:
+            raise ValueError("must have nothing behind memory://")
+        return RedisUrl(kind="memory")
+    _check_characters(rest)
+    before, _, query = rest.partition("?")
+    authority, slash, path = before.partition("/")
+    credentials, _, hosts = authority.rpartition("@")
+    if "@" in path or "@" in query:
+        raise ValueError(f"has an @ behind the hosts; percent-encode the password: {ESCAPES}")
+    is_tls = scheme.startswith("rediss")
+    kind = scheme.rpartition("+")[2] if "+" in scheme else scheme.replace("rediss", "redis")
+    found: dict[str, Any] = {"kind": kind, "is_tls": is_tls, **_credentials(credentials)}
+    _add(found, _options(query, kind, is_tls))
+    _add(found, _place(kind, hosts, slash + path))
+    for who in ("", "sentinel_"):
+        if found.get(f"{who}username") and not found.get(f"{who}password"):
+            raise ValueError(f"names a {who}username without a {who}password")
+    return RedisUrl(**found)
+
+
+def _add(found: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Adds what was found in another part of the URL; nothing may stand there twice."""
+    if twice := found.keys() & more.keys():
+        raise ValueError(f"sets {', '.join(sorted(twice))} twice")
+    found.update(more)
+
+
+def _check_characters(rest: str) -> None:
+    if not re.fullmatch(r"[\x21-\x7e]*", rest):
+        raise ValueError("must be printable ASCII without blanks; percent-encode the rest")
+    if "#" in rest:
+        raise ValueError(f"has a #; percent-encode it: {ESCAPES}")
+    if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
+        raise ValueError(f"has a % without two hexadecimal digits behind it; {ESCAPES}")
+    if rest.count("?") > 1:
+        raise ValueError(f"has more than one ?; percent-encode it in values: {ESCAPES}")
+    if rest.count("@") > 1:
+        raise ValueError(f"has more than one @; percent-encode the password: {ESCAPES}")
+
+
+def _credentials(text: str) -> dict[str, str]:
+    """`user:password`, `:password`, or nothing."""
+    username, colon, password = text.partition(":")
+    if username and not colon:
+        raise ValueError("has a user but no password; a password alone is written :PASSWORD@")
+    pairs = {"username": unquote(username), "password": unquote(password)}
+    return {name: value for name, value in pairs.items() if value}
+
+
+# --- hosts and path ------------------------------------------------------------------------------
+
+
+def _place(kind: str, hosts: str, path: str) -> dict[str, Any]:
+    """Where it is: of the hosts, and of what stands behind them."""
+    if kind == "unix":
+        if hosts or len(path) < 2:
+            raise ValueError("must name a socket by its absolute path: unix:///run/redis.sock")
+        return {"path": unquote(path)}
+    port = 26379 if kind == "sentinel" else 6379
+    listed = tuple(_host(host, port) for host in hosts.split(","))
+    if kind == "redis" and len(listed) > 1:
+        raise ValueError("names several hosts: that needs redis+sentinel:// or redis+cluster://")
+    parts = path.strip("/").split("/") if path.strip("/") else []
+    place: dict[str, Any] = {"hosts": listed}
+    if kind == "sentinel":
+        if not parts:
+            raise ValueError(
+                "must name the service behind the hosts, as in HOST:PORT,HOST:PORT/NAME"
+            )
+        place["service"] = unquote(parts.pop(0))
+    if len(parts) > 1:
+        raise ValueError("has too many parts behind the hosts; a / in a value is %2F")
+    if parts:
+        place["database"] = _database(parts[0])
+    if kind == "cluster" and place.pop("database", 0):
+        raise ValueError("names a database: a cluster has only database 0")
+    return place
+
+
+def _host(text: str, default_port: int) -> tuple[str, int]:
+    """`host`, `host:port`, `[v6]` or `[v6]:port`."""
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?", text)
+    if not match:
+        raise ValueError(
+            "must name each host as HOST or HOST:PORT, with an IPv6 address in brackets, and a "
+            f"port from 1 to 65535; percent-encode the password: {ESCAPES}"
+        )
+    v6, name, port = match.groups()
+    if not 1 <= int(port or default_port) <= 65535:
+        raise ValueError("has a port that is not a number from 1 to 65535")
+    return _ipv6(unquote(v6)) if v6 else name, int(port or default_port)
+
+
+def _ipv6(text: str) -> str:
+    try:
+        return str(IPv6Address(text))
+    except AddressValueError:
+        raise ValueError("has brackets around what is no IPv6 address") from None
+
+
+def _database(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise ValueError("has a database that is not a number")
+    return int(text)
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+def _file(text: str) -> str:
+    if not os.access(text, os.R_OK):
+        raise ValueError("must name a file or folder that can be read")
+    return text
+
+
+def _one_of(**choices: Any) -> Callable[[str], Any]:
+    def choose(text: str) -> Any:
+        if text.lower() not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return choices[text.lower()]
+
+    return choose
+
+
+_flag = _one_of(true=True, false=False)
+
+#: Options of every kind, of TLS, and of Sentinels; each with the parser of its value.
+OPTIONS: dict[str, Callable[[str], Any]] = {
+    "db": _database,
+    "username": str,
+    "password": str,
+    "protocol": _one_of(**{"2": 2, "3": 3}),
+}
+TLS_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "ssl_ca_certs": _file,
+    "ssl_ca_path": _file,
+    "ssl_certfile": _file,
+    "ssl_keyfile": _file,
+    "ssl_password": str,
+    "ssl_cert_reqs": _one_of(required="required", optional="optional", none="none"),
+    "ssl_check_hostname": _flag,
+}
+SENTINEL_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "sentinel_username": str,
+    "sentinel_password": str,
+}
+
+
+def _options(query: str, kind: str, is_tls: bool) -> dict[str, Any]:
+    """The options, those of TLS together under `tls`."""
+    found: dict[str, Any] = {}
+    for number, pair in enumerate(query.split("&") if query else (), 1):
+        name, separator, text = pair.partition("=")
+        _check_option(name, number, kind, is_tls)
+        if not separator or not text:
+            raise ValueError(f"has no value for its option {name}")
+        _add(found, {name: _option_value(name, text)})
+    tls = {name: found.pop(name) for name in TLS_OPTIONS if name in found}
+    if "db" in found:
+        found["database"] = found.pop("db")
+        if kind == "cluster" and found.pop("database"):
+            raise ValueError("names a database: a cluster has only database 0")
+    if tls.get("ssl_cert_reqs") == "none":
+        tls.setdefault("ssl_check_hostname", False)
+    return found | ({"tls": tls} if tls else {})
+
+
+def _check_option(name: str, number: int, kind: str, is_tls: bool) -> None:
+    """By its number: what stands there may be part of a password."""
+    if name in TLS_OPTIONS and not is_tls:
+        raise ValueError(f"has the option {name} without TLS; that is rediss instead of redis")
+    if name in SENTINEL_OPTIONS and kind != "sentinel":
+        raise ValueError(f"has the option {name} without Sentinels")
+    if name not in OPTIONS | TLS_OPTIONS | SENTINEL_OPTIONS:
+        known = ", ".join(OPTIONS | TLS_OPTIONS | SENTINEL_OPTIONS)
+        raise ValueError(
+            f"has an option (number {number} behind the ?) that is unknown; known are {known}; "
+            "TLS is rediss instead of redis, and & in a value is %26"
+        )
+
+
+def _option_value(name: str, text: str) -> Any:
+    parse_value = (OPTIONS | TLS_OPTIONS | SENTINEL_OPTIONS)[name]
+    try:
+        return parse_value(unquote(text))
+    except ValueError as why:
+        raise ValueError(f"has an option {name}, which {why}") from None

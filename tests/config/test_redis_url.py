@@ -1,0 +1,151 @@
+"""The grammar of REDIS_URL: what it says in every kind, and what is refused without showing it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.redis_url import SCHEMES, RedisUrl, parse
+
+HOST = ("cache", 6379)
+
+GOOD: dict[str, dict[str, Any]] = {
+    "redis://cache": {"kind": "redis", "hosts": (HOST,)},
+    "redis://cache/": {"database": 0},
+    "redis://:@cache": {"username": None, "password": None},
+    "redis://cache:6380/3": {"hosts": (("cache", 6380),), "database": 3},
+    "redis://cache?db=3": {"database": 3},
+    "redis://[::1]": {"hosts": (("::1", 6379),)},
+    "redis://[2001:DB8::1]:6380/0": {"hosts": (("2001:db8::1", 6380),)},
+    "redis://ann:p%40ss%2Fw%23rd%3F%25@cache": {"username": "ann", "password": "p@ss/w#rd?%"},
+    "redis://:a:b+c&d=@cache": {"username": None, "password": "a:b+c&d="},
+    "redis://cache?username=ann&password=a%26b+c": {"username": "ann", "password": "a&b+c"},
+    "redis://cache?protocol=2": {"protocol": 2},
+    "rediss://:secret@cache:6380/1": {"kind": "redis", "is_tls": True, "password": "secret"},
+    "rediss://cache?ssl_cert_reqs=none": {
+        "tls": {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    },
+    "rediss://cache?ssl_check_hostname=false": {"tls": {"ssl_check_hostname": False}},
+    "unix:///run/redis.sock": {"kind": "unix", "path": "/run/redis.sock"},
+    "unix://ann:secret@/run/a%20b.sock?db=2": {
+        "path": "/run/a b.sock",
+        "database": 2,
+        "username": "ann",
+        "password": "secret",
+    },
+    "redis+sentinel://a,b:1,[::1],[::2]:2/mine": {
+        "kind": "sentinel",
+        "hosts": (("a", 26379), ("b", 1), ("::1", 26379), ("::2", 2)),
+        "service": "mine",
+        "database": 0,
+        "sentinel_password": None,
+    },
+    "redis+sentinel://:p@a/mine/4?sentinel_username=s&sentinel_password=q%23": {
+        "service": "mine",
+        "database": 4,
+        "password": "p",
+        "sentinel_username": "s",
+        "sentinel_password": "q#",
+    },
+    "rediss+sentinel://a/mine": {"kind": "sentinel", "is_tls": True},
+    "redis+cluster://ann:p@a:1,[::1]:2": {
+        "kind": "cluster",
+        "hosts": (("a", 1), ("::1", 2)),
+        "username": "ann",
+    },
+    "redis+cluster://a/0": {"hosts": (("a", 6379),), "database": 0},
+    "rediss+cluster://a": {"kind": "cluster", "is_tls": True},
+    "memory://": {"kind": "memory"},
+}
+
+
+@pytest.mark.parametrize("url", GOOD)
+def test_what_it_says(url: str) -> None:
+    parsed = parse(url)
+    assert {name: getattr(parsed, name) for name in GOOD[url]} == GOOD[url]
+
+
+def test_a_file_for_tls_must_be_readable(tmp_path: Path) -> None:
+    file = tmp_path / "ca.crt"
+    file.write_text("")
+    parsed = parse(f"rediss+cluster://a?ssl_ca_certs={file}&ssl_cert_reqs=optional")
+    assert parsed.tls == {"ssl_ca_certs": str(file), "ssl_cert_reqs": "optional"}
+
+
+#: Each with a part of the complaint. `s3` is where a password is, or may be.
+BAD = {
+    "redis": "must begin with one of redis://, rediss://, unix://",
+    "http://cache": "must begin with one of",
+    "redis+sentinels://a/mine": "must begin with one of",
+    "redis://": "must name each host",
+    "redis:///0": "must name each host",
+    "redis://:s3@": "must name each host",
+    "redis://:s3#x@cache/0": "has a #",
+    "redis://:s3/x@cache/0": "an @ behind the hosts",
+    "redis://:s3?x@cache/0": "an @ behind the hosts",
+    "redis://:s3@x@cache/0": "more than one @",
+    "redis://:s3%x@cache/0": "a % without two hexadecimal digits",
+    "redis://:s3 x@cache/0": "printable ASCII",
+    "redis://:s3ü@cache/0": "printable ASCII",
+    "redis+sentinel://:s3/x@a/mine": "an @ behind the hosts",
+    "redis+cluster://:s3#x@a": "has a #",
+    "redis://cache?password=s3&x@cache": "an @ behind the hosts",
+    "redis://cache?password=s3&x": "an option (number 2 behind the ?) that is unknown",
+    "redis://cache?password=s3?x": "more than one ?",
+    "redis://s3@cache": "a user but no password",
+    "redis://ann:@cache": "a username without a password",
+    "redis://ann:s3@cache?password=s3": "sets password twice",
+    "redis://cache:0": "not a number from 1 to 65535",
+    "redis://cache:65536/0": "not a number from 1 to 65535",
+    "redis://cache:": "must name each host",
+    "redis://cache:port": "must name each host",
+    "redis://::1:6379": "an IPv6 address in brackets",
+    "redis://[cache]:6379": "no IPv6 address",
+    "redis://a,b": "that needs redis+sentinel:// or redis+cluster://",
+    "redis://cache/zero": "a database that is not a number",
+    "redis://cache/0/1": "too many parts",
+    "redis://cache/1?db=1": "sets database twice",
+    "redis://cache?socket_timeout=5": "an option (number 1 behind the ?) that is unknown",
+    "redis://cache?ssl=true": "TLS is rediss instead of redis",
+    "redis://cache?ssl_cert_reqs=none": "without TLS",
+    "redis://cache?sentinel_password=s3": "without Sentinels",
+    "redis://cache?protocol=4": "must be one of 2, 3",
+    "redis://cache?db": "no value for its option db",
+    "rediss://cache?ssl_cert_reqs=maybe": "must be one of required, optional, none",
+    "rediss://cache?ssl_ca_certs=/no/such/file": "a file or folder that can be read",
+    "unix://run/redis.sock": "absolute path",
+    "unix://": "absolute path",
+    "redis+sentinel://a:1,b:2": "must name the service",
+    "redis+sentinel://a:1/": "must name the service",
+    "redis+sentinel://a:1,:2/mine": "must name each host",
+    "redis+sentinel://a:1,/mine": "must name each host",
+    "redis+sentinel://a:1/mine/zero": "a database that is not a number",
+    "redis+sentinel://a/mine?sentinel_username=s": "without a sentinel_password",
+    "redis+cluster://u:s3@a:1,b:port": "must name each host",
+    "redis+cluster://a/1": "a cluster has only database 0",
+    "redis+cluster://a?db=1": "a cluster has only database 0",
+    "memory://1": "nothing behind memory://",
+}
+
+
+@pytest.mark.parametrize("url", BAD)
+def test_what_is_refused_and_that_nothing_of_it_is_shown(url: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        parse(url)
+    assert BAD[url] in str(refused.value)
+    assert "s3" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_no_secret_is_in_its_repr() -> None:
+    url = "redis+sentinel://s3u:s3p@a/m?sentinel_username=s3v&sentinel_password=s3w"
+    assert "s3" not in repr(parse(url))
+
+
+def test_each_scheme_is_a_kind() -> None:
+    ends = {"unix": "/run/x", "memory": ""}
+    for scheme in SCHEMES:
+        parsed = parse(f"{scheme}://{ends.get(scheme, 'a/mine' if 'sentinel' in scheme else 'a')}")
+        assert isinstance(parsed, RedisUrl)
+        assert parsed.is_tls == scheme.startswith("rediss")
+        assert parsed.kind in scheme
