@@ -30,6 +30,7 @@ from drills import (
     redis_outage,
     restarts,
     rollback,
+    slow_sign_in,
     stalled,
 )
 from drills.report import Row, table
@@ -48,6 +49,7 @@ DRILLS: dict[str, Drill] = {
     "lost-node": instances.lost_node,
     "overload": lambda stage: [overload.drill(stage, seconds=15, most_ms=250)],
     "stalled": lambda stage: stalled.drill(stage, 200, asked=1000, most_ms=100, idle=20),
+    "slow-sign-in": lambda stage: slow_sign_in.drill(stage, 500, 1000, most_ms=100, limit=10),
     "restarts": lambda stage: [restarts.rolling_restart(stage, rounds=5)],
     "reloads": lambda stage: (restarts.reload(stage, 10, drain) for drain in (0, 5)),
     "rollback": rollback.drill,
