@@ -3,6 +3,9 @@ calls. One server, a sentinel's master, or a cluster, by the URL's scheme.
 """
 
 import contextlib
+import math
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,8 +17,33 @@ from redis.commands.core import Script
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from app.names import open_socket
+
 #: Connections that one worker opens at most; more callers wait REDIS_TIMEOUT for one.
 MAX_CONNECTIONS = 128
+
+#: Seconds after its connect for which a connection to a single server is reused: its name may have
+#: moved while the old server still accepts. Sentinel and cluster clients ask who serves.
+MAX_AGE = 60.0
+
+
+def _open_socket(connection: Any) -> socket.socket:
+    """redis-py's own version looks the name up without a timeout."""
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    if connection.socket_keepalive:
+        options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
+        more = connection.socket_keepalive_options or {}
+        options += [(socket.IPPROTO_TCP, name, value) for name, value in more.items()]
+    timeout = connection.socket_connect_timeout
+    opened = open_socket(connection.host, int(connection.port), timeout, options)
+    opened.settimeout(connection.socket_timeout)
+    connection.connected_at = time.monotonic()
+    return opened
+
+
+# The one place that all kinds of clients share, TLS included: those of Sentinel and of a cluster
+# make connections by themselves, and take no class for them.
+redis.Connection._connect = _open_socket  # type: ignore[method-assign]
 
 
 def connect(url: str, timeout: float) -> Any:
@@ -69,6 +97,9 @@ class OneServer(redis.Redis):
         while True:
             reused = bool(self._idle)
             connection = self._idle.pop() if reused else self.connection_pool.get_connection()
+            connected_at = getattr(connection, "connected_at", math.inf)  # none: a Unix socket
+            if reused and time.monotonic() - connected_at > MAX_AGE:
+                connection.disconnect()  # the next command connects
             try:
                 return self._ask(connection, words, options)
             except redis.ConnectionError:
@@ -77,9 +108,14 @@ class OneServer(redis.Redis):
 
     def close(self) -> None:
         """Closes all connections. redis-py leaves those of a pool that it was given."""
-        while self._idle:
-            self.connection_pool.release(self._idle.pop())
+        self._close_idle()
         self.connection_pool.disconnect()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            connection = self._idle.pop()
+            connection.disconnect()
+            self.connection_pool.release(connection)
 
     def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
         """The same command as redis-py's, without its wrapper for arguments of old."""
@@ -91,6 +127,11 @@ class OneServer(redis.Redis):
             answer = self.parse_response(  # type: ignore[no-untyped-call]
                 connection, words[0], **options
             )
+        except redis.ReadOnlyError:
+            # This server was the primary. After a failover by DNS the name means the new one.
+            self._idle.append(connection)
+            self._close_idle()
+            raise
         except redis.ResponseError:
             self._idle.append(connection)
             raise
