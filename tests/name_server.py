@@ -32,13 +32,17 @@ class NameServer:
         self.asked: list[str] = []
         self.resolv_conf = folder / "resolv.conf"
         self._socket, self.address = _bound()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> "NameServer":
         self.resolv_conf.write_text(f"nameserver {self.address}\n")
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *why: object) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
+            waker.sendto(b"", self._socket.getsockname())
+        self._thread.join()
         self._socket.close()
 
     def for_process(self, command: list[str]) -> list[str]:
@@ -48,9 +52,8 @@ class NameServer:
 
     def _serve(self) -> None:
         while True:
-            try:
-                question, client = self._socket.recvfrom(512)
-            except OSError:
+            question, client = self._socket.recvfrom(512)
+            if not question:
                 return
             name, kind, end = _question(question)
             self.asked.append(name)
