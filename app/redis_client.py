@@ -3,6 +3,9 @@ calls. One server, a Sentinel's master, or a cluster; the URL's grammar is in co
 """
 
 import contextlib
+import math
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +17,7 @@ from redis.exceptions import SlotNotCoveredError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from app.names import open_socket
 from config.redis_url import RedisUrl, parse
 
 #: Connections that one worker opens at most; more callers wait REDIS_TIMEOUT for one.
@@ -21,6 +25,29 @@ MAX_CONNECTIONS = 128
 
 #: Of a cluster.
 SLOTS = 16384
+
+#: Seconds after its connect for which a connection to a single server is reused: its name may have
+#: moved while the old server still accepts. Sentinel and cluster clients ask who serves.
+MAX_AGE = 60.0
+
+
+def _open_socket(connection: Any) -> socket.socket:
+    """redis-py's own version looks the name up without a timeout."""
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    if connection.socket_keepalive:
+        options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
+        more = connection.socket_keepalive_options or {}
+        options += [(socket.IPPROTO_TCP, name, value) for name, value in more.items()]
+    timeout = connection.socket_connect_timeout
+    opened = open_socket(connection.host, int(connection.port), timeout, options)
+    opened.settimeout(connection.socket_timeout)
+    connection.connected_at = time.monotonic()
+    return opened
+
+
+# The one place that all kinds of clients share, TLS included: those of Sentinel and of a cluster
+# make connections by themselves, and take no class for them.
+redis.Connection._connect = _open_socket  # type: ignore[method-assign]
 
 
 def connect(url: str, timeout: float) -> Any:
@@ -96,6 +123,9 @@ class OneServer(redis.Redis):
         while True:
             reused = bool(self._idle)
             connection = self._idle.pop() if reused else self.connection_pool.get_connection()
+            connected_at = getattr(connection, "connected_at", math.inf)  # none: a Unix socket
+            if reused and time.monotonic() - connected_at > MAX_AGE:
+                connection.disconnect()  # the next command connects
             try:
                 return self._ask(connection, words, options)
             except redis.ConnectionError:
@@ -104,8 +134,7 @@ class OneServer(redis.Redis):
 
     def close(self) -> None:
         """Closes all connections. redis-py leaves those of a pool that it was given."""
-        while self._idle:
-            self.connection_pool.release(self._idle.pop())
+        self._close_idle()
         self.connection_pool.disconnect()
 
     def check(self) -> None:
@@ -122,6 +151,12 @@ class OneServer(redis.Redis):
         if mode != b"standalone":
             raise WrongKind(mode.decode())
 
+    def _close_idle(self) -> None:
+        while self._idle:
+            connection = self._idle.pop()
+            connection.disconnect()
+            self.connection_pool.release(connection)
+
     def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
         """The same command as redis-py's, without its wrapper for arguments of old."""
         return self.execute_command("EVALSHA", sha, numkeys, *keys_and_args)
@@ -132,6 +167,11 @@ class OneServer(redis.Redis):
             answer = self.parse_response(  # type: ignore[no-untyped-call]
                 connection, words[0], **options
             )
+        except redis.ReadOnlyError:
+            # This server was the primary. After a failover by DNS the name means the new one.
+            self._idle.append(connection)
+            self._close_idle()
+            raise
         except redis.ResponseError:
             self._idle.append(connection)
             raise

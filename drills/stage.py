@@ -1,7 +1,7 @@
 """The stage of a drill: real servers to start proxies on. `make drill` and the tests build one."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,16 +32,20 @@ class Stage:
 
     def proxy(self, **settings: object) -> Proxy:
         """A proxy with these settings, one worker if not said otherwise; /health is 200."""
+        return self.start(Proxy, settings)
+
+    def start(self, kind: type[Proxy], settings: Mapping[str, object]) -> Proxy:
+        """The same, of this kind of proxy."""
         chosen = {
             "WEB_CONCURRENCY": 1,
             "GRACEFUL_TIMEOUT": 2,
             "HOKUSAI_AUTH_SERVICE_URL": self.auth_url,
             "REDIS_URL": self.redis_url,
             "AUTH_FAILURE_LIMIT": 1_000_000,
-        } | settings
+        } | dict(settings)
         environment = {name: str(value) for name, value in chosen.items()}
         folder = Path(tempfile.mkdtemp(prefix="proxy-", dir=self.folder))
-        server = Proxy(folder, environment, ready="/health")
+        server = kind(folder, environment, ready="/health")
         self.started.append(server)
         server.start()
         server.wait_until_ready()

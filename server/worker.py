@@ -43,6 +43,9 @@ LINGER_BYTES = 4 * 1024 * 1024
 #: its next answer with `Connection: close` instead: closing it could lose a request on its way.
 UNUSED_SECONDS = 1.0
 
+#: Name look-ups at once; app/names.py makes one for each name. A thread that is idle ends.
+LOOKUPS = 64
+
 #: Seconds for the rest of a body that was not wanted, and one more for each LEAST_RATE bytes of it.
 SKIP_SECONDS = 5.0
 
@@ -93,6 +96,12 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
     drain_delay: ClassVar[float] = 0.0
 
     draining = False
+
+    def patch(self) -> None:
+        """Patches the standard library for gevent. Name look-ups run in gevent's threads: those of
+        names whose name server is silent must leave some for the others."""
+        super().patch()
+        gevent.get_hub().threadpool.maxsize = LOOKUPS
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

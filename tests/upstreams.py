@@ -237,9 +237,10 @@ OK = Answer(send(sized(b"{}", 200, ("Content-Type", "application/json"))))
 
 
 class Upstream:
-    """A server on a free port of 127.0.0.1, one thread a connection; a context manager."""
+    """A server on a free port of 127.0.0.1, one thread a connection; a context manager. A second
+    one can have the same port of another loopback address."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.stopping = threading.Event()
         self.requests: list[Received] = []
         self.open_connections = 0
@@ -248,9 +249,9 @@ class Upstream:
         self._script: Callable[[Received], Answer] = lambda request: OK
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._listener = socket.create_server((host, port), backlog=512)
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
 
     def __enter__(self) -> "Upstream":
         self._spawn(self._accept)
@@ -258,7 +259,7 @@ class Upstream:
 
     def __exit__(self, *why: object) -> None:
         self.stopping.set()
-        socket.create_connection(("127.0.0.1", self.port)).close()  # wakes the accept
+        socket.create_connection(self._listener.getsockname()).close()  # wakes the accept
         self.drop_connections()
         for thread in self._threads:
             thread.join(PATIENCE)

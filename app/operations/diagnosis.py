@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from app.names import LookupFailed
 from app.operations import messages
 from app.redis_faults import said
 from app.redis_link import Trouble
@@ -81,6 +82,7 @@ def unanswered(part: Part, error: BaseException, was_sent: bool = False) -> Find
 def _why(causes: list[BaseException], was_sent: bool) -> str:
     """A word of messages.UNANSWERED."""
     kinds: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
+        ("name server", (LookupFailed,)),
         ("dns", (socket.gaierror,)),
         ("refused", (ConnectionRefusedError,)),
         ("certificate", (ssl.SSLCertVerificationError,)),

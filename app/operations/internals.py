@@ -18,6 +18,7 @@ from app.auth_service import AuthService
 from app.errors import ProxyError
 from app.forwarding import Upstream
 from app.limits import InFlight
+from app.names import NAMES
 from app.operations import diagnosis
 from app.operations.circuits import CircuitBoard
 from app.operations.diagnosis import HEALTHY, UNHEALTHY, Finding
@@ -47,7 +48,9 @@ class Inside:
             "auth_service_addresses": self.settings.auth_service_url,
         }
         asked = {
-            name: Question(partial(_addresses, url), silence, logged=False)
+            name: Question(
+                partial(_addresses, url, self.settings.health_timeout), silence, logged=False
+            )
             for name, url in hosts.items()
         }
         return asked | {"mlflow_version": Question(self._mlflow_version, silence, logged=False)}
@@ -107,14 +110,14 @@ def shown_settings(settings: Settings) -> dict[str, Any]:
     return shown
 
 
-def _addresses(url: str) -> Finding:
+def _addresses(url: str, timeout: float) -> Finding:
     """What DNS says of the host in a URL, or why it says nothing."""
     host = urlsplit(url).hostname or ""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        found = NAMES.addresses(host, timeout)
     except OSError as why:
         return Finding(UNHEALTHY, f"no DNS answer for {host}: {why}")
-    return Finding(HEALTHY, " ".join(sorted({str(entry[4][0]) for entry in found})))
+    return Finding(HEALTHY, " ".join(sorted({str(address[0]) for _, address in found})))
 
 
 def _list(text: str) -> list[str] | str:

@@ -21,6 +21,10 @@ SLOW = "{message} But slowly: it took most of HEALTH_TIMEOUT. Is it overloaded?"
 UNANSWERED = {
     "dns": "There is no DNS answer for the host name in {setting}: is it spelt right, and the "
     "name registered?",
+    "name server": "The name server gives no answer for the host name in {setting}: is it up, and "
+    "reached from here?",
+    "last address": "{part} answers, but look-ups of the host name in {setting} fail: new "
+    "connections go to its last good address. Is the name server up, and reached from here?",
     "refused": "{part} refuses connections: is it running, on the port that {setting} names?",
     "certificate": "{part} shows a TLS certificate that cannot be verified: is it expired, for "
     "another name than the one in {setting}, or by an authority that is unknown here?",

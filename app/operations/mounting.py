@@ -7,12 +7,13 @@ from flask import Flask
 from app.auth_service import AuthService
 from app.instance_store import InstanceStore
 from app.metrics import count_dropped, count_refused_head
-from app.operations import api_description, commands, health, metrics_page
+from app.operations import api_description, commands, diagnosis, health, metrics_page
 from app.operations import self_test as self_tests
 from app.operations.checks import Checks
 from app.operations.circuits import CircuitBoard
 from app.operations.emf import EmbeddedMetrics
 from app.operations.internals import Inside
+from app.operations.name_lookups import with_name_lookups
 from app.operations.readiness import Readiness
 from app.operations.results import SharedResults
 from app.proxy import Parts
@@ -68,7 +69,13 @@ def _mount_health(
 ) -> SharedResults:
     inside = Inside(settings, parts.upstream, auth_service, parts.in_flight, board)
     checks = Checks(settings, parts.upstream, link, auth_service, board)
-    questions = checks.questions() | inside.questions()
+    by_check = {
+        "connectivity": diagnosis.mlflow_at(settings.mlflow_server_url),
+        "auth_service": diagnosis.auth_service_at(settings.auth_service_url),
+        "redis": diagnosis.redis_at(settings.redis_url),
+    }
+    asked = with_name_lookups(checks.questions(), by_check, settings.health_timeout)
+    questions = asked | inside.questions()
     results = SharedResults(store, questions, settings.health_cache_ttl, settings.health_timeout)
     readiness = Readiness(results, store, settings.max_stored_verdict_age)
     app.register_blueprint(
