@@ -24,8 +24,8 @@ METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 LISTENER_STATES = ("hearing", "refused", "away", "off")
 CIRCUITS, STATES = ("mlflow", "auth_service"), ("closed", "open", "half-open")
 
-#: What Redis has refused so far.
-_refused: set[str] = set()
+#: What Redis has refused so far; the channel, which is refused most, is shown from the start.
+_refused = {"hokusai:auth:revoked"}
 
 #: This process's id. Before each write the library asks whether it is in a new process: by a system
 #: call, twenty times a request. It may ask here instead; a fork changes the answer.
@@ -315,6 +315,7 @@ def _of_kind(kind: str) -> tuple[Any, ...]:
 def _begin() -> None:
     """This worker's first values."""
     WORKER_STARTS.inc()
+    show_redis_refusals(())
     for circuit in CIRCUITS:
         show_circuit(circuit, "closed")
     known: tuple[tuple[Any, tuple[tuple[str, ...], ...]], ...] = (

@@ -217,8 +217,8 @@ class _Sentinels(Sentinel):
             if state and self.check_master_state(  # type: ignore[no-untyped-call]
                 state, service_name
             ):
-                self.sentinels.remove(sentinel)  # the next look begins with this one
-                self.sentinels.insert(0, sentinel)
+                others = (one for one in self.sentinels if one is not sentinel)
+                self.sentinels = [sentinel, *others]  # the next look begins with this one
                 return state["ip"], state["port"]
         if failure is not None and not answered:
             raise SentinelFailed(str(failure)) from failure
@@ -285,11 +285,14 @@ class LazyCluster:
     def check(self) -> None:
         """Raises SlotNotCoveredError where slots have no node, or one that does not answer; what
         such a node raises if none answers."""
-        failures = [why for node in self.get_primaries() if (why := self._ping(node))]
-        if failures and len(failures) == len(self.get_primaries()):
-            raise failures[0]
-        if failures:
-            raise SlotNotCoveredError(f"{len(failures)} primaries give no answer") from failures[0]
+        failure, is_answered = None, False
+        for node in self.get_primaries():
+            why = self._ping(node)
+            failure, is_answered = failure or why, is_answered or why is None
+            if failure and is_answered:
+                raise SlotNotCoveredError("a primary gives no answer") from failure
+        if failure:
+            raise failure
         covered = sum(last - first + 1 for first, last in self.cluster_slots())
         if covered < SLOTS:
             raise SlotNotCoveredError(f"{SLOTS - covered} of {SLOTS} slots are not covered")

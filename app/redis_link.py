@@ -195,6 +195,9 @@ class RedisLink:
             found = self._missing()
         except FAILURES as why:
             return Trouble(word(why), why, tuple(missing_to_connect(why)))
+        except Exception as why:  # a defect: the thread that looks for Redis must not end by it
+            log.exception("the look at Redis failed")
+            return Trouble("", why)
         if not found:
             return None
         return Trouble("permission", redis.RedisError(f"no {found[0].kind}{found[0].right}"), found)

@@ -18,6 +18,9 @@ from app.verdict_cache import VerdictCache
 #: after a fail-over the old master may be frozen, and must not be listened to for long.
 PING_INTERVAL, SILENCE = 1.0, 3.0
 
+#: Seconds without a subscription until that is logged; a refusal is at once.
+SAID_AFTER = 10.0
+
 #: Seconds for which an announcement waits for this process's own subscription.
 PATIENCE = 2.0
 
@@ -38,6 +41,8 @@ class Revocations:
         self.listening = threading.Event()
         self._is_settled = threading.Event()  # it listens, or Redis has refused that
         self._failure: BaseException | None = None
+        self._lost_at: float | None = None
+        self._is_said = False
 
     def start(self) -> None:
         """Listens until the process ends; nothing to do without Redis."""
@@ -97,9 +102,10 @@ class Revocations:
 
     def _note_begin(self) -> None:
         """Redis has confirmed the subscription."""
-        if self._failure is not None:
+        if self._is_said:
             log.warning("revocations are heard again")
         self._failure, self._link.subscription = None, True
+        self._lost_at, self._is_said = None, False
         self.listening.set()
         self._is_settled.set()
         show_listener("hearing")
@@ -107,12 +113,13 @@ class Revocations:
 
     def _note_end(self, why: BaseException) -> None:
         """No subscription: it has broken, none came about, or Redis refuses it."""
-        refused = is_refusal(why)
-        is_new = self.listening.is_set() or (refused and not self._is_settled.is_set())
+        refused, now = is_refusal(why), time.monotonic()
+        self._lost_at = self._lost_at or now
         self.listening.clear()
         self._failure, self._link.subscription = why, why if refused else None
         show_listener("refused" if refused else "away")
-        if is_new:
+        if not self._is_said and (refused or now - self._lost_at > SAID_AFTER):
+            self._is_said = True
             log.warning("revocations are not heard: %s", said(why))
         if refused:
             self._is_settled.set()

@@ -5,14 +5,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import redis
+from prometheus_client import REGISTRY, generate_latest
 
 from app.redis_client import LazyCluster, connect
 from app.redis_link import RedisAway, RedisLink
 from devstack.ports import HOST
 from devstack.redis import Redis
+from drills.redis_topologies import Cluster
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Upstream, eventually, refused_port
 
@@ -159,6 +162,70 @@ def test_one_that_takes_no_writes_is_away_though_it_answers(
         assert link.away, "though it answers pings"
         operator.config_set(setting, whole)
     eventually(lambda: ping(link), "its return")
+
+
+# --- refused -------------------------------------------------------------------------------------
+
+
+def test_one_command_that_is_refused_is_no_outage_and_is_said_once(
+    make_link: MakeLink, server: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis.Redis(port=server.port) as operator:
+        operator.execute_command("ACL", "SETUSER", "u", "on", ">s", "~*", "&*", "+@all", "-getex")
+        link = make_link(f"redis://u:s@{HOST}:{server.port}/0", timeout=5)
+        for _ in range(20):
+            with pytest.raises(RedisAway):
+                link.call(link.client.getex, "name")
+            assert ping(link)
+            assert not link.away
+        eventually(lambda: "may not run GETEX" in caplog.text, "the line")
+        shown = generate_latest(REGISTRY).decode()
+        assert 'hokusai_proxy_redis_refused{right="getex"} 1.0' in shown
+        operator.execute_command("ACL", "SETUSER", "u", "+getex")
+        eventually(lambda: "refuses nothing any more" in caplog.text, "the end of it", patience=20)
+        assert len(caplog.messages) == 2
+        assert 'right="getex"} 0.0' in generate_latest(REGISTRY).decode()
+
+
+def test_a_refusal_that_the_probe_does_not_find_leaves_redis_in_use(link: RedisLink) -> None:
+    link.call(link.client.set, "name", "value")
+    with pytest.raises(RedisAway):
+        link.call(link.client.lpush, "name", "value")  # of the wrong type
+    assert not link.away
+    assert ping(link)
+
+
+def test_a_cluster_without_one_of_its_nodes_is_used_for_the_rest(
+    make_link: MakeLink, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Cluster(tmp_path)
+    with made.running():
+        for node in made.nodes:
+            node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
+        link = make_link(made.url, timeout=5)
+        names = [f"name-{number}" for number in range(12)]
+        assert all(link.call(link.client.set, name, "1") for name in names)
+        made.nodes[1].kill()
+        for node in (made.nodes[0], made.nodes[2]):
+            eventually(lambda node=node: "fail" in str(node.ask("CLUSTER NODES")), "the news")
+
+        def is_known() -> bool:
+            for name in names:
+                _is_set(link, name)
+            return "Redis refuses some commands" in caplog.text
+
+        eventually(is_known, "the line")
+        answered = [name for name in names if _is_set(link, name)]
+        assert 0 < len(answered) < len(names)
+        assert not link._away
+        assert caplog.text.count("Redis is back") <= 1, "before it was known"
+
+
+def _is_set(link: RedisLink, name: str) -> bool:
+    try:
+        return bool(link.call(link.client.set, name, "1"))
+    except RedisAway:
+        return False
 
 
 # --- back ----------------------------------------------------------------------------------------

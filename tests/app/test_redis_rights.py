@@ -14,7 +14,7 @@ from devstack.redis import find_server
 from drills.redis_topologies import Cluster, Node, Sentinels, Way, running, tls_server
 from tests.docs.pages import ROOT
 
-PAGE = (ROOT / "docs/deployment.md").read_text("utf-8")
+PAGE = (ROOT / "docs/deployment.md").read_text("utf-8").replace("\\|", "|")
 (ACL,) = re.findall(r"ACL SETUSER hokusai on >PASSWORD (.+?)\n```", PAGE, re.DOTALL)
 RULE = ACL.split()
 GRANTS = [word for word in RULE if word[0] in "~&+"]

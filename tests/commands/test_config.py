@@ -35,7 +35,7 @@ def test_no_secret_is_shown(flask: Flask) -> None:
     done = flask(
         "config",
         "check",
-        REDIS_URL="rediss://ann:geheim@redis.example:6380/1?password=geheim",
+        REDIS_URL="rediss://ann:geheim@redis.example:6380/1?ssl_password=geheim",
         AUTH_CACHE_SECRET="geheim",
         MLFLOW_UPSTREAM_TOKEN="geheim",
     )
@@ -45,9 +45,26 @@ def test_no_secret_is_shown(flask: Flask) -> None:
     assert done.out.count("(set, hidden)") == 2
 
 
-def test_a_password_with_an_at_sign_is_hidden_whole(flask: Flask) -> None:
-    shown = checked(flask, REDIS_URL="redis://:ge@heim@127.0.0.1:6379/0")["settings"]
-    assert shown["REDIS_URL"] == "redis://(hidden)@127.0.0.1:6379/0"
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("redis://:ge%40heim@127.0.0.1:6379/0", "redis://(hidden)@127.0.0.1:6379/0"),
+        (
+            "rediss+sentinel://[::1]/main?sentinel_password=geheim",
+            "rediss+sentinel://[::1]/main",
+        ),
+        ("rediss+cluster://ann:geheim@a,b:1", "rediss+cluster://(hidden)@a,b:1"),
+    ],
+)
+def test_a_password_is_hidden_whole(flask: Flask, given: str, shown: str) -> None:
+    assert checked(flask, REDIS_URL=given)["settings"]["REDIS_URL"] == shown
+
+
+def test_a_password_that_is_not_encoded_is_refused_and_not_shown(flask: Flask) -> None:
+    done = flask("config", "check", REDIS_URL="redis://:ge@heim@127.0.0.1:6379/0")
+    assert done.status == 1
+    assert "REDIS_URL has more than one @; percent-encode the password" in done.err
+    assert "heim" not in done.out + done.err
 
 
 @pytest.mark.parametrize("command", [("config", "check"), ("doctor",), ("limits", "show"), ()])

@@ -113,7 +113,7 @@ def test_beside_the_proxy_its_parts_are_looked_at_too(
 ) -> None:
     done = examine(proxy.api, key, "--read-only", **parts_of(proxy))
     assert done.status == 0, done.not_passed
-    assert done.step("Redis, from here")["detail"] == "takes writes"
+    assert done.step("Redis, from here")["detail"] == "does all that the proxy needs"
     assert done.step("auth service, from here")["detail"] == "answers 401"
     assert done.step("MLflow, from here")["detail"] == "answers"
     outside = examine(proxy.api, key, "--read-only", "--outside", **parts_of(proxy))

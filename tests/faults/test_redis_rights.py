@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 import redis
 
+from app.operations.commands.inside import Inside
+from config import Settings
 from devstack.environments import ROOT
 from devstack.ports import HOST
 from devstack.proxy import Proxy
 from devstack.redis import Redis
+from doctor.steps import Failed
 from drills.counts import ask
 from tests.app.test_redis_rights import RULE
+from tests.fault_proxy import FaultProxy
 from tests.faults.test_revocation import run
 from tests.upstreams import Upstream, eventually
 from tests.walk.signing_in import cookie_of, sign_in
@@ -156,6 +160,49 @@ def test_a_right_that_is_taken_away_in_mid_life_is_noticed(
     eventually(lambda: listeners(proxy, "refused") == 2, "the refusals")
     said = " ".join(lines(proxy, "revocations"))
     assert "revocations are not heard" in said
+
+
+def test_a_subscription_that_is_silently_dead_is_begun_anew(
+    start_redis: Callable[[], Redis], start_proxy: Callable[..., Proxy], fake: Upstream
+) -> None:
+    """As behind a firewall that has forgotten the connection: no byte, and no end."""
+    server = start_redis()
+    with FaultProxy(server.port) as way:
+        proxy = start_proxy(REDIS_URL=f"redis://{way.address}/0", MLFLOW_SERVER_URL=fake.url)
+        eventually(lambda: listeners(proxy, "hearing") == 2, "the listeners")
+        way.stall()
+        eventually(lambda: listeners(proxy, "away") == 2, "that they notice")
+        way.heal()
+        eventually(lambda: listeners(proxy, "hearing") == 2, "the listeners")
+        proxy.stop()
+
+
+def test_without_redis_there_is_nothing_to_hear(
+    start_proxy: Callable[..., Proxy], fake: Upstream
+) -> None:
+    proxy = start_proxy(REDIS_URL="memory://", WEB_CONCURRENCY=1, MLFLOW_SERVER_URL=fake.url)
+    eventually(lambda: listeners(proxy, "off") == 1, "the worker")
+    assert listeners(proxy, "away") == listeners(proxy, "refused") == 0
+
+
+def test_the_doctor_names_the_right_that_is_missing(operator: Operator) -> None:
+    operator.allow(*(word for word in RULE if word != "+getex"))
+    with pytest.raises(Failed) as failed:
+        Inside(Settings(redis_url=operator.url)).redis()
+    assert failed.value.fault == "redis-rights"
+    assert "may not run GETEX" in failed.value.remedy
+    assert "s3cret" not in failed.value.message
+    operator.allow(*RULE)
+    assert Inside(Settings(redis_url=operator.url)).redis() == "does all that the proxy needs"
+
+
+def test_the_limits_command_says_what_redis_said(operator: Operator) -> None:
+    done = run("flask", "limits", "show", REDIS_URL=operator.url)
+    assert done.returncode == 1
+    assert "'scan' command" in done.stderr
+    operator.allow(*RULE, "+scan")
+    done = run("flask", "limits", "show", REDIS_URL=operator.url)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_who_may_subscribe_and_not_publish_hears_and_cannot_announce(

@@ -13,7 +13,7 @@ import yaml
 from prometheus_client import parser
 
 from app import errors
-from app.metrics import CIRCUITS, STATES
+from app.metrics import CIRCUITS, LISTENER_STATES, STATES
 from app.route_table import KINDS
 from devstack.proxy import Proxy
 from tests.docs.pages import ROOT, anchors
@@ -144,7 +144,7 @@ VALUES = {
     "outcome": OUTCOMES,
     "status": {"0xx", "2xx", "3xx", "4xx", "5xx"},
     "circuit": set(CIRCUITS),
-    "state": set(STATES),
+    "state": {*STATES, *LISTENER_STATES},
 }
 
 
