@@ -1,0 +1,94 @@
+"""`flask doctor` through each server: nothing to find behind the recommended configurations, and
+the right names for what the least configuration of each does."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devstack.proxy import Proxy
+from tests.conftest import SHARED_PROXY
+from tests.doctor.conftest import PATIENT, Finished, examine, flask, key
+from tests.fronts.servers import KINDS, MINIMAL, RECOMMENDED, Front, FrontMissing
+from tests.fronts.test_fronts import GOOD
+
+__all__ = ["examine", "flask", "key"]
+
+FOUND = {
+    "nginx": {"http10-hop", "body-limit", "host-rewritten", "forged-address"},
+    "Apache": {"encoded-slash"},
+    "HAProxy": {"forged-address"},
+    "Caddy": set(),
+    "Traefik": set(),
+    "Envoy": {"forged-address"},
+    "lighttpd": {"breaks-hidden", "request-line-limit"},
+}
+
+#: Where the proxy reads X-Forwarded-Host, which Apache sends, a replaced Host does no harm.
+MAY_BE_FOUND = {"Apache": {"host-rewritten"}}
+
+
+@pytest.fixture(scope="module")
+def behind_one_hop(
+    servers: Path, auth_service: Any, redis_url: str, mlflow_server: Any
+) -> Iterator[Proxy]:
+    """A proxy that trusts one hop, with a real MLflow."""
+    upstreams = {
+        "MLFLOW_SERVER_URL": mlflow_server.url,
+        "HOKUSAI_AUTH_SERVICE_URL": auth_service.url,
+        "REDIS_URL": redis_url,
+        "TRUSTED_PROXY_HOPS": "1",
+    }
+    server = Proxy(servers / "behind-one-hop", SHARED_PROXY | PATIENT | upstreams)
+    server.start()
+    server.wait_until_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def in_front(
+    fronts: None, behind_one_hop: Proxy, tmp_path: Path
+) -> Iterator[Callable[[str, Path], Front]]:
+    """Starts a server in front of the proxy; skips where it is missing."""
+    started: list[Front] = []
+
+    def start(name: str, configuration: Path) -> Front:
+        try:
+            front = Front(name, tmp_path / name, configuration, behind_one_hop.port)
+        except FrontMissing as missing:
+            pytest.skip(str(missing))
+        started.append(front)
+        front.start()
+        front.wait_until_ready()
+        return front
+
+    yield start
+    for front in started:
+        front.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GOOD)
+def test_nothing_is_wrong_behind_a_recommended_configuration(
+    examine: Callable[..., Finished],
+    in_front: Callable[[str, Path], Front],
+    key: str,
+    name: str,
+) -> None:
+    done = examine(in_front(name, RECOMMENDED).api, key)
+    assert done.report["faults"] == [], done.not_passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_what_a_server_does_unasked_has_a_name(
+    examine: Callable[..., Finished],
+    in_front: Callable[[str, Path], Front],
+    key: str,
+    name: str,
+) -> None:
+    done = examine(in_front(name, MINIMAL).api, key)
+    found = set(done.report["faults"]) - MAY_BE_FOUND.get(name, set())
+    assert found == FOUND[name], done.not_passed
