@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -78,6 +78,13 @@ def proxy_behind(
     server.stop()
 
 
+def without(missing: FrontMissing) -> NoReturn:
+    """Skips, or fails under REQUIRE_FRONTS=1."""
+    if DEVELOPERS_ENVIRONMENT.get("REQUIRE_FRONTS") == "1":
+        pytest.fail(f"REQUIRE_FRONTS=1, and {missing}")
+    pytest.skip(str(missing))
+
+
 class Stages:
     """Builds a stage for each server and configuration when it is first wanted. The slow requests
     of all of them run at the same time, from the beginning."""
@@ -107,7 +114,7 @@ class Stages:
             try:
                 self.open[wanted] = self._built(*wanted)
             except FrontMissing as missing:
-                pytest.skip(str(missing))
+                without(missing)
         return self.open[wanted]
 
     def close(self) -> None:

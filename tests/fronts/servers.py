@@ -119,7 +119,7 @@ WHEELS = "python3 -m devstack.environments fronts"
 KINDS = {
     "nginx": Kind(("nginx.conf",), _of_the_system("nginx"), _nginx, "apt install nginx-light"),
     "Apache": Kind(
-        ("apache.conf",), _of_the_system("apache2", "httpd"), _apache, "apt install apache2"
+        ("apache.conf",), _of_the_system("apache2", "httpd"), _apache, "apt install apache2-bin"
     ),
     "HAProxy": Kind(("haproxy.cfg",), _of_the_system("haproxy"), _haproxy, "apt install haproxy"),
     "Caddy": Kind(("Caddyfile",), _of_the_registry("caddy"), _caddy, WHEELS),

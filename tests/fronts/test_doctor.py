@@ -10,6 +10,7 @@ import pytest
 from devstack.proxy import Proxy
 from tests.conftest import SHARED_PROXY
 from tests.doctor.conftest import PATIENT, Finished, examine, flask, key
+from tests.fronts.conftest import without
 from tests.fronts.servers import KINDS, MINIMAL, RECOMMENDED, Front, FrontMissing
 from tests.fronts.test_fronts import GOOD
 
@@ -58,7 +59,7 @@ def in_front(
         try:
             front = Front(name, tmp_path / name, configuration, behind_one_hop.port)
         except FrontMissing as missing:
-            pytest.skip(str(missing))
+            without(missing)
         started.append(front)
         front.start()
         front.wait_until_ready()
