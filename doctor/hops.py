@@ -124,8 +124,7 @@ class Hops:
                 "broke.",
                 fault="http10-hop",
             )
-        told = (f"Host {seen.get('host')}", f"from {seen.get('client_ip')}", seen.get("scheme"))
-        return f"{seen.get('protocol')}, {', '.join(str(part) for part in told)}"
+        return f"{seen.get('protocol')}, Host {seen.get('host')}"
 
     def client_address(self) -> str:
         """Addresses that a caller puts into X-Forwarded-For must not count."""
@@ -141,6 +140,19 @@ class Hops:
                 fault="forged-address",
             )
         return f"{found}, whatever a caller writes"
+
+    def scheme(self) -> str:
+        """Where TLS ends in front, the proxy has to be told: cookies and links depend on it."""
+        found = str((self._self_test("seen").document() or {}).get("scheme"))
+        if self.wire.target.tls and found == "http":
+            raise Failed(
+                "This is https, and the proxy takes it for http.",
+                "The hop that ends TLS must set X-Forwarded-Proto (nginx: proxy_set_header "
+                "X-Forwarded-Proto $scheme), and TRUSTED_PROXY_HOPS must count it; else the "
+                "cookie of a sign-in is not Secure, and redirects lead to http.",
+                fault="scheme-lost",
+            )
+        return found
 
     def encoded_slash(self) -> str:
         """A slash inside a segment, as %2F: MLflow decodes it, nobody else should."""
@@ -220,6 +232,7 @@ def run(steps: Steps, hops: Hops) -> None:
     """None needs another: each may be wrong by itself."""
     steps.run("requests arrive as HTTP/1.1", hops.protocol, needs=ACCEPTED)
     steps.run("a caller's X-Forwarded-For", hops.client_address, needs=ACCEPTED)
+    steps.run("http or https", hops.scheme, needs=ACCEPTED)
     steps.run("a broken transfer looks broken", hops.broken_transfer, needs=ACCEPTED)
     steps.run("a refusal arrives with Retry-After", hops.retry_after, needs=ACCEPTED)
     steps.run("a request line of 8 KB", hops.request_line, needs=IS_MLFLOW)

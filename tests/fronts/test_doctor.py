@@ -1,6 +1,8 @@
 """`flask doctor` through each server: nothing to find behind the recommended configurations, and
 the right names for what the least configuration of each does."""
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,3 +95,39 @@ def test_what_a_server_does_unasked_has_a_name(
     done = examine(in_front(name, MINIMAL).api, key)
     found = set(done.report["faults"]) - MAY_BE_FOUND.get(name, set())
     assert found == FOUND[name], done.not_passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("configuration", "found"), [(RECOMMENDED, set()), (MINIMAL, FOUND["nginx"] | {"scheme-lost"})]
+)
+def test_whether_the_proxy_hears_of_tls_in_front_of_it(
+    examine: Callable[..., Finished],
+    in_front: Callable[[str, Path], Front],
+    key: str,
+    tmp_path: Path,
+    configuration: Path,
+    found: set[str],
+) -> None:
+    certificate = own_certificate(tmp_path)
+    text = (configuration / "nginx.conf").read_text("utf-8")
+    tls = f"8080 ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate};"
+    (tmp_path / "nginx.conf").write_text(text.replace("8080;", tls), "utf-8")
+    front = in_front("nginx", tmp_path)
+    url = front.api.replace("http:", "https:")
+    done = examine(url, key, "--ca-file", str(certificate))
+    assert set(done.report["faults"]) == found, done.not_passed
+
+
+def own_certificate(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 with its key, in one file."""
+    file = folder / "certificate.pem"
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl on this machine")
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    output = ["-keyout", str(file), "-out", str(folder / "public.pem")]
+    subprocess.run([*command, *names, *output], check=True, capture_output=True)
+    file.write_bytes(file.read_bytes() + (folder / "public.pem").read_bytes())
+    return file
