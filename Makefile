@@ -60,9 +60,10 @@ lock: install ## resolve the requirements again; newest versions: make lock ARGS
 	cd requirements && ../$(UV_COMPILE) -c mlflow-server.lock -o bench-basic-auth.lock bench-basic-auth.in
 	cd requirements && ../$(UV_COMPILE) -c mlflow-server.lock -o mlflow-image.lock mlflow-image.in
 	cd requirements && ../$(UV_COMPILE) -o aws.lock aws.in
+	cd requirements && ../$(UV_COMPILE) -o fronts.lock fronts.in
 	cd requirements && for client in client-*.in; do \
 		../$(UV_COMPILE) -o $${client%.in}.lock $$client || exit 1; done
 
 clean: ## remove the environments, caches and everything `make run` kept
-	rm -rf .venv .venv-mlflow .venv-mlflow-basic-auth .venv-clients .venv-bench .venv-docs .venv-aws site .devstack .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-mlflow .venv-mlflow-basic-auth .venv-clients .venv-bench .venv-docs .venv-aws .venv-fronts site .devstack .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

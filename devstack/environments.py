@@ -80,6 +80,8 @@ BASIC_AUTH_SERVER = Environment(
 )
 #: What answers in AWS's place, and asks it, for `make test-aws`.
 AWS = Environment(ROOT / ".venv-aws", REQUIREMENTS / "aws.lock", "up to a minute, 180 MB")
+#: Servers that may stand in front of the proxy, for tests/fronts.
+FRONTS = Environment(ROOT / ".venv-fronts", REQUIREMENTS / "fronts.lock", "a minute, 330 MB")
 BY_NAME = {
     "development": DEVELOPMENT,
     "mlflow-server": MLFLOW_SERVER,
@@ -87,6 +89,7 @@ BY_NAME = {
     "docs": DOCS,
     "basic-auth-server": BASIC_AUTH_SERVER,
     "aws": AWS,
+    "fronts": FRONTS,
 } | {f"client-{version}": environment for version, environment in CLIENTS.items()}
 
 

@@ -15,7 +15,7 @@ from doctor import explain
 from doctor.behind import IS_MLFLOW, READS
 from doctor.door import ACCEPTED
 from doctor.steps import Failed, Skipped, Steps
-from doctor.wire import Wire, credential
+from doctor.wire import Wire, credential, expect
 
 #: Bytes of a whole request line. MLflow's UI asks for 100 runs in one GET, over 4 KB. The proxy
 #: takes 64 KB, but most servers that could stand in front take 8 KB by default.
@@ -24,6 +24,10 @@ LINES = (6000, 4000, 3000, 2000, 1000)
 
 #: What the self-test's refusal tells to wait, in seconds.
 RETRY_AFTER = "7"
+
+#: Nobody's address (RFC 5737), and more of it than any TRUSTED_PROXY_HOPS that is meant.
+FORGED = "203.0.113.77"
+ENTRIES = 8
 
 TOO_MANY = {"max_results": 10_000_000}  # which MLflow refuses, if it sees the body
 
@@ -120,8 +124,50 @@ class Hops:
                 "broke.",
                 fault="http10-hop",
             )
-        told = (f"Host {seen.get('host')}", f"from {seen.get('client_ip')}", seen.get("scheme"))
-        return f"{seen.get('protocol')}, {', '.join(str(part) for part in told)}"
+        return f"{seen.get('protocol')}, Host {seen.get('host')}"
+
+    def client_address(self) -> str:
+        """Addresses that a caller puts into X-Forwarded-For must not count."""
+        sent = {"X-Forwarded-For": ", ".join([FORGED] * ENTRIES)}
+        found = (self._self_test("seen", sent).document() or {}).get("client_ip")
+        if found == FORGED:
+            raise Failed(
+                f"A caller that sends X-Forwarded-For: {FORGED} has that address for the proxy.",
+                "TRUSTED_PROXY_HOPS counts the hops that append to X-Forwarded-For. Lower it, or "
+                "let the hop in front append (nginx: proxy_set_header X-Forwarded-For "
+                "$proxy_add_x_forwarded_for; HAProxy: option forwardfor; Envoy: "
+                "use_remote_address).",
+                fault="forged-address",
+            )
+        return f"{found}, whatever a caller writes"
+
+    def scheme(self) -> str:
+        """Where TLS ends in front, the proxy has to be told: cookies and links depend on it."""
+        found = str((self._self_test("seen").document() or {}).get("scheme"))
+        if self.wire.target.tls and found == "http":
+            raise Failed(
+                "This is https, and the proxy takes it for http.",
+                "The hop that ends TLS must set X-Forwarded-Proto (nginx: proxy_set_header "
+                "X-Forwarded-Proto $scheme), and TRUSTED_PROXY_HOPS must count it; else the "
+                "cookie of a sign-in is not Secure, and redirects lead to http.",
+                fault="scheme-lost",
+            )
+        return found
+
+    def encoded_slash(self) -> str:
+        """A slash inside a segment, as %2F: MLflow decodes it, nobody else should."""
+        path = f"{self.wire.target.prefix}/api/2.0/mlflow%2Fexperiments/search?max_results=1"
+        got = self.wire.get(path, self._key())
+        if got.status == 404 and got.document() is None:
+            raise Failed(
+                "A path with %2F in it is answered 404, not by the proxy.",
+                "A hop in front refuses encoded slashes (Apache: AllowEncodedSlashes NoDecode, and "
+                "nocanon at ProxyPass).",
+                got.request_id,
+                "encoded-slash",
+            )
+        expect(got)
+        return "arrives"
 
     def broken_transfer(self) -> str:
         """A download that the proxy breaks off on purpose must not look whole."""
@@ -156,10 +202,9 @@ class Hops:
             "answers-changed",
         )
 
-    def _self_test(self, name: str) -> explain.Answer:
-        got = self.wire.get(
-            f"{self.wire.target.prefix}/health/mlflow/self-test/{name}", self._key()
-        )
+    def _self_test(self, name: str, headers: dict[str, str] | None = None) -> explain.Answer:
+        path = f"{self.wire.target.prefix}/health/mlflow/self-test/{name}"
+        got = self.wire.get(path, self._key() | (headers or {}))
         if got.status == 404:
             raise Skipped("this proxy has no self-test")
         return got
@@ -186,9 +231,12 @@ def _pieces(content: bytes) -> Iterator[bytes]:
 def run(steps: Steps, hops: Hops) -> None:
     """None needs another: each may be wrong by itself."""
     steps.run("requests arrive as HTTP/1.1", hops.protocol, needs=ACCEPTED)
+    steps.run("a caller's X-Forwarded-For", hops.client_address, needs=ACCEPTED)
+    steps.run("http or https", hops.scheme, needs=ACCEPTED)
     steps.run("a broken transfer looks broken", hops.broken_transfer, needs=ACCEPTED)
     steps.run("a refusal arrives with Retry-After", hops.retry_after, needs=ACCEPTED)
     steps.run("a request line of 8 KB", hops.request_line, needs=IS_MLFLOW)
+    steps.run("an encoded slash (%2F)", hops.encoded_slash, needs=READS)
     steps.run("a write from its own page (Origin)", hops.own_origin, needs=READS)
     steps.run("a write from a foreign page", hops.foreign_origin, needs=READS)
     steps.run("a chunked body", hops.chunked, needs=READS)
