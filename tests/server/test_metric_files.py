@@ -118,6 +118,7 @@ SHOWN = {
         "circuit_workers",
         "forwarding",
         "in_flight",
+        "instance_degraded",
         "redis_away",
         "upstream_connections",
     )
