@@ -5,7 +5,8 @@ import os
 import sys
 
 from config import BadSettings, load
-from server import instance, logs, metric_files
+from server import heartbeat, instance, logs, metric_files
+from server.hooks import harmless
 from server.request_head import MOST_FIELDS
 from server.worker import ProxyWorker
 
@@ -48,8 +49,8 @@ secure_scheme_headers: dict[str, str] = {}
 header_map = "drop"
 # A second gunicorn would delete the first one's control socket.
 control_socket_disable = True
-# The heartbeat file in memory: on a busy disk a write of it can block the worker's loop.
-worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+# No folder is needed for the workers' heartbeat files.
+heartbeat.install()
 
 # One access line per request is written by the proxy itself, when the last byte went out.
 accesslog = None
@@ -58,15 +59,19 @@ logconfig_dict = logs.dict_config(settings)
 proc_name = "hokusai-mlflow-proxy"
 
 
+@harmless
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
-    """It tells of its circuits, and does what `flask circuit` asks for; the status page draws
-    samples of the metrics; with METRICS_EMF it reports them in the log as well."""
+    """It tells of its circuits, and does what `flask circuit` asks for; watches the instance's
+    folder; the status page draws samples of the metrics; with METRICS_EMF it reports them in the
+    log as well."""
     worker.wsgi.extensions["hokusai-circuits"].start()
+    worker.wsgi.extensions["hokusai-instance"].start()
     worker.wsgi.extensions["hokusai-samples"].start()
     if report := worker.wsgi.extensions.get("hokusai-emf"):
         report.start()
 
 
+@harmless
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
     """What it counted since its last report. The master calls this too, for a worker long gone."""
     application = getattr(worker, "wsgi", None) if worker.pid == os.getpid() else None
@@ -74,11 +79,15 @@ def worker_exit(server, worker):  # type: ignore[no-untyped-def]
         report.stop()
 
 
+@harmless
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
-    """A dead worker's gauges must not count on, and its counters not slow each scrape."""
+    """A dead worker's gauges must not count on, and its counters not slow each scrape. The next
+    worker needs the folder."""
+    instance.restore(os.environ)
     metric_files.merge_dead(instance.metrics_folder(os.environ))
 
 
+@harmless
 def on_exit(server):  # type: ignore[no-untyped-def]
     """The folder that was made for this instance goes with it."""
     instance.forget(os.environ)

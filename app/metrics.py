@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram, values
 
+from server.metric_file import MetricFile
+
 #: Upper bounds in seconds: MLflow answers in 2 to 50 ms; transfers take minutes. 32 s is just above
 #: the time-out for MLflow's answers, whose requests would count as two minutes else.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 32.0, 120.0)
@@ -32,6 +34,9 @@ _refused = {"hokusai:auth:revoked"}
 _process = [os.getpid()]
 os.register_at_fork(after_in_child=lambda: _process.__setitem__(0, os.getpid()))
 if values.ValueClass is not values.MutexValue:  # several processes, one folder
+    # The library looks this name up when a value is made. Its own class maps its files into memory:
+    # on a full file system that ends the process.
+    values.MmapedDict = MetricFile  # type: ignore[assignment,attr-defined]
     by_process: Any = values.MultiProcessValue
     values.ValueClass = by_process(lambda: _process[0])
 
@@ -182,6 +187,11 @@ LISTENERS = Gauge(
 # --- workers ---------------------------------------------------------------------------------
 
 WORKER_STARTS = Counter("hokusai_proxy_worker_starts_total", "Workers that were started.")
+INSTANCE_DEGRADED = Gauge(
+    "hokusai_proxy_instance_degraded",
+    "Workers that cannot use a folder of their instance as they should.",
+    multiprocess_mode="livesum",
+)
 
 
 class Counted(Protocol):
@@ -276,6 +286,18 @@ def count_circuit_change(circuit: str, state: str) -> None:
     """A circuit is now closed, open or half-open."""
     _labelled(CIRCUIT_CHANGES, circuit, state).inc()
     show_circuit(circuit, state)
+
+
+def refresh_files() -> list[str]:
+    """Writes what this worker's files lack: they were removed, or there was no room. Returns what
+    is still wrong with them."""
+    MetricFile.refresh_all()
+    return MetricFile.troubles()
+
+
+def show_instance(is_well: bool) -> None:
+    """Whether this worker can use the instance's folders as it should."""
+    INSTANCE_DEGRADED.set(0 if is_well else 1)
 
 
 def show_circuit(circuit: str, state: str) -> None:

@@ -5,12 +5,15 @@ one asks, the others wait for their turn and find the answer in the cache.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from server import folders
 
 
 class SingleFlight:
@@ -22,7 +25,8 @@ class SingleFlight:
         """`lock_file` is shared by the instance's workers; None where there is one process."""
         self._turns: dict[str, tuple[threading.Lock, int]] = {}
         self._guard = threading.Lock()
-        self._file = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600) if lock_file else None
+        self._path = lock_file
+        self._file: _LockFile | None = None
 
     @contextlib.contextmanager
     def turn(self, subject: str, timeout: float) -> Iterator[None]:
@@ -51,16 +55,49 @@ class SingleFlight:
 
     @contextlib.contextmanager
     def _process_turn(self, subject: str, timeout: float) -> Iterator[None]:
-        if self._file is None:
+        file = self._lock_file()  # kept open here: another turn may replace it
+        if file is None:
             yield
             return
         offset = int(subject[:15], 16)
-        locked = _lock_byte(self._file, offset, timeout)
+        locked = _lock_byte(file.number, offset, timeout)
         try:
             yield
         finally:
             if locked:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
+                fcntl.lockf(file.number, fcntl.LOCK_UN, 1, offset)
+
+    def _lock_file(self) -> "_LockFile | None":
+        """The file that is in place, made if need be; None where there is none, or it cannot be
+        opened: each process has turns of its own then, and health names the reason."""
+        if self._path is None:
+            return None
+        try:
+            if self._file is None or not self._file.is_at(self._path):
+                folders.make(self._path.parent)
+                self._file = _LockFile(self._path)
+        except OSError:
+            return None
+        return self._file
+
+
+class _LockFile:
+    """An open file, closed when the last turn that uses it is over."""
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.number = os.open(path, flags, 0o600)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether it has not been removed, or replaced."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self.number))
+        except FileNotFoundError:
+            return False
 
 
 def _lock_byte(file: int, offset: int, timeout: float) -> bool:
@@ -72,8 +109,8 @@ def _lock_byte(file: int, offset: int, timeout: float) -> bool:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
             return True
-        except OSError:
-            if time.monotonic() > deadline:
+        except OSError as why:
+            if time.monotonic() > deadline or why.errno not in (errno.EACCES, errno.EAGAIN):
                 return False
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)

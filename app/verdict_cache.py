@@ -190,7 +190,7 @@ class VerdictCache:
         try:
             self._link.call(lambda: self._link.client.delete(name))
         except RedisAway:
-            self._store.set_value(name, b"", 0)
+            self._store.forget(name)
 
     def _remember(self, digest: str, verdict: Verdict) -> None:
         self._local[digest] = (verdict, time.monotonic() + RECHECK)

@@ -81,8 +81,8 @@ class Settings:
         help="Bytes of such bodies that one worker holds at once, of all keys together, most of them in "
              "temporary files; over it, 503. One key gets a quarter, or one whole body.")
     instance_folder: str = row("INSTANCE_FOLDER", parsers.text, "", group=SERVING,
-        help="A writable folder that the workers of this instance share (metrics, one lock file). "
-             "By default a fresh one in /dev/shm or the temporary folder.")
+        help="A writable folder that the workers of this instance share (metrics, one lock file, a small "
+             "SQLite file). It must be theirs alone. By default a fresh one in /dev/shm or the temporary folder.")
 
     mlflow_server_url: str = row("MLFLOW_SERVER_URL", parsers.http_url, "http://127.0.0.1:5000", group=MLFLOW,
         help="MLflow's internal address, by name; in AWS the Cloud Map name, such as "

@@ -24,6 +24,7 @@ FAULTS = {
     # the parts
     "redis-down": "the proxy does not reach Redis, or cannot write to it",
     "redis-rights": "Redis does not let the proxy's user do all that the proxy needs",
+    "instance-folder": "the instance's folder, or its temporary folder, is full or cannot be used",
     "auth-service-down": "the proxy gets no answer from the auth service",
     "auth-service-dns": "the name in HOKUSAI_AUTH_SERVICE_URL is not known to DNS",
     "mlflow-dns": "the name in MLFLOW_SERVER_URL is not known to DNS",

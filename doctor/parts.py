@@ -22,6 +22,10 @@ AUTH_REMEDY = (
     "Is the auth service running, is HOKUSAI_AUTH_SERVICE_URL right, may the proxy reach it? Until "
     "it is back, only keys that were seen lately are let in; the others get 503."
 )
+INSTANCE_REMEDY = (
+    "Requests go on. Look at the folder that the message names, in the proxy's container: df -h, "
+    "df -i, its owner. Nothing has to be restarted afterwards."
+)
 MLFLOW_REMEDY = (
     "/api/health/mlflow/detailed says more to whoever holds a key, and so do the proxy's log and "
     "MLflow's at this time."
@@ -109,6 +113,8 @@ def run(steps: Steps, parts: Parts, inside: Sequence[Check]) -> None:
     auth_service = partial(parts.one, "auth_service", "auth-service-down", AUTH_REMEDY)
     steps.run("Redis", redis, needs=ANSWERS)
     steps.run("auth service", auth_service, needs=ANSWERS)
+    instance = partial(parts.one, "instance", "instance-folder", INSTANCE_REMEDY)
+    steps.run("the instance's folders", instance, needs=ANSWERS)
     for name, check in inside:
         steps.run(name, check)
 

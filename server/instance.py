@@ -5,6 +5,7 @@ reads there; a reload (SIGHUP) finds them made.
 """
 
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -13,6 +14,9 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from config import Settings
+from server import folders
+
+log = logging.getLogger("hokusai.instance")
 
 #: Says, with the master's process id, that the environment has been prepared by this master; and
 #: which folder it made for that.
@@ -31,7 +35,8 @@ def prepare(settings: Settings, environ: MutableMapping[str, str]) -> Path:
     """The instance's folder, made if need be; INSTANCE_FOLDER, AUTH_CACHE_SECRET and
     PROMETHEUS_MULTIPROC_DIR are set for the workers.
 
-    Metrics of earlier processes are removed: a new instance counts from zero.
+    Metrics of earlier processes are removed: a new instance counts from zero. A folder that cannot
+    be used does not stop the start: the log and the health check `instance` name the reason.
     """
     if environ.get(PREPARED) == str(os.getpid()):
         return Path(settings.instance_folder)
@@ -41,12 +46,24 @@ def prepare(settings: Settings, environ: MutableMapping[str, str]) -> Path:
     folder = Path(settings.instance_folder or environ[MADE])
     metrics = folder / METRICS
     shutil.rmtree(metrics, ignore_errors=True)
-    metrics.mkdir(parents=True)
     environ["INSTANCE_FOLDER"] = str(folder)
     environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
     environ["AUTH_CACHE_SECRET"] = settings.auth_cache_secret or secrets.token_hex(32)
     environ[PREPARED] = str(os.getpid())
+    restore(environ)
     return folder
+
+
+def restore(environ: Mapping[str, str]) -> None:
+    """Makes the folders that are missing, and the mark that the instance lives."""
+    metrics = metrics_folder(environ)
+    try:
+        folders.make(metrics.parent)
+        folders.make(metrics)
+        if environ[MADE] and not (metrics.parent / ALIVE).exists():
+            _mark_alive(metrics.parent)
+    except OSError as why:
+        log.error("the instance's folder cannot be used: %s", why)
 
 
 def forget(environ: Mapping[str, str]) -> None:
@@ -63,13 +80,28 @@ def metrics_folder(environ: Mapping[str, str]) -> Path:
 def _make_folder() -> Path:
     """A fresh folder, in memory where there is such a place: the lock and the metrics are written
     often and need no disk. Folders that a killed instance left behind are removed."""
-    place = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
-    for left in place.glob(f"{FOLDER_PREFIX}*/{ALIVE}"):
-        _remove_if_dead(left)
-    folder = Path(tempfile.mkdtemp("", FOLDER_PREFIX, place))
+    places = [Path("/dev/shm"), *_temporary()]
+    for place in places:
+        for left in place.glob(f"{FOLDER_PREFIX}*/{ALIVE}"):
+            _remove_if_dead(left)
+        try:
+            return Path(tempfile.mkdtemp("", FOLDER_PREFIX, place))
+        except OSError:
+            continue  # not there, read-only, no inode is left
+    return places[-1] / f"{FOLDER_PREFIX}{secrets.token_hex(8)}"  # it may become possible later
+
+
+def _temporary() -> list[Path]:
+    try:
+        return [Path(tempfile.gettempdir())]
+    except FileNotFoundError:  # none can be written to
+        return []
+
+
+def _mark_alive(folder: Path) -> None:
     # Never closed: the lock lasts as long as the last process that inherited it.
-    fcntl.flock(os.open(folder / ALIVE, os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
-    return folder
+    flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW
+    fcntl.flock(os.open(folder / ALIVE, flags, 0o600), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _remove_if_dead(alive: Path) -> None:

@@ -24,6 +24,9 @@ TALKATIVE = ("urllib3", "requests", "redis", "flask-limiter", "werkzeug", "geven
 
 log = logging.getLogger("hokusai.logs")
 
+#: Seconds between two lines about an audit file that cannot be written.
+LOG_INTERVAL = 60.0
+
 #: What needs no quotes in the text format.
 _PLAIN = re.compile(r"[^\s\"=\x00-\x1f\x7f-\xa0\u2028\u2029]+")
 
@@ -71,6 +74,7 @@ class AuditFile(WatchedFileHandler):
 
     def __init__(self, filename: str) -> None:
         super().__init__(filename, encoding="utf-8", errors="backslashreplace")
+        self._said = -LOG_INTERVAL
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the line; unlike the library's, it does not raise where the folder is gone."""
@@ -80,8 +84,11 @@ class AuditFile(WatchedFileHandler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """The line goes to stderr, after the reason."""
-        log.error("the audit file cannot be written: %s", sys.exc_info()[1])
+        """The line goes to stderr; the reason before it, once in LOG_INTERVAL."""
+        if time.monotonic() > self._said + LOG_INTERVAL:
+            self._said = time.monotonic()
+            why = sys.exc_info()[1]
+            log.error("the audit file cannot be written; its lines go to stderr: %s", why)
         logging.getLogger().handle(record)
 
 

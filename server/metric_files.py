@@ -11,12 +11,13 @@ metrics_page.py), or a scrape could see a count twice, or not at all.
 import fcntl
 import logging
 import os
-import struct
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+
+from server.metric_file import read, whole
 
 log = logging.getLogger("hokusai.metrics")
 
@@ -29,17 +30,22 @@ DEAD = "dead"
 
 
 def merge_dead(folder: Path) -> None:
-    """Merges the files of all processes that are no more."""
-    with _locked(folder) as is_ours:
+    """Merges the files of all processes that are no more. On a full file system they stay as they
+    are until the next time: a scrape reads them too."""
+    with suppress(FileNotFoundError), _locked(folder) as is_ours:
         if not is_ours:
             return
-        for file in sorted(folder.glob("*.db")):
-            kind, process = file.stem.partition("_")[0], file.stem.rpartition("_")[2]
-            if not process.isdigit() or _lives(int(process)):
-                continue
-            if kind != "gauge":
-                _add(file, file.with_name(f"{kind}_{DEAD}.db"))
-            file.unlink()
+        dead = [file for file in sorted(folder.glob("*.db")) if _is_of_the_dead(file)]
+        for file in dead:
+            if file.name.startswith("gauge"):  # first: it makes room
+                file.unlink()
+        for kind in ("counter", "histogram", "summary"):
+            _merge([file for file in dead if file.name.startswith(f"{kind}_")], kind)
+
+
+def _is_of_the_dead(file: Path) -> bool:
+    process = file.stem.rpartition("_")[2]
+    return process.isdigit() and not _lives(int(process))
 
 
 def _lives(process: int) -> bool:
@@ -53,27 +59,50 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _add(file: Path, total: Path) -> None:
-    """Adds the counts in a file to those of the dead; both counters and the parts of histograms
-    are sums."""
-    from prometheus_client.mmap_dict import MmapedDict  # not before it is needed: it imports much
-
-    library: Any = MmapedDict
+def _merge(files: list[Path], kind: str) -> None:
+    """Adds the counts in these files to those of the dead, as a whole or not at all; both counters
+    and the parts of histograms are sums."""
+    if not files:
+        return
+    total = files[0].with_name(f"{kind}_{DEAD}.db")
+    sums: Counter[str] = Counter()
+    for file in (total, *files):
+        for key, (count, _) in _counts(file).items():
+            sums[key] += count  # type: ignore[assignment]
     try:
-        counts = list(library.read_all_values_from_file(str(file)))
-        totals = library(str(total))
-        for key, count, _, _ in counts:
-            before, _ = totals.read_value(key)
-            totals.write_value(key, before + count, 0.0)
-        totals.close()
-    except (OSError, RuntimeError, ValueError, struct.error) as why:  # killed while it wrote, say
+        _replace(total, sums)
+    except OSError as why:
+        log.warning("the metrics of %d dead workers cannot be merged yet: %s", len(files), why)
+        return
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def _counts(file: Path) -> dict[str, tuple[float, float]]:
+    try:
+        return read(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as why:  # of a worker that was killed while it wrote, say
         log.warning("the metrics of a dead worker are lost: %s", why)
+        return {}
+
+
+def _replace(total: Path, sums: Counter[str]) -> None:
+    """Puts a new file in the place of the old one. A scrape sees the one or the other."""
+    draft = total.with_suffix(".new")
+    try:
+        draft.write_bytes(whole(sums))
+        draft.rename(total)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
     """The folder, for us alone; False where somebody else kept it for PATIENCE."""
-    directory = os.open(folder, os.O_RDONLY)
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield _lock(directory)
     finally:

@@ -25,6 +25,13 @@ from app.redis_link import RedisAway, RedisLink
 
 PREFIX = "hokusai:session:v1:"
 
+#: Neither Redis nor the instance's folder can be written: other workers would not know.
+NOT_KEPT = "Sessions cannot be kept at the moment. Try again later; programs go on with the key."
+NOT_ENDED = "The session could not be ended at the moment. Try again later."
+
+#: Seconds.
+RETRY_AFTER = 10
+
 ENDED = "Your session has ended; sign in again."
 
 
@@ -71,7 +78,8 @@ class Sessions:
         try:
             self._link.call(lambda: self._link.client.set(name, value, px=int(self._idle * 1000)))
         except RedisAway:
-            self._store.set_value(name, value, self._idle)
+            if not self._store.set_value(name, value, self._idle):
+                raise AuthServiceUnavailable(NOT_KEPT, RETRY_AFTER) from None
         return token
 
     def principal(self, token: str, client_ip: str) -> Principal:
@@ -98,7 +106,8 @@ class Sessions:
         """Ends a session everywhere. AuthServiceUnavailable where Redis cannot be told."""
         name = _name(token)
         if self._store.get_value(name):
-            self._store.set_value(name, b"", 0)
+            if not self._store.forget(name):
+                raise AuthServiceUnavailable(NOT_ENDED, RETRY_AFTER)
             return
         try:
             self._link.call(lambda: self._link.client.delete(name))

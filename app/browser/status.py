@@ -29,6 +29,7 @@ NAMES = {
     "circuit": "Circuits",
     "auth_service": "Auth service",
     "redis": "Redis",
+    "instance": "This instance",
 }
 
 HEADLINES = {

@@ -27,7 +27,7 @@ MLFLOW_QUESTIONS = {
 }
 
 #: The checks of a comprehensive answer, in its order.
-CHECKS = (*MLFLOW_QUESTIONS, "redis", "auth_service", "circuit")
+CHECKS = (*MLFLOW_QUESTIONS, "redis", "auth_service", "circuit", "instance")
 
 #: Without these nothing can be served; the failure of any other makes the state "degraded".
 ESSENTIAL = ("connectivity", "experiments_api")

@@ -114,7 +114,7 @@ def instances(folders: Iterable[Path]) -> dict[Path, CircuitBoard]:
     """The boards in those of these folders (server/instance.py) that belong to an instance with a
     worker."""
     ours = [folder for folder in folders if os.access(folder / FILE, os.R_OK)]  # opening makes one
-    boards = {folder: CircuitBoard(InstanceStore(folder / FILE)) for folder in ours}
+    boards = {folder: CircuitBoard(InstanceStore(folder / FILE, is_ours=False)) for folder in ours}
     return {folder: board for folder, board in boards.items() if board.workers()}
 
 

@@ -12,6 +12,7 @@ WELL = {
     "no redis": "No Redis: one process, counts in memory.",
     "auth": "The auth service answers.",
     "circuits": "The circuits are closed in every worker.",
+    "instance": "The instance's folder and the temporary folder can be written.",
 }
 
 #: A good answer that took long.
@@ -124,8 +125,33 @@ CIRCUITS = {
     "asked again after AUTH_RETRY_INTERVAL.",
 }
 
+#: A folder of the instance cannot be used as it should.
+PLACES = {
+    "full": "{place} is full: free some space, or give it more.",
+    "nearly full": "{place} is nearly full: free some space, or give it more.",
+    "read-only": "{place} is read-only: mount it with write access.",
+    "denied": "{place} cannot be written by the proxy's user: correct its owner and mode.",
+    "missing": "{place} is missing and cannot be made: is something else in its place, or its "
+    "file system not mounted?",
+    "unusable": "{place} cannot be used: look at its file system.",
+}
+
+INSTANCE = {
+    "store": "The store that the workers share cannot be used, though its folder can: look at its "
+    "file system. Until then each worker counts limits for itself while Redis is away.",
+    "metrics": "Metrics cannot be written, though the folder can: look at its file system. Until "
+    "then /metrics lacks some.",
+    "no temporary folder": "There is no temporary folder that can be written: set TMPDIR. Until "
+    "then bodies that have to be put aside are refused.",
+}
+
 FAILED = "The check itself failed; see the proxy's log."
 
 #: What it means for users, said behind the cause.
 WITHOUT_REDIS = "Until then each instance counts limits for itself and hears no revocations."
 WITHOUT_AUTH = "Keys seen lately go on, others get 503."
+WITHOUT_FOLDER = (
+    "Until then /metrics may lack values, and each worker counts limits for itself while Redis is "
+    "away."
+)
+WITHOUT_TMPDIR = "When it is full, bodies that have to be put aside are refused."

@@ -4,10 +4,12 @@ In its text format, or as OpenMetrics for whoever prefers that.
 """
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app.errors import Overloaded
+from app.metrics import refresh_files
+
+log = logging.getLogger("hokusai.metrics")
 
 #: Seconds to wait while the master merges the files of a dead worker, which takes milliseconds.
 PATIENCE = 2.0
@@ -46,25 +51,56 @@ def registry(folder: Path | None) -> CollectorRegistry:
 
 
 class AllWorkers(Collector):
-    """The metrics in the files of a folder, summed."""
+    """The metrics in the files of a folder, summed; this worker's own where there is no folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def collect(self) -> Iterable[Any]:
         """Every metric. Raises Overloaded while the files are being merged for too long."""
-        with _unchanged(self._folder):
-            return list(MultiProcessCollector.merge(self.files()))  # type: ignore[no-untyped-call]
+        refresh_files()
+        try:
+            with _unchanged(self._folder):
+                return _summed(self.files())
+        except OSError as why:  # the folder has vanished, or something else is in its place
+            _warn(f"/metrics shows the worker that answers, no other: {why}")
+            return list(prometheus_client.REGISTRY.collect())
 
     def files(self) -> list[str]:
         """What has to be read; not a file that a new worker made just now, and that is empty."""
         return [str(file) for file in self._folder.glob("*.db") if file.stat().st_size]
 
 
+def _summed(files: list[str]) -> list[Any]:
+    """The sums of these files; a damaged one is left out."""
+    try:
+        return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+    except Exception as why:  # whatever a damaged file makes of the library
+        good = [file for file in files if _can_be_read(file)]
+        if len(good) == len(files):
+            raise
+        _warn(f"/metrics lacks {len(files) - len(good)} damaged files: {why!r}")
+        return _summed(good)
+
+
+def _can_be_read(file: str) -> bool:
+    try:
+        list(MultiProcessCollector.merge([file]))  # type: ignore[no-untyped-call]
+    except Exception:  # as above
+        return False
+    return True
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once for each message and worker: scrapes come often."""
+    log.warning(message)
+
+
 @contextmanager
 def _unchanged(folder: Path) -> Iterator[None]:
     """While this lasts no file is merged or removed: server/metric_files.py locks the folder."""
-    directory = os.open(folder, os.O_RDONLY)
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         end = time.monotonic() + PATIENCE
         while not _shared(directory):

@@ -7,15 +7,23 @@ from flask import Flask
 from app.auth_service import AuthService
 from app.instance_store import InstanceStore
 from app.metrics import count_dropped, count_refused_head
-from app.operations import api_description, commands, diagnosis, health, metrics_page
+from app.operations import (
+    api_description,
+    commands,
+    diagnosis,
+    health,
+    messages,
+    metrics_page,
+)
 from app.operations import self_test as self_tests
 from app.operations.checks import Checks
 from app.operations.circuits import CircuitBoard
 from app.operations.emf import EmbeddedMetrics
+from app.operations.instance_check import InstanceCheck, InstanceWatch
 from app.operations.internals import Inside
 from app.operations.name_lookups import with_name_lookups
 from app.operations.readiness import Readiness
-from app.operations.results import SharedResults
+from app.operations.results import Question, SharedResults
 from app.proxy import Parts
 from app.redis_link import RedisLink
 from app.revocations import Revocations
@@ -76,10 +84,13 @@ def _mount_health(
     }
     asked = with_name_lookups(checks.questions(), by_check, settings.health_timeout)
     questions = asked | inside.questions()
+    folder = Path(settings.instance_folder) if settings.instance_folder else None
+    questions["instance"] = Question(InstanceCheck(folder, store).ask, messages.FAILED)
     results = SharedResults(store, questions, settings.health_cache_ttl, settings.health_timeout)
     readiness = Readiness(results, store, settings.max_stored_verdict_age)
     app.register_blueprint(
         health.blueprint(results, readiness, inside, parts.authenticator, parts.limits)
     )
     app.extensions["hokusai-health"] = readiness
+    app.extensions["hokusai-instance"] = InstanceWatch(results)
     return results

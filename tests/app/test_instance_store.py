@@ -1,18 +1,23 @@
 """What the workers of one instance share while Redis is away: values that end, and exact counts."""
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from limits import RateLimitItemPerHour, RateLimitItemPerSecond
 from limits.strategies import SlidingWindowCounterRateLimiter
 
+from app import instance_file
 from app.instance_store import InstanceStore
+from tests.room import no_room
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +36,7 @@ MakeStore = Callable[[], InstanceStore]
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return tmp_path / "shared.db"
+    return tmp_path / "instance" / "shared.db"
 
 
 @pytest.fixture
@@ -105,18 +110,138 @@ def test_nothing_is_opened_before_it_is_needed(store: InstanceStore, file: Path)
     assert file.exists()
 
 
-@pytest.mark.parametrize("broken", ["a folder", "no database"])
-def test_where_the_file_is_useless_each_process_keeps_its_own(tmp_path: Path, broken: str) -> None:
-    file = tmp_path / "shared.db"
-    if broken == "a folder":
-        file.mkdir()
-    else:
-        file.write_bytes(b"this is no database" * 100)
-    here, there = InstanceStore(file), InstanceStore(file)
-    here.set_value("name", b"value", 60)
+def test_where_there_can_be_no_file_each_process_keeps_its_own(tmp_path: Path) -> None:
+    (tmp_path / "shared.db").mkdir()
+    here, there = InstanceStore(tmp_path / "shared.db"), InstanceStore(tmp_path / "shared.db")
+    assert not here.set_value("name", b"value", 60)
     assert here.get_value("name") == b"value"
     assert there.get_value("name") is None
     assert [here.acquire_sliding_window_entry("key", 1, 3600) for _ in range(2)] == [True, False]
+    assert here.trouble and there.trouble
+
+
+# --- trouble with the file -----------------------------------------------------------------------
+
+HARM: dict[str, Callable[[Path], object]] = {
+    "removed": Path.unlink,
+    "removed with its folder": lambda file: shutil.rmtree(file.parent),
+    "removed without what is beside it": lambda file: file.with_name("shared.db-wal").unlink(),
+    "emptied": lambda file: os.truncate(file, 0),
+    "its log emptied": lambda file: os.truncate(file.with_name("shared.db-wal"), 0),
+    "replaced by garbage": lambda file: (file.unlink(), file.write_bytes(b"no database" * 999)),
+    "replaced by a folder for a while": lambda file: (file.unlink(), file.mkdir()),
+}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks and tries again at once."""
+    monkeypatch.setattr(instance_file, "LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr(instance_file, "RETRY_INTERVAL", 0.0)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM.keys())
+def test_workers_share_again_whatever_happens_to_the_file(
+    file: Path, store: InstanceStore, other: InstanceStore, harm: Callable[[Path], object]
+) -> None:
+    """Two that live on, and a new one; no call raises, and no limit is off meanwhile."""
+    for each in (store, other):
+        assert each.acquire_sliding_window_entry("key", 5, 3600)
+    harm(file)
+    for each in (store, other) * 3:
+        each.set_value("ping", b"", 60)
+        each.acquire_sliding_window_entry("key", 5, 3600)
+        each.get_sliding_window("key", 3600)
+        each.claim("claim", 60)
+        each.values("p")
+    if file.is_dir():
+        file.rmdir()
+    new = InstanceStore(file)
+    workers = (store, other, new)
+    for each in workers:  # notices
+        each.look()
+    for number, each in enumerate(workers):
+        assert each.set_value("name", b"%d" % number, 60)
+        assert [one.get_value("name") for one in workers] == [b"%d" % number] * 3
+        assert not each.acquire_sliding_window_entry("key", 5, 3600)
+        assert not each.trouble
+
+
+@pytest.mark.usefixtures("quick")
+def test_values_outlive_the_removal_of_the_file(
+    file: Path, store: InstanceStore, other: InstanceStore
+) -> None:
+    store.set_value("revoked", b"1", 60)
+    other.look()
+    shutil.rmtree(file.parent)
+    assert other.get_value("revoked") == store.get_value("revoked") == b"1"
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_room_limits_and_values_go_on(
+    store: InstanceStore, other: InstanceStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.set_value("before", b"1", 60)
+    store.set_value("ended", b"1", 60)
+    with no_room():
+        granted = [store.acquire_sliding_window_entry("key", 3, 3600) for _ in range(5)]
+        assert granted == [True] * 3 + [False] * 2
+        assert not store.set_value("name", b"mine", 60)
+        assert store.get_value("name") == b"mine"
+        assert store.get_value("before") == b"1", "the file can still be read"
+        assert not store.forget("ended")
+        assert store.get_value("ended") is None
+        assert store.claim("claim", 60) and not store.claim("claim", 60)
+        assert store.values("b") == {"efore": b"1"}
+        assert store.trouble
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert other.get_value("name") is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_was_kept_meanwhile_is_shared_when_there_is_room(
+    store: InstanceStore, other: InstanceStore
+) -> None:
+    for each in (store, other):
+        each.set_value("ended", b"1", 60)
+        each.acquire_sliding_window_entry("key", 9, 3600)
+    with no_room():
+        for each in (store, other):
+            each.set_value("name", b"value", 60)
+            assert each.acquire_sliding_window_entry("key", 9, 3600)
+        store.forget("ended")
+    assert store.look() == other.look() == ""
+    for each in (store, other):
+        assert each.get_value("name") == b"value"
+        assert each.get_value("ended") is None
+        assert each.get_sliding_window("key", 3600)[2] == 4
+    assert store.look() == "" and store.get_sliding_window("key", 3600)[2] == 4, "only once"
+
+
+def test_a_lock_that_is_kept_stops_nobody_for_long(file: Path, store: InstanceStore) -> None:
+    """Half a second once, not for each call: a call that waits holds all requests of a worker."""
+    store.look()
+    with closing(sqlite3.connect(file, isolation_level=None)) as somebody:
+        somebody.execute("begin exclusive")
+        began = time.monotonic()
+        granted = [store.acquire_sliding_window_entry("key", 3, 3600) for _ in range(50)]
+        assert granted.count(True) == 3
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("what", ["the folder", "the file", "what is beside it"])
+def test_what_another_user_could_have_written_is_not_believed(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "instance"
+    planted = InstanceStore(folder / "shared.db")
+    planted.set_value("verdict", b"forged", 60)
+    name = {"the file": "shared.db", "what is beside it": "shared.db-wal"}.get(what, "")
+    os.chown(folder / name, 12345, 12345)
+    store = InstanceStore(folder / "shared.db")
+    assert store.get_value("verdict") is None
+    assert "another user" in store.trouble
+    assert InstanceStore(folder / "shared.db", is_ours=False).get_value("verdict") == b"forged"
 
 
 # --- counts --------------------------------------------------------------------------------------

@@ -183,3 +183,34 @@ def test_one_that_gave_up_waiting_does_not_free_the_holders_turn(
     began = time.monotonic()
     with flights.turn(KEY_A, 0.2):
         assert time.monotonic() - began >= 0.2, "it is still held"
+
+
+# --- trouble with the lock file ------------------------------------------------------------------
+
+
+def test_turns_are_shared_again_after_the_file_was_removed(
+    flights: SingleFlight, tmp_path: Path, start: Start
+) -> None:
+    """By a process that lives on and one that has just started."""
+    with flights.turn(KEY_A, 1):
+        (tmp_path / "turns").unlink()
+    holder = start(f"hold({KEY_A!r})")
+    assert told(holder) == "holding"
+    began = time.monotonic()
+    with flights.turn(KEY_A, 0.3):
+        assert time.monotonic() - began >= 0.3, "the other process has the turn"
+
+
+def test_without_a_lock_file_threads_still_take_turns(tmp_path: Path) -> None:
+    (tmp_path / "instance").write_bytes(b"in the way")
+    flights, inside = SingleFlight(tmp_path / "instance" / "turns"), []
+
+    def take(_: int) -> None:
+        with flights.turn(KEY_A, 20):
+            inside.append(1)
+            assert len(inside) == 1
+            time.sleep(0.001)
+            inside.pop()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(take, range(40)))

@@ -147,7 +147,8 @@ def test_a_container_writes_to_tmp_only_and_gains_no_rights(name: str) -> None:
     service = SERVICES[name]
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert name == "redis" or service["tmpfs"] == ["/tmp:mode=1777"]
+    size = ",size=1g" if name in PROXY_SERVICES else ""
+    assert name == "redis" or service["tmpfs"] == [f"/tmp:mode=1777{size}"]
     if name == "auth-service":
         folder = Path(environment(lines(name))["AUTH_SERVICE_DATABASE"]).parent
         assert service["volumes"] == [f"keys:{folder}"]

@@ -8,7 +8,15 @@ from app.operations.health import COMPREHENSIVE
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs/health.md").read_text(encoding="utf-8")
-TABLES = (messages.UNANSWERED, messages.MLFLOW, messages.REDIS, messages.AUTH, messages.CIRCUITS)
+TABLES = (
+    messages.UNANSWERED,
+    messages.MLFLOW,
+    messages.REDIS,
+    messages.AUTH,
+    messages.CIRCUITS,
+    messages.PLACES,
+    messages.INSTANCE,
+)
 MESSAGES = [text for table in TABLES for text in table.values()] + [messages.SLOW, messages.FAILED]
 
 
@@ -23,6 +31,8 @@ def test_each_check_and_each_path_is_named() -> None:
         assert f"\n| `{name}` | " in PAGE
     for path in (*COMPREHENSIVE, "/health", "/ready"):
         assert f"`{path}`" in PAGE
+    assert messages.WITHOUT_FOLDER in PAGE.replace("\n", " ")
+    assert messages.WITHOUT_TMPDIR in PAGE.replace("\n", " ")
     assert "four small GETs" in PAGE and len(MLFLOW_QUESTIONS) == 4
 
 

@@ -134,6 +134,10 @@ def auth_service_down(there: Deployment) -> Planted:
     return there.start(HOKUSAI_AUTH_SERVICE_URL=url).api, there.key("write")
 
 
+def instance_folder(there: Deployment) -> Planted:
+    return there.start(INSTANCE_FOLDER="/dev/null").api, there.key("write")
+
+
 def old_hop(there: Deployment) -> Planted:
     return there.behind(version="1.0", body_limit=1_000_000), there.key("write")
 
@@ -165,6 +169,7 @@ PLANTED: list[tuple[Callable[[Deployment], Planted], set[str]]] = [
     (read_only_key, {"read-only-key"}),
     (redis_down, {"redis-down"}),
     (auth_service_down, {"auth-service-down"}),
+    (instance_folder, {"instance-folder"}),
     (old_hop, {"http10-hop", "body-limit"}),
     (nginx_by_default, {"http10-hop", "body-limit"}),
     (short_lines, {"request-line-limit"}),

@@ -75,11 +75,6 @@ def test_keep_alive_outlasts_the_load_balancers(stock: dict[str, str]) -> None:
     assert int(stock["keepalive"]) > 60
 
 
-def test_the_heartbeat_needs_no_disk(stock: dict[str, str]) -> None:
-    if os.access("/dev/shm", os.W_OK):
-        assert stock["worker_tmp_dir"] == "/dev/shm"
-
-
 def test_the_log_is_ours(stock: dict[str, str]) -> None:
     assert "server.logs.JsonFormatter" in stock["logconfig_dict"]
 

@@ -1,6 +1,7 @@
 """What the workers of one instance share, made once by the master and removed at its end."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from config import Settings
-from server.instance import forget, prepare
+from server.instance import forget, prepare, restore
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,3 +121,24 @@ def test_what_a_killed_instance_left_behind_is_removed(environ: dict[str, str]) 
     prepare(Settings(), environ)
     assert alive.is_dir(), "its instance lives"
     forget(lives)
+
+
+def test_a_folder_that_cannot_be_used_does_not_stop_the_start(
+    tmp_path: Path, environ: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    folder = prepare(Settings(instance_folder=str(tmp_path / "file")), environ)
+    assert environ["PROMETHEUS_MULTIPROC_DIR"] == str(folder / "metrics")
+    assert "cannot be used" in caplog.text
+
+
+def test_a_folder_that_vanished_is_made_again_and_is_still_alive(environ: dict[str, str]) -> None:
+    folder = prepare(Settings(), environ)
+    shutil.rmtree(folder)
+    restore(environ)
+    assert (folder / "metrics").is_dir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    in_another_process(
+        "prepare(__import__('config').Settings(), os.environ); forget(os.environ)", {}
+    )
+    assert folder.is_dir(), "its instance lives"

@@ -120,6 +120,7 @@ SHOWN = {
         "circuit_workers",
         "forwarding",
         "in_flight",
+        "instance_degraded",
         "names_failing",
         "redis_away",
         "upstream_connections",

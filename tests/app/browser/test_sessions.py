@@ -1,15 +1,17 @@
 """What stands behind a session's name, and what is believed of it."""
 
 import time
+from pathlib import Path
 
 import pytest
 
 from app.browser.sessions import PREFIX, Sessions, _name
-from app.errors import Unauthenticated
+from app.errors import AuthServiceUnavailable, Unauthenticated
 from app.instance_store import InstanceStore
 from app.principal import Verdict
 from app.redis_link import RedisLink
 from tests.app.samples import principal
+from tests.room import no_room
 
 IP = "198.51.100.7"
 
@@ -90,3 +92,29 @@ def test_what_nobody_could_have_stored_is_no_session(store: InstanceStore, store
 def test_the_name_in_the_store_is_not_the_cookie() -> None:
     assert "secret" not in _name("secret")
     assert _name("secret").startswith(PREFIX)
+
+
+# --- neither Redis nor the instance's folder -----------------------------------------------------
+
+
+@pytest.fixture
+def file_store(tmp_path: Path) -> InstanceStore:
+    return InstanceStore(tmp_path / "shared.db")
+
+
+def test_no_session_begins_that_other_workers_would_not_know(file_store: InstanceStore) -> None:
+    own = sessions(file_store)
+    with no_room(), pytest.raises(AuthServiceUnavailable, match="cannot be kept"):
+        own.begin(principal(), IP, time.time())
+
+
+def test_a_session_whose_end_others_would_not_know_is_said_not_to_be_ended(
+    file_store: InstanceStore,
+) -> None:
+    own = sessions(file_store)
+    token = own.begin(principal(), IP, time.time())
+    with no_room():
+        with pytest.raises(AuthServiceUnavailable, match="could not be ended"):
+            own.end(token)
+        with pytest.raises(Unauthenticated):
+            own.principal(token, IP)
