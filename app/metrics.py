@@ -79,7 +79,7 @@ REQUEST_BYTES = Counter(
 RESPONSE_BYTES = Counter(
     "hokusai_proxy_response_bytes_total", "Bytes of response bodies, by endpoint type.", ("kind",)
 )
-DROPPED = Counter(
+DROPPED_HEADERS = Counter(
     "hokusai_proxy_dropped_header_requests_total",
     "Requests with a header field that MLflow did not get and that the caller may miss.",
 )
@@ -235,7 +235,7 @@ def count_request(request: Counted, ended: float) -> None:
     if request.bytes_out:
         bytes_out.inc(request.bytes_out)
     if request.dropped:
-        DROPPED.inc()
+        DROPPED_HEADERS.inc()
 
 
 def count_refused_head(status: int) -> None:

@@ -123,6 +123,8 @@ SHOWN = {
         "instance_degraded",
         "names_failing",
         "redis_away",
+        "redis_refused",
+        "revocation_listeners",
         "upstream_connections",
     )
 }
