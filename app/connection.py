@@ -110,9 +110,11 @@ class _Answer(http.client.HTTPResponse):
 class Connection(HTTPConnection):
     """A connection to MLflow."""
 
-    #: Seconds an idle one is reused, and seconds that one write may take; set on a subclass.
+    #: Seconds an idle one is reused, seconds that one write may take, and the longest wait between
+    #: two pieces of an answer's body; set on a subclass.
     reuse_for = 4.0
     send_timeout = 30.0
+    idle_timeout = 120.0
     _last_used = 0.0
     _method = ""
     _is_open = False
@@ -214,6 +216,7 @@ class Connection(HTTPConnection):
         except BaseException:
             answer.close()
             raise
+        self.sock.settimeout(min(self.timeout or self.idle_timeout, self.idle_timeout))
         if answer.will_close:
             self.close()
         self._last_used = time.monotonic()

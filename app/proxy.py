@@ -61,7 +61,7 @@ class Parts:
         log.debug("%s permitted, within its limit", record.request_id)
         place = self.in_flight.take(principal.key_id)
         try:
-            streams = route is not None and route.streams
+            streams = route is not None and route.takes_chunked
             body = request_body(inbound, streams, self.max_buffered_body, record.came)
             record.body = body.content if isinstance(body.content, bytes) else None
             sent = time.monotonic()

@@ -86,11 +86,17 @@ class Settings:
         help="Goes with MLFLOW_UPSTREAM_USERNAME.")
     mlflow_connect_timeout: float = row("MLFLOW_CONNECT_TIMEOUT", parsers.seconds(0.05, 60), 2.0, group=MLFLOW,
         help="Seconds to open a connection to MLflow.")
-    mlflow_read_timeout: float = row("MLFLOW_READ_TIMEOUT", parsers.seconds(0.1, 3600), 30.0, group=MLFLOW,
-        help="Seconds to MLflow's response headers, and between two pieces of the body.")
+    mlflow_read_timeout: float = row("MLFLOW_READ_TIMEOUT", parsers.seconds(0.1, 3600), 40.0, group=MLFLOW,
+        help="Seconds to MLflow's response headers, and between two pieces of the body. Above the "
+             "30 s after which MLflow gives up waiting for a database connection.")
     mlflow_artifact_read_timeout: float = row("MLFLOW_ARTIFACT_READ_TIMEOUT", parsers.seconds(0.1, 3600), 120.0,
         group=MLFLOW,
-        help="The same on the artifact routes. There is no limit to a transfer's whole time.")
+        help="The same where MLflow waits for its artifact store or a language model, and for "
+             "searches and some writes. There is no limit to a transfer's whole time.")
+    mlflow_artifact_copy_timeout: float = row("MLFLOW_ARTIFACT_COPY_TIMEOUT", parsers.seconds(0.1, 14_400), 900.0,
+        group=MLFLOW,
+        help="Seconds to the response headers of an artifact's upload, download or deletion: MLflow "
+             "may copy whole files to or from its store before it answers.")
     mlflow_retry_deadline: float = row("MLFLOW_RETRY_DEADLINE", parsers.seconds(0, 60), 5.0, group=MLFLOW,
         help="Seconds from a request's first try in which it may be tried again; 0 switches retries "
              "off. A POST that went out is never repeated.")

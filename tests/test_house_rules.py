@@ -71,7 +71,8 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
             {
                 f"app/{name}.py"
                 for name in ("auth_service", "forwarding", "connection", "streaming", "responses")
-            },
+            }
+            | {"app/upstream_answers.py"},
         ),
         ("http.client urllib.request httpx", {"app/connection.py"}),
         ("redis", {"app/redis_client.py", "app/redis_link.py", "app/revocations.py"}),
