@@ -51,6 +51,9 @@ KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     if hasattr(socket, name)
 ]
 
+#: Kinds of routes that MLflow serves without its stores.
+NO_API = frozenset(("server", "ui"))
+
 #: MLflow's /health needs neither a thread nor the database: it answers while requests wait.
 HEALTH = "/health"
 
@@ -68,6 +71,8 @@ class Upstream:
 
     def __init__(self, settings: Settings, circuit: circuits.Circuit) -> None:
         self.circuit = circuit
+        #: When MLflow last answered a caller's call of its API, in monotonic seconds.
+        self.served = float("-inf")
         self.url = settings.mlflow_server_url
         parts = urlsplit(self.url)
         self._base_path = parts.path
@@ -184,6 +189,8 @@ class Upstream:
         except HTTPError as why:
             raise UpstreamReset("MLflow broke its answer off.") from why
         answers.refuse(permit.route, answer, page)
+        if answer.status < 500 and permit.route and permit.route.kind not in NO_API:
+            self.served = time.monotonic()
         return answer, page
 
     def _timeout(self, route: Route | None) -> float:

@@ -9,7 +9,13 @@ from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs/health.md").read_text(encoding="utf-8")
 TABLES = (messages.UNANSWERED, messages.MLFLOW, messages.REDIS, messages.AUTH, messages.CIRCUITS)
-MESSAGES = [text for table in TABLES for text in table.values()] + [messages.SLOW, messages.FAILED]
+MESSAGES = [text for table in TABLES for text in table.values()] + [
+    messages.SLOW,
+    messages.FAILED,
+    messages.BUSY,
+    messages.IN_LINE,
+    messages.PASSWORD,
+]
 
 
 @pytest.mark.parametrize("message", MESSAGES)
