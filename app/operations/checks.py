@@ -8,6 +8,7 @@ being closed hide that the part is gone.
 """
 
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 
@@ -37,7 +38,8 @@ CHECKS = (*MLFLOW_QUESTIONS, "redis", "auth_service", "circuit")
 #: Without these nothing can be served; the failure of any other makes the state "degraded".
 ESSENTIAL = ("connectivity", "experiments_api")
 
-#: Seconds before a question in which MLflow answered a caller, so that it is there.
+#: Seconds before a question in which an answer to a caller shows that MLflow is there; its /health
+#: has to be answered, or a caller meanwhile, or MLflow may have frozen since.
 SERVED = 3.0
 
 #: Beside the auth service's path: a 404 here as there means that neither is known to it.
@@ -58,7 +60,8 @@ class Checks:
         self._timeout = settings.health_timeout
         self._has_key = bool(settings.mlflow_upstream_token or settings.mlflow_upstream_username)
         self._remedy = f" {messages.PASSWORD}" if settings.mlflow_upstream_username else ""
-        self._nobody: tuple[float, Finding] | None = None
+        #: What the first question of this round found where nobody answered; a round has a thread.
+        self._round = threading.local()
         self._upstream = upstream
         self._link = link
         self._auth_service = auth_service
@@ -83,15 +86,15 @@ class Checks:
     def _mlflow_question(self, name: str, path: str) -> Callable[[], Finding]:
         def ask() -> Finding:
             is_first = path == HEALTH
-            if not is_first and self._nobody and time.monotonic() - self._nobody[0] < self._timeout:
-                return self._nobody[1]
-            self._nobody = None
+            if nobody := getattr(self._round, "nobody", None):
+                return nobody  # type: ignore[no-any-return]
+            served_since = time.monotonic() - (0 if is_first else SERVED)
             try:
                 told = self._ask_mlflow(path)
             except ProxyError as error:
-                found = self._unanswered(error)
+                found = self._unanswered(error, served_since)
                 if is_first:
-                    self._nobody = (time.monotonic(), found)
+                    self._round.nobody = found
                 return found
             by_mlflow = is_of_mlflow(told.headers, told.data)
             return diagnosis.mlflow_answer(
@@ -100,13 +103,13 @@ class Checks:
 
         return ask
 
-    def _unanswered(self, error: ProxyError) -> Finding:
-        """MLflow gave no answer. While it answers callers, it is busy and not gone."""
+    def _unanswered(self, error: ProxyError, served_since: float) -> Finding:
+        """MLflow gave no answer. If it has answered a caller since, it is busy and not gone."""
         was_sent = not isinstance(error, UpstreamUnreachable)
         found = diagnosis.unanswered(self._mlflow, error, was_sent)
         if not isinstance(error, UpstreamTimeout):
             return found
-        if time.monotonic() - self._upstream.served < self._timeout + SERVED:
+        if self._upstream.served > served_since:
             found = diagnosis.busy(found)
         return found._replace(message=found.message + self._remedy)
 
