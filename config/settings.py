@@ -146,12 +146,12 @@ class Settings:
              "part: the limit divided by this.")
 
     circuit_fail_max: int = row("CIRCUIT_FAIL_MAX", parsers.count(1), 5, group=CIRCUIT,
-        help="Failed connects and time-outs in a row that open the circuit.")
+        help="Failed connects in a row that open the circuit. Slow calls do not; MLflow's silence does.")
     circuit_reset_timeout: float = row("CIRCUIT_RESET_TIMEOUT", parsers.seconds(0.05, 3600), 30.0, group=CIRCUIT,
-        help="Seconds the circuit stays open before one request probes.")
+        help="Seconds the circuit stays open before the proxy asks MLflow whether it is back.")
     health_timeout: float = row("HEALTH_TIMEOUT", parsers.seconds(0.1, 30), 2.0, group=CIRCUIT,
-        help="Seconds that a part has for the question of a health check. A health answer takes at "
-             "most a quarter of a second more.")
+        help="Seconds that a part has for the question of a health check, and MLflow for the question "
+             "whether it is alive. A health answer takes at most a quarter of a second more.")
     health_cache_ttl: float = row("HEALTH_CACHE_TTL", parsers.seconds(0, 60), 5.0, group=CIRCUIT,
         help="Seconds the result of a health check is kept, for all workers of the instance, so that "
              "probing the proxy hard does not load MLflow.")

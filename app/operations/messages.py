@@ -16,7 +16,7 @@ WELL = {
 SLOW = "{message} But slowly: it took most of HEALTH_TIMEOUT. Is it overloaded?"
 
 #: A check whose turn did not come in time.
-IN_LINE = "Not asked yet: MLflow was slow to answer the check before this one."
+IN_LINE = "No answer yet: MLflow was slow to answer the check before this one."
 
 #: MLflow answers callers, but not a check.
 BUSY = "MLflow is busy: it answers requests, but not this check within HEALTH_TIMEOUT."
@@ -102,7 +102,7 @@ AUTH = {
 
 CIRCUITS = {
     "mlflow": "The circuit to MLflow is not closed in {workers}: MLflow gave no answer, so "
-    "requests get 503 at once. One in CIRCUIT_RESET_TIMEOUT tries whether it is back.",
+    "requests get 503 at once. The proxy asks once in CIRCUIT_RESET_TIMEOUT whether it is back.",
     "auth": "The circuit to the auth service is not closed in {workers}: it gave no answer, and is "
     "asked again after AUTH_RETRY_INTERVAL.",
 }

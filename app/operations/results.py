@@ -93,7 +93,8 @@ class SharedResults:
         self._guard = threading.Lock()
         self._hanging: Counter[str] = Counter()
         self._own: dict[str, Check] = {}
-        self._in_line: set[str] = set()
+        #: When the questions under way were begun; None for those whose turn has not come.
+        self._in_line: dict[str, float | None] = {}
 
     def of(self, *names: str) -> dict[str, Check]:
         """The results of these checks; those that are too old are worked out, at the same time but
@@ -140,11 +141,18 @@ class SharedResults:
                 break
             time.sleep(pause)
             pause = min(1.5 * pause, 0.05)
-        if name in self._in_line:
+        if self._comes_late(name, began):
             longest = 2 * self._ttl + self._patience * self._length_of_line(name)
             return before if before and before.age < longest else self._made(IN_LINE, began)
         silent = self._silent(name, began)
         return self._keep(name, silent) if asks else before or silent  # the one that asked has died
+
+    def _comes_late(self, name: str, began: float) -> bool:
+        """Whether a question has had to wait for others of its line, and has time left."""
+        if name not in self._in_line:
+            return False
+        turn = self._in_line[name]
+        return turn is None or turn > began + GRACE
 
     def _begin(self, names: list[str]) -> None:
         """Asks one after the other, in a thread: nobody has to wait for it to its end."""
@@ -153,7 +161,7 @@ class SharedResults:
             if self._hanging[first] >= MOST_HANGING:
                 return
             self._hanging[first] += 1
-            self._in_line.update(names)
+            self._in_line.update(dict.fromkeys(names))
         threading.Thread(
             target=self._ask_all, args=(names,), name=f"ask-{first}", daemon=True
         ).start()
@@ -161,8 +169,9 @@ class SharedResults:
     def _ask_all(self, names: list[str]) -> None:
         try:
             for name in names:
-                self._in_line.discard(name)
+                self._in_line[name] = time.monotonic()
                 self._ask(name)
+                self._in_line.pop(name, None)
         finally:
             with self._guard:
                 self._hanging[names[0]] -= 1
