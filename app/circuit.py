@@ -4,7 +4,8 @@ pybreaker holds the state machine. Its call() keeps a lock for the whole call, w
 upstream calls queue (16 threads of 0.1 s took 1.6 s), so only the outcome is reported through it,
 in microseconds, and admission is decided here: closed, everybody; open, nobody; after
 the reset time-out, one probe. An outcome that says nothing about the dependency (a client that hung
-up) is reported to nobody.
+up) is reported to nobody. What hears of a change cannot prevent it: pybreaker 1.4.1 keeps the old
+state for ever where a listener raises.
 """
 
 import logging
@@ -63,11 +64,23 @@ class Circuit:
         return str(self._breaker.current_state)
 
     @contextmanager
-    def attempt(self, failures: tuple[type[Exception], ...]) -> Iterator[None]:
+    def attempt(
+        self,
+        failures: tuple[type[Exception], ...],
+        is_there: Callable[[], bool | None] | None = None,
+    ) -> Iterator[None]:
         """Surrounds one call. An exception out of `failures` counts as one, no exception as a
-        success, any other exception as nothing. Raises Open if the call must not be made."""
+        success, any other exception as nothing. Raises Open if the call must not be made.
+
+        `is_there` probes an open circuit's dependency, so that no call has to: True closes the
+        circuit, False keeps it open for the reset time-out, None lets the next call probe. Without
+        it, the call is the probe.
+        """
         began_after = self._times_opened
         probing = self._admit()
+        if probing and is_there is not None:
+            self._probe_with(is_there)
+            began_after, probing = self._times_opened, False
         try:
             yield
         except failures:
@@ -84,6 +97,12 @@ class Circuit:
         """Closes the circuit, whatever it has seen."""
         if self.state != pybreaker.STATE_CLOSED:
             self._breaker.close()
+
+    def trip(self) -> None:
+        """Opens a closed circuit, for what was found out beside the calls."""
+        with self._reporting:
+            if self.state == pybreaker.STATE_CLOSED:
+                self._breaker.open()
 
     def opened(self) -> None:
         """Notes when the circuit opened; called by the listener."""
@@ -106,6 +125,18 @@ class Circuit:
         if self._breaker.current_state == pybreaker.STATE_OPEN:
             self._breaker.half_open()
         return True
+
+    def _probe_with(self, is_there: Callable[[], bool | None]) -> None:
+        """Asks the dependency itself, and returns if it is there; raises Open if not."""
+        began_after = self._times_opened
+        try:
+            found = is_there()
+            if found is not None:
+                self._report(began_after, (lambda: None) if found else self._fail)
+        finally:
+            self._probe.release()
+        if not found:
+            raise Open(self._seconds_to_probe())
 
     def _seconds_to_probe(self) -> int:
         remaining = self._opened_at + self._reset_timeout - time.monotonic()
@@ -141,4 +172,7 @@ class _Listener(pybreaker.CircuitBreakerListener):
             self._circuit.opened()
         level = logging.INFO if new_state.name == pybreaker.STATE_HALF_OPEN else logging.WARNING
         log.log(level, "circuit to %s is now %s", self._circuit.name, new_state.name)
-        self._on_change(self._circuit.name, new_state.name)
+        try:
+            self._on_change(self._circuit.name, new_state.name)
+        except Exception as why:  # pybreaker would stay in its old state, and the caller see this
+            log.error("a change of the circuit cannot be passed on", exc_info=why)

@@ -52,12 +52,13 @@ class Connection(HTTPConnection):
     """A connection to MLflow."""
 
     #: Seconds an idle one is reused, seconds from its connect after which it is not (its name may
-    #: mean another address by then), seconds that one write may take, and whether the metrics count
-    #: it; set on a subclass.
+    #: mean another address by then), seconds that one write may take, the longest wait between two
+    #: pieces of an answer's body, and whether the metrics count it; set on a subclass.
     reuse_for = 4.0
     max_age = 60.0
     send_timeout = 30.0
     counted = True
+    idle_timeout = 120.0
     _last_used = 0.0
     _connected_at = 0.0
     _refused = False
@@ -203,6 +204,7 @@ class Connection(HTTPConnection):
         except BaseException:
             answer.close()
             raise
+        self.sock.settimeout(min(self.timeout or self.idle_timeout, self.idle_timeout))
         if answer.will_close or self._refused:
             self.close()
         self._last_used = time.monotonic()

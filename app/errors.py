@@ -13,8 +13,11 @@
     │   ├── Overloaded              client repeats a create on 429 only)
     │   ├── NoRoomForBody          MAX_BUFFERED_TOTAL is reached, or TMPDIR takes no file
     │   └── AuthServiceUnavailable
+    ├── UpstreamOverloaded    503  + Retry-After; MLflow had no database connection for it, and did
+    │                              nothing (429 for a create, as above)
     ├── UpstreamUnreachable   502  no connection to MLflow
     ├── UpstreamReset         502  MLflow broke the connection before its answer
+    ├── UpstreamRefusal       502  MLflow refuses the proxy itself: its credentials, its Host header
     ├── UpstreamTimeout       504  MLflow was too slow
     ├── LoopDetected          508  MLFLOW_SERVER_URL leads to a proxy instead of to MLflow
     └── InternalError         500  a defect of ours
@@ -114,6 +117,19 @@ class NoRoomForBody(NotForwarded):
 
 class AuthServiceUnavailable(NotForwarded):
     outcome = "auth_unavailable"
+
+
+class UpstreamOverloaded(ProxyError):
+    """MLflow took the request and did nothing. `retry_after` is in seconds."""
+
+    status, code, outcome = 503, "TEMPORARILY_UNAVAILABLE", "upstream_overloaded"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message, {"Retry-After": str(max(1, retry_after))})
+
+
+class UpstreamRefusal(ProxyError):
+    status, code, outcome = 502, "TEMPORARILY_UNAVAILABLE", "upstream_refusal"
 
 
 class UpstreamUnreachable(ProxyError):

@@ -6,12 +6,14 @@ authorized. See docs/decisions/upstream-client.md.
 """
 
 import base64
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -20,23 +22,47 @@ from urllib3.exceptions import (
 )
 
 from app import circuit as circuits
+from app import upstream_answers as answers
 from app.authorization import Permit
 from app.connection import TARGET, Connection, ConnectionTLS
-from app.errors import CircuitOpen, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
+from app.errors import (
+    CircuitOpen,
+    UpstreamReset,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from app.headers import upstream_headers
 from app.inbound import HOP
+from app.liveness import Liveness
 from app.retries import Retries
+from app.route_table import Route
 from app.streaming import Body
 from config import Settings
 
-#: What says that MLflow is in trouble. Its own 4xx and 5xx do not: they are often the caller's.
-FAILURES = (UpstreamUnreachable, UpstreamTimeout)
+#: What says that MLflow is in trouble. Its own 4xx and 5xx do not: they are often the caller's. Nor
+#: does a time-out: app/liveness.py finds out what is behind it.
+FAILURES = (UpstreamUnreachable,)
+
+#: A host that vanished without a word is noticed after a minute, and nothing in between forgets a
+#: connection that waits for a long copy. Not everywhere by these names.
+KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+]
+
+#: Kinds of routes that MLflow serves without its stores.
+NO_API = frozenset(("server", "ui"))
+
+#: MLflow's /health needs neither a thread nor the database: it answers while requests wait.
+HEALTH = "/health"
 
 
 class Told(NamedTuple):
     """What MLflow answered to a question of our own."""
 
     status: int
+    headers: Mapping[str, str]
     data: bytes
 
 
@@ -45,6 +71,8 @@ class Upstream:
 
     def __init__(self, settings: Settings, circuit: circuits.Circuit) -> None:
         self.circuit = circuit
+        #: When MLflow last answered a caller's call of its API, in monotonic seconds.
+        self.served = float("-inf")
         self.url = settings.mlflow_server_url
         parts = urlsplit(self.url)
         self._base_path = parts.path
@@ -52,9 +80,13 @@ class Upstream:
         self._own = {**_own_credentials(settings), **HOP}
         self._connect_timeout = settings.mlflow_connect_timeout
         self._read_timeout = settings.mlflow_read_timeout
-        self._artifact_read_timeout = settings.mlflow_artifact_read_timeout
-        self._pool = _pool(settings)
+        self._slow_timeout = settings.mlflow_artifact_read_timeout
+        self._copy_timeout = settings.mlflow_artifact_copy_timeout
+        self._probe_timeout = settings.health_timeout
+        self._pool = _pool(settings, settings.mlflow_pool_size)
+        self._probes = _pool(settings, 1)
         self._retries = Retries(settings.mlflow_retry_deadline)
+        self.liveness = Liveness(circuit, self.is_there)
 
     def forward(
         self, permit: Permit, body: Body, tried: Callable[[], None] = lambda: None
@@ -62,11 +94,11 @@ class Upstream:
         """Sends the permitted request. The answer's body is unread, and must be closed; `tried`
         runs before each try.
 
-        Raises CircuitOpen, UpstreamUnreachable, UpstreamReset, UpstreamTimeout; and what reading
-        the client's body raises.
+        Raises CircuitOpen, UpstreamUnreachable, UpstreamReset, UpstreamTimeout, UpstreamRefusal,
+        UpstreamOverloaded; and what reading the client's body raises.
         """
         try:
-            with self.circuit.attempt(FAILURES):
+            with self.circuit.attempt(FAILURES, self.is_there):
                 return self._with_retries(permit, body, tried)
         except circuits.Open as open_circuit:
             raise CircuitOpen(
@@ -77,8 +109,8 @@ class Upstream:
 
     def ask(self, path: str, timeout: float) -> "Told":
         """A GET of our own, past the circuit; `timeout` is for the head, and again for the body."""
-        headers = {**self._own, "Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
-        response = self._send("GET", path, headers, Body(None, 0), timeout)
+        headers = self._headers()
+        response = self._send("GET", path, headers, Body(None, 0), timeout, self._pool)
         deadline, body = time.monotonic() + timeout, b""
         try:
             while len(body) < 65536 and time.monotonic() < deadline and (more := response.read1()):
@@ -87,7 +119,25 @@ class Upstream:
             raise UpstreamReset("MLflow broke its answer off.") from why
         finally:
             response.close()
-        return Told(response.status, body)
+        return Told(response.status, response.headers, body)
+
+    def is_there(self) -> bool | None:
+        """Whether MLflow gives any answer at all, on a new connection; None if that breaks."""
+        headers = {**self._headers(), "Connection": "close"}
+        try:
+            sent = self._send(
+                "GET", HEALTH, headers, Body(None, 0), self._probe_timeout, self._probes
+            )
+        except (UpstreamUnreachable, UpstreamTimeout):
+            return False
+        except UpstreamReset:
+            return None
+        sent.close()
+        return True
+
+    def _headers(self) -> dict[str, str]:
+        """Those of a request of the proxy's own."""
+        return {**self._own, "Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
 
     def connections_opened(self) -> int:
         """How many connections to MLflow this worker has opened in all."""
@@ -109,7 +159,7 @@ class Upstream:
             tries += 1
             tried()
             try:
-                answer = self._once(permit, body)
+                answer, page = self._once(permit, body)
             except UpstreamUnreachable:
                 if not self._retries.again(tries, began, was_sent=False):
                     raise
@@ -118,29 +168,54 @@ class Upstream:
                 if not reads_only or not self._retries.again(tries, began, was_sent=True):
                     raise
                 continue
-            if not reads_only or not _is_of_intermediary(answer):
+            if not reads_only or not answers.is_of_intermediary(
+                answer.status, answer.headers, page
+            ):
                 return answer
             if not self._retries.again(tries, began, was_sent=True):
                 return answer
             answer.close()
 
-    def _once(self, permit: Permit, body: Body) -> urllib3.BaseHTTPResponse:
+    def _once(self, permit: Permit, body: Body) -> tuple[urllib3.BaseHTTPResponse, bytes]:
+        """The answer, and its body where that says what the answer means."""
         inbound = permit.inbound
         headers = upstream_headers(permit, self._host, self._own)
         target = f"{inbound.path}?{inbound.query}" if inbound.query else inbound.path
-        streams = permit.route is not None and permit.route.streams
-        timeout = self._artifact_read_timeout if streams else self._read_timeout
-        return self._send(inbound.method, target, headers, body, timeout)
+        timeout = self._timeout(permit.route)
+        with self.liveness.waiting():
+            answer = self._send(inbound.method, target, headers, body, timeout, self._pool)
+        try:
+            answer, page = answers.beginning(answer, inbound.method)
+        except HTTPError as why:
+            raise UpstreamReset("MLflow broke its answer off.") from why
+        answers.refuse(permit.route, answer, page)
+        if answer.status < 500 and permit.route and permit.route.kind not in NO_API:
+            self.served = time.monotonic()
+        return answer, page
+
+    def _timeout(self, route: Route | None) -> float:
+        """Seconds until MLflow answers, by what the route does."""
+        if route is None:
+            return self._read_timeout
+        if route.copies:
+            return self._copy_timeout
+        return self._slow_timeout if route.is_slow else self._read_timeout
 
     def _send(
-        self, method: str, target: str, headers: dict[str, str], body: Body, timeout: float
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: Body,
+        timeout: float,
+        pool: urllib3.HTTPConnectionPool,
     ) -> urllib3.BaseHTTPResponse:
         """One request on one connection, urllib3's failures in our words."""
         headers[TARGET] = self._base_path + target
         if body.content is not None and body.length is not None:
             headers["Content-Length"] = str(body.length)
         try:
-            return self._pool.urlopen(
+            return pool.urlopen(
                 method,
                 "/",
                 body=body.content,
@@ -171,13 +246,6 @@ class Upstream:
             ) from why
 
 
-def _is_of_intermediary(answer: urllib3.BaseHTTPResponse) -> bool:
-    """Whether this is the error page of a load balancer or the like between us and MLflow; MLflow's
-    own 503s, which are often the caller's doing, are JSON."""
-    content_type = answer.headers.get("Content-Type", "")
-    return answer.status in (502, 503, 504) and not content_type.startswith("application/json")
-
-
 def _own_credentials(settings: Settings) -> Mapping[str, str]:
     """What the proxy shows MLflow: a token, a user name and password, or nothing."""
     if settings.mlflow_upstream_token:
@@ -188,18 +256,18 @@ def _own_credentials(settings: Settings) -> Mapping[str, str]:
     return {}
 
 
-def _pool(settings: Settings) -> urllib3.HTTPConnectionPool:
-    """The pool: MLFLOW_POOL_SIZE idle connections are kept; more are opened when needed."""
+def _pool(settings: Settings, size: int) -> urllib3.HTTPConnectionPool:
+    """A pool: `size` idle connections are kept; more are opened when needed."""
     parts = urlsplit(settings.mlflow_server_url)
     is_tls = parts.scheme == "https"
     pool_class = urllib3.HTTPSConnectionPool if is_tls else urllib3.HTTPConnectionPool
-    pool = pool_class(
-        parts.hostname or "", parts.port, maxsize=settings.mlflow_pool_size, block=False
-    )
+    pool = pool_class(parts.hostname or "", parts.port, maxsize=size, block=False)
+    pool.conn_kw["socket_options"] = [*HTTPConnection.default_socket_options, *KEEPALIVE]
     limits = {
         "reuse_for": settings.mlflow_keepalive,
         "max_age": settings.mlflow_connection_max_age,
         "send_timeout": settings.mlflow_artifact_read_timeout,
+        "idle_timeout": max(settings.mlflow_read_timeout, settings.mlflow_artifact_read_timeout),
     }
     base = ConnectionTLS if is_tls else Connection
     pool.ConnectionCls = type(base.__name__, (base,), limits)

@@ -62,7 +62,7 @@ class Parts:
         log.debug("%s permitted, within its limit", record.request_id)
         place = self.in_flight.take(principal.key_id)
         try:
-            streams = route is not None and route.streams
+            streams = route is not None and route.takes_chunked
             with self.buffered_bodies.new(principal.key_id) as aside:
                 body = request_body(inbound, streams, aside, record.came)
                 record.body = body.content if isinstance(body.content, bytes) else None

@@ -23,6 +23,7 @@ from app.errors import (
     NoSuchPath,
     NotForwarded,
     ProxyError,
+    UpstreamOverloaded,
     UpstreamReset,
 )
 from app.headers import dropped_names, returned_headers, returned_status
@@ -99,9 +100,10 @@ def error_response(error: ProxyError, request_id: str, creates: bool = False) ->
     """The answer to an error, in the JSON that MLflow's client understands.
 
     `creates`: the request would have created something. MLflow's client from 3.18 on repeats such
-    a call on 429 only, so that is what it gets where nothing was forwarded.
+    a call on 429 only, so that is what it gets where nothing was done.
     """
-    status = 429 if creates and isinstance(error, NotForwarded) else error.status
+    nothing_done = isinstance(error, NotForwarded | UpstreamOverloaded)
+    status = 429 if creates and nothing_done else error.status
     # In the message too: MLflow's client shows that, and drops the rest.
     message = f"{error.message} (request id {request_id})"
     content = {"error_code": error.code, "message": message, "request_id": request_id}

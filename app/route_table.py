@@ -25,7 +25,10 @@ KINDS = frozenset(
 #: The traits of the file, and the fields of Route that they set.
 TRAITS = {
     "creates": "creates",
-    "stream": "streams",
+    "chunked": "takes_chunked",
+    "copies": "copies",
+    "slow": "is_slow",
+    "partial": "partial",
     "optional": "optional",
 }
 
@@ -49,8 +52,9 @@ class Access(Enum):
 class Route:
     """One row of the file, whose header explains the columns.
 
-    `streams`: the transfer may be long, and a request body may go on chunked (MLflow loses a
-    chunked body on all its other routes).
+    `takes_chunked`: a request body may go on chunked (MLflow loses one on all its other routes).
+    `copies` and `is_slow` choose the time limit until MLflow answers. `partial`: a failure may
+    leave a part of the work done.
     """
 
     methods: frozenset[str]
@@ -59,7 +63,10 @@ class Route:
     kind: str
     operation: str
     creates: bool = False
-    streams: bool = False
+    takes_chunked: bool = False
+    copies: bool = False
+    is_slow: bool = False
+    partial: bool = False
     optional: bool = False
 
     @property

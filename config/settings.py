@@ -95,11 +95,17 @@ class Settings:
         help="Goes with MLFLOW_UPSTREAM_USERNAME.")
     mlflow_connect_timeout: float = row("MLFLOW_CONNECT_TIMEOUT", parsers.seconds(0.05, 60), 2.0, group=MLFLOW,
         help="Seconds to open a connection to MLflow.")
-    mlflow_read_timeout: float = row("MLFLOW_READ_TIMEOUT", parsers.seconds(0.1, 3600), 30.0, group=MLFLOW,
-        help="Seconds to MLflow's response headers, and between two pieces of the body.")
+    mlflow_read_timeout: float = row("MLFLOW_READ_TIMEOUT", parsers.seconds(0.1, 3600), 40.0, group=MLFLOW,
+        help="Seconds to MLflow's response headers, and between two pieces of the body. Above the "
+             "30 s after which MLflow gives up waiting for a database connection.")
     mlflow_artifact_read_timeout: float = row("MLFLOW_ARTIFACT_READ_TIMEOUT", parsers.seconds(0.1, 3600), 120.0,
         group=MLFLOW,
-        help="The same on the artifact routes. There is no limit to a transfer's whole time.")
+        help="The same where MLflow waits for its artifact store or a language model, and for "
+             "searches and some writes. There is no limit to a transfer's whole time.")
+    mlflow_artifact_copy_timeout: float = row("MLFLOW_ARTIFACT_COPY_TIMEOUT", parsers.seconds(0.1, 14_400), 900.0,
+        group=MLFLOW,
+        help="Seconds to the response headers of an artifact's upload, download or deletion: MLflow "
+             "may copy whole files to or from its store before it answers.")
     mlflow_retry_deadline: float = row("MLFLOW_RETRY_DEADLINE", parsers.seconds(0, 60), 5.0, group=MLFLOW,
         help="Seconds from a request's first try in which it may be tried again; 0 switches retries "
              "off. A POST that went out is never repeated.")
@@ -153,12 +159,12 @@ class Settings:
              "part: the limit divided by this.")
 
     circuit_fail_max: int = row("CIRCUIT_FAIL_MAX", parsers.count(1), 5, group=CIRCUIT,
-        help="Failed connects and time-outs in a row that open the circuit.")
+        help="Failed connects in a row that open the circuit. Slow calls do not; MLflow's silence does.")
     circuit_reset_timeout: float = row("CIRCUIT_RESET_TIMEOUT", parsers.seconds(0.05, 3600), 30.0, group=CIRCUIT,
-        help="Seconds the circuit stays open before one request probes.")
+        help="Seconds the circuit stays open before the proxy asks MLflow whether it is back.")
     health_timeout: float = row("HEALTH_TIMEOUT", parsers.seconds(0.1, 30), 2.0, group=CIRCUIT,
-        help="Seconds that a part has for the question of a health check. A health answer takes at "
-             "most a quarter of a second more.")
+        help="Seconds that a part has for the question of a health check, and MLflow for the question "
+             "whether it is alive. A health answer takes at most a quarter of a second more.")
     health_cache_ttl: float = row("HEALTH_CACHE_TTL", parsers.seconds(0, 60), 5.0, group=CIRCUIT,
         help="Seconds the result of a health check is kept, for all workers of the instance, so that "
              "probing the proxy hard does not load MLflow.")

@@ -32,6 +32,7 @@ from drills import (
     redis_outage,
     restarts,
     rollback,
+    slow,
     slow_sign_in,
     stalled,
 )
@@ -43,6 +44,7 @@ Drill = Callable[[Stage], Iterable[Row]]
 #: By name, in the order of the table.
 DRILLS: dict[str, Drill] = {
     "outage": lambda stage: outage.drill(stage, seconds=9),
+    "slow": lambda stage: [slow.drill(stage, seconds=90)],
     "clients": lambda stage: clients.drill(stage, calls=25, seconds=5),
     "auth": auth_outage.drill,
     "redis": redis_outage.drill,

@@ -28,8 +28,10 @@ class Client:
     Like every HTTP client it looks, before it sends, whether the server has closed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout: float = 20.0) -> None:
+        """`timeout` is in seconds, for each read."""
         self._url = url
+        self._timeout = timeout
         self._wire: Wire | None = None
 
     def ask(self, request: bytes) -> Response:
@@ -38,6 +40,7 @@ class Client:
             self.close()
         if self._wire is None:
             self._wire = Wire(self._url)
+        self._wire.socket.settimeout(self._timeout)
         try:
             answer = self._wire.ask(request)
         except OSError:

@@ -77,6 +77,7 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
                     "response_head",
                     "streaming",
                     "responses",
+                    "upstream_answers",
                 )
             },
         ),

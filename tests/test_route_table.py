@@ -200,16 +200,40 @@ def test_everything_of_the_assistant_is_refused(prefix: str, rest: str, method: 
     assert route.access is Access.REFUSED
 
 
-def test_artifact_transfers_are_marked() -> None:
-    files = {r.operation for r in TABLE.routes if r.streams and r.kind == "artifacts"}
-    assert files == {
-        "DownloadArtifact",
-        "GetArtifact",
-        "GetLoggedModelArtifact",
-        "GetModelVersionArtifact",
-        "GetTraceArtifact",
-        "GetTraceArtifactV3",
-        "UploadArtifact",
+def test_every_artifact_route_has_an_artifacts_time_limit() -> None:
+    """MLflow asks its object store on each of them, and copies whole files on some."""
+    artifacts = [r for r in TABLE.routes if r.kind == "artifacts"]
+    copies = {r.operation for r in artifacts if r.copies}
+    assert {r.operation for r in artifacts} - copies == {
+        "AbortMultipartUpload",
+        "CreateMultipartUpload",
+        "CreatePresignedDownloadUrl",
+        "CreatePresignedUploadUrl",
+        "GetPresignedDownloadUrl",
+        "ListArtifacts",
+        "ListArtifactsMlflowArtifacts",
+        "ListLoggedModelArtifacts",
+    }
+    assert [r.operation for r in artifacts if not r.copies and not r.is_slow] == []
+    assert [r.operation for r in TABLE.routes if r.copies and r.kind != "artifacts"] == []
+
+
+def test_a_chunked_body_goes_on_to_native_routes_only() -> None:
+    others = [r.operation for r in TABLE.routes if r.takes_chunked and r.kind != "gateway"]
+    assert others == ["UploadArtifact"]
+
+
+def test_creations_in_several_steps_are_marked() -> None:
+    """Their handlers call MLflow's stores more than once, or start something."""
+    assert {r.operation for r in TABLE.routes if r.partial} == {
+        "CreateModelVersion",
+        "CreatePromptOptimizationJob",
+        "CreatePromptlabRun",
+        "GenerateDemo",
+        "InvokeGenaiEvaluate",
+        "InvokeIssueDetection",
+        "InvokeScorer",
+        "SubmitJob",
     }
 
 
@@ -326,9 +350,9 @@ def test_a_line_that_makes_no_sense_is_refused_with_its_number(
 
 def test_comments_and_empty_lines_are_skipped(tmp_path: Path) -> None:
     file = tmp_path / "routes.tsv"
-    file.write_text(f"# comment\n\n{GOOD}\tstream,optional\n")
+    file.write_text(f"# comment\n\n{GOOD}\tchunked,optional\n")
     (route,) = RouteTable.load(file).routes
-    assert (route.streams, route.optional, route.creates) == (True, True, False)
+    assert (route.takes_chunked, route.optional, route.creates) == (True, True, False)
 
 
 # --- helpers -------------------------------------------------------------------------------------

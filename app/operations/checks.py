@@ -1,26 +1,32 @@
 """The health checks: each asks one part, in its own time; diagnosis.py says what the answer means.
 
+MLflow is asked one question after the other, so that they do not compete for it, and only the first
+one where that finds nobody.
+
 They ask past the circuits: one that is still open must not hide that its part is back, nor its
 being closed hide that the part is gone.
 """
 
 import re
+import threading
+import time
 from collections.abc import Callable, Mapping
 
 from app.auth_service import AuthService
-from app.errors import ProxyError, UpstreamReset, UpstreamUnreachable
-from app.forwarding import Told, Upstream
+from app.errors import ProxyError, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
+from app.forwarding import HEALTH, Told, Upstream
 from app.operations import diagnosis, messages
 from app.operations.circuits import CircuitBoard
 from app.operations.diagnosis import DEGRADED, HEALTHY, UNHEALTHY, Finding
 from app.operations.results import Check, Question
 from app.redis_link import RedisLink
+from app.upstream_answers import is_of_mlflow
 from config import Settings
 
 #: What MLflow is asked: cheap questions, each through another part of it. The artifact folder does
 #: not exist, so that nothing long is listed.
 MLFLOW_QUESTIONS = {
-    "connectivity": "/health",
+    "connectivity": HEALTH,
     "experiments_api": "/api/2.0/mlflow/experiments/search?max_results=1",
     "models_api": "/api/2.0/mlflow/registered-models/search?max_results=1",
     "artifacts_api": "/api/2.0/mlflow-artifacts/artifacts?path=hokusai-health-check",
@@ -31,6 +37,10 @@ CHECKS = (*MLFLOW_QUESTIONS, "redis", "auth_service", "circuit", "instance")
 
 #: Without these nothing can be served; the failure of any other makes the state "degraded".
 ESSENTIAL = ("connectivity", "experiments_api")
+
+#: Seconds before a question in which an answer to a caller shows that MLflow is there; its /health
+#: has to be answered, or a caller meanwhile, or MLflow may have frozen since.
+SERVED = 3.0
 
 #: Beside the auth service's path: a 404 here as there means that neither is known to it.
 NO_SUCH_PATH = "-hokusai-health-check"
@@ -49,6 +59,9 @@ class Checks:
     ) -> None:
         self._timeout = settings.health_timeout
         self._has_key = bool(settings.mlflow_upstream_token or settings.mlflow_upstream_username)
+        self._remedy = f" {messages.PASSWORD}" if settings.mlflow_upstream_username else ""
+        #: What the first question of this round found where nobody answered; a round has a thread.
+        self._round = threading.local()
         self._upstream = upstream
         self._link = link
         self._auth_service = auth_service
@@ -59,9 +72,9 @@ class Checks:
 
     def questions(self) -> dict[str, Question]:
         """Every check by name."""
-        hangs = self._mlflow.says("hangs")
+        hangs, slow = self._mlflow.says("hangs"), messages.SLOW + self._remedy
         made = {
-            name: Question(self._mlflow_question(name, path), hangs)
+            name: Question(self._mlflow_question(name, path), hangs, line="mlflow", slow=slow)
             for name, path in MLFLOW_QUESTIONS.items()
         }
         return made | {
@@ -72,16 +85,33 @@ class Checks:
 
     def _mlflow_question(self, name: str, path: str) -> Callable[[], Finding]:
         def ask() -> Finding:
+            is_first = path == HEALTH
+            if nobody := getattr(self._round, "nobody", None):
+                return nobody  # type: ignore[no-any-return]
+            served_since = time.monotonic() - (0 if is_first else SERVED)
             try:
                 told = self._ask_mlflow(path)
             except ProxyError as error:
-                was_sent = not isinstance(error, UpstreamUnreachable)
-                return diagnosis.unanswered(self._mlflow, error, was_sent)
+                found = self._unanswered(error, served_since)
+                if is_first:
+                    self._round.nobody = found
+                return found
+            by_mlflow = is_of_mlflow(told.headers, told.data)
             return diagnosis.mlflow_answer(
-                name, self._mlflow, told.status, told.data, self._has_key
+                name, self._mlflow, told.status, told.data, self._has_key, by_mlflow
             )
 
         return ask
+
+    def _unanswered(self, error: ProxyError, served_since: float) -> Finding:
+        """MLflow gave no answer. If it has answered a caller since, it is busy and not gone."""
+        was_sent = not isinstance(error, UpstreamUnreachable)
+        found = diagnosis.unanswered(self._mlflow, error, was_sent)
+        if not isinstance(error, UpstreamTimeout):
+            return found
+        if self._upstream.served > served_since:
+            found = diagnosis.busy(found)
+        return found._replace(message=found.message + self._remedy)
 
     def _ask_mlflow(self, path: str) -> Told:
         """Once more where the connection broke: it may have been an old one, that MLflow closed."""

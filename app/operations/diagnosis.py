@@ -16,6 +16,7 @@ from app.operations import messages
 from app.redis_faults import said
 from app.redis_link import Trouble
 from app.redis_rights import explain
+from app.upstream_answers import NO_PERMISSION
 
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
 
@@ -79,6 +80,11 @@ def unanswered(part: Part, error: BaseException, was_sent: bool = False) -> Find
     return Finding(UNHEALTHY, part.says(_why(causes, was_sent)), f"{part.host}: {causes[-1]}")
 
 
+def busy(found: Finding) -> Finding:
+    """No answer to a check, while callers were answered."""
+    return found._replace(status=DEGRADED, message=messages.BUSY)
+
+
 def _why(causes: list[BaseException], was_sent: bool) -> str:
     """A word of messages.UNANSWERED."""
     kinds: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
@@ -117,11 +123,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 MLFLOW_DEGRADED = frozenset(("no artifacts", "throttled"))
 
 
-def mlflow_answer(check: str, part: Part, status: int, body: bytes, has_key: bool) -> Finding:
+def mlflow_answer(
+    check: str, part: Part, status: int, body: bytes, has_key: bool, by_mlflow: bool = False
+) -> Finding:
     """What MLflow's answer to the question of a check means. `has_key`: the proxy shows MLflow
-    credentials."""
+    credentials. `by_mlflow`: MLflow itself wrote the answer, for all one can tell."""
     text = body[:200].decode("utf-8", "replace").strip()
-    word = _mlflow_word(check, status, text, _json(body), has_key)
+    word = _mlflow_word(check, status, text, _json(body), has_key, by_mlflow)
     if word is None:
         return Finding(HEALTHY, messages.WELL["mlflow"])
     detail = f"{part.host} answered {status}: {text}"
@@ -131,7 +139,9 @@ def mlflow_answer(check: str, part: Part, status: int, body: bytes, has_key: boo
     return Finding(level, messages.MLFLOW[word].format(status=status), detail)
 
 
-def _mlflow_word(check: str, status: int, text: str, document: Any, has_key: bool) -> str | None:
+def _mlflow_word(
+    check: str, status: int, text: str, document: Any, has_key: bool, by_mlflow: bool
+) -> str | None:
     """A word of messages.MLFLOW; None if all is well."""
     if status == 200:
         return _mlflow_200(check, text, document)
@@ -140,11 +150,13 @@ def _mlflow_word(check: str, status: int, text: str, document: Any, has_key: boo
         (status == 508 or (is_object and {"error_code", "request_id"} <= {*document}), "loop"),
         (status == 403 and "Invalid Host" in text, "host"),
         ("--no-serve-artifacts" in text, "no artifacts"),
+        ("--artifacts-only" in text, "artifacts only"),
+        (status == 403 and text == NO_PERMISSION and has_key, "permission"),
         (status in (401, 403), "credentials" if has_key else "no credentials"),
         (status == 404, "not found"),
         (300 <= status < 400, "redirect"),
         (status == 429, "throttled"),
-        (status in (502, 503, 504) and not is_object, "intermediary"),
+        (status in (502, 503, 504) and not is_object and not by_mlflow, "intermediary"),
     )
     return next((word for is_so, word in cases if is_so), "fails")
 

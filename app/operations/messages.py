@@ -18,6 +18,18 @@ WELL = {
 #: A good answer that took long.
 SLOW = "{message} But slowly: it took most of HEALTH_TIMEOUT. Is it overloaded?"
 
+#: A check whose turn did not come in time.
+IN_LINE = "No answer yet: MLflow was slow to answer the check before this one."
+
+#: MLflow answers callers, but not a check.
+BUSY = "MLflow is busy: it answers requests, but not this check within HEALTH_TIMEOUT."
+
+#: What makes MLflow slow where the proxy shows it a user name and password.
+PASSWORD = (
+    "With basic-auth it hashes the password on every call, up to a second of processor time: "
+    "set auth_cache_ttl_seconds in its ini file."
+)
+
 #: No answer came; of any part.
 UNANSWERED = {
     "dns": "There is no DNS answer for the host name in {setting}: is it spelt right, and the "
@@ -48,6 +60,10 @@ MLFLOW = {
     "MLFLOW_SERVER_URL.",
     "no artifacts": "MLflow does not serve artifacts (--no-serve-artifacts): clients need "
     "credentials for the artifact store itself.",
+    "artifacts only": "MLflow serves artifacts only (--artifacts-only): MLFLOW_SERVER_URL must "
+    "name a tracking server.",
+    "permission": "MLflow does not let the proxy's account do this (403): give the account in "
+    "MLFLOW_UPSTREAM_USERNAME the rights that users of the proxy need.",
     "no credentials": "MLflow, or something in front of it, wants credentials: set "
     "MLFLOW_UPSTREAM_TOKEN, or MLFLOW_UPSTREAM_USERNAME and MLFLOW_UPSTREAM_PASSWORD.",
     "credentials": "MLflow, or something in front of it, refuses the credentials that the proxy "
@@ -120,7 +136,7 @@ AUTH = {
 
 CIRCUITS = {
     "mlflow": "The circuit to MLflow is not closed in {workers}: MLflow gave no answer, so "
-    "requests get 503 at once. One in CIRCUIT_RESET_TIMEOUT tries whether it is back.",
+    "requests get 503 at once. The proxy asks once in CIRCUIT_RESET_TIMEOUT whether it is back.",
     "auth": "The circuit to the auth service is not closed in {workers}: it gave no answer, and is "
     "asked again after AUTH_RETRY_INTERVAL.",
 }

@@ -33,17 +33,23 @@ MOST_HANGING = 4
 #: The part of HEALTH_TIMEOUT beyond which an answer is slow.
 SLOW = 0.75
 
+#: Of a question whose turn has not come.
+IN_LINE = Finding(DEGRADED, messages.IN_LINE)
+
 #: Seconds for which a result is remembered, so that a change is noticed.
 KEPT = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """How a part is asked, and what is said of it where that gives no answer at all."""
+    """How a part is asked, and what is said of it where that gives no answer at all, or a slow one.
+    Questions of one `line` are asked one after the other."""
 
     ask: Callable[[], Finding]
     silence: str
     logged: bool = True
+    line: str = ""
+    slow: str = messages.SLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +93,35 @@ class SharedResults:
         self._guard = threading.Lock()
         self._hanging: Counter[str] = Counter()
         self._own: dict[str, Check] = {}
+        #: When the questions under way were begun; None for those whose turn has not come.
+        self._in_line: dict[str, float | None] = {}
 
     def of(self, *names: str) -> dict[str, Check]:
-        """The results of these checks; those that are too old are worked out, at the same time."""
+        """The results of these checks; those that are too old are worked out, at the same time but
+        for those of one line."""
         began = time.monotonic()
         before = {name: self._last(name) for name in names}
-        asking = {name for name in names if self._takes_its_turn(name)}
+        asking = [name for name in names if self._takes_its_turn(name)]
+        lines: dict[str, list[str]] = {}
+        for name in asking:
+            lines.setdefault(self._questions[name].line or name, []).append(name)
+        for line in lines.values():
+            self._begin(line)
         return {name: self._result(name, before[name], began, name in asking) for name in names}
 
     def _takes_its_turn(self, name: str) -> bool:
-        """Whether the result is too old and this probe is the one to ask. Then it has begun to."""
-        if self._is_fresh(name) or not self._store.claim(_claim(name), self._patience):
+        """Whether the result is too old and this probe is the one to ask."""
+        longest = self._patience * self._length_of_line(name)
+        if self._is_fresh(name) or not self._store.claim(_claim(name), longest):
             return False
         if self._is_fresh(name):  # somebody was quicker
             self._store.forget(_claim(name))
             return False
-        self._begin(name)
         return True
+
+    def _length_of_line(self, name: str) -> int:
+        line = self._questions[name].line
+        return sum(one.line == line for one in self._questions.values()) if line else 1
 
     def _is_fresh(self, name: str) -> bool:
         last = self._last(name)
@@ -123,16 +141,40 @@ class SharedResults:
                 break
             time.sleep(pause)
             pause = min(1.5 * pause, 0.05)
+        if self._comes_late(name, began):
+            longest = 2 * self._ttl + self._patience * self._length_of_line(name)
+            return before if before and before.age < longest else self._made(IN_LINE, began)
         silent = self._silent(name, began)
         return self._keep(name, silent) if asks else before or silent  # the one that asked has died
 
-    def _begin(self, name: str) -> None:
-        """Asks, in a thread of its own: nobody has to wait for it to its end."""
+    def _comes_late(self, name: str, began: float) -> bool:
+        """Whether a question has had to wait for others of its line, and has time left."""
+        if name not in self._in_line:
+            return False
+        turn = self._in_line[name]
+        return turn is None or turn > began + GRACE
+
+    def _begin(self, names: list[str]) -> None:
+        """Asks one after the other, in a thread: nobody has to wait for it to its end."""
+        first = names[0]
         with self._guard:
-            if self._hanging[name] >= MOST_HANGING:
+            if self._hanging[first] >= MOST_HANGING:
                 return
-            self._hanging[name] += 1
-        threading.Thread(target=self._ask, args=(name,), name=f"ask-{name}", daemon=True).start()
+            self._hanging[first] += 1
+            self._in_line.update(dict.fromkeys(names))
+        threading.Thread(
+            target=self._ask_all, args=(names,), name=f"ask-{first}", daemon=True
+        ).start()
+
+    def _ask_all(self, names: list[str]) -> None:
+        try:
+            for name in names:
+                self._in_line[name] = time.monotonic()
+                self._ask(name)
+                self._in_line.pop(name, None)
+        finally:
+            with self._guard:
+                self._hanging[names[0]] -= 1
 
     def _ask(self, name: str) -> None:
         began = time.monotonic()
@@ -141,10 +183,8 @@ class SharedResults:
         except Exception as why:  # a check that itself fails is a failed check
             log.error("the check %s itself failed", name, exc_info=why)
             found = Finding(UNHEALTHY, messages.FAILED, repr(why))
-        finally:
-            with self._guard:
-                self._hanging[name] -= 1
-        self._keep(name, self._made(_slow(found, began, self._timeout), began))
+        slow = self._questions[name].slow
+        self._keep(name, self._made(_slow(found, began, self._timeout, slow), began))
         self._store.forget(_claim(name))
 
     def _silent(self, name: str, began: float) -> Check:
@@ -186,8 +226,8 @@ def _claim(name: str) -> str:
     return f"health-claim:{name}"
 
 
-def _slow(found: Finding, began: float, timeout: float) -> Finding:
+def _slow(found: Finding, began: float, timeout: float, message: str) -> Finding:
     """A good answer that was slow is one of something that will soon give none."""
     if found.status != HEALTHY or time.monotonic() - began < SLOW * timeout:
         return found
-    return found._replace(status=DEGRADED, message=messages.SLOW.format(message=found.message))
+    return found._replace(status=DEGRADED, message=message.format(message=found.message))

@@ -20,7 +20,7 @@ locals {
 
   # Metric: pattern over the proxy's JSON log lines (docs/architecture.md shows one).
   log_metrics = {
-    Upstream502        = "{ ($.logger = \"hokusai.access\") && ($.status = 502) && (($.outcome = \"upstream_unreachable\") || ($.outcome = \"upstream_reset\")) }"
+    Upstream502        = "{ ($.logger = \"hokusai.access\") && ($.status = 502) && (($.outcome = \"upstream_unreachable\") || ($.outcome = \"upstream_reset\") || ($.outcome = \"upstream_refusal\")) }"
     Upstream504        = "{ ($.logger = \"hokusai.access\") && ($.outcome = \"upstream_timeout\") }"
     CircuitOpened      = "{ ($.logger = \"hokusai.circuit\") && ($.message = \"circuit to mlflow is now open\") }"
     RefusedByCircuit   = "{ ($.logger = \"hokusai.access\") && ($.outcome = \"circuit_open\") }"

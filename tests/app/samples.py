@@ -22,7 +22,8 @@ TRANSFER = Route(
     Access.WRITE,
     "artifacts",
     "Put",
-    streams=True,
+    takes_chunked=True,
+    copies=True,
 )
 
 
@@ -78,5 +79,6 @@ def settings(**changes: Any) -> Settings:
         "mlflow_connect_timeout": 1.0,
         "mlflow_read_timeout": 5.0,
         "mlflow_artifact_read_timeout": 5.0,
+        "mlflow_artifact_copy_timeout": 5.0,
     }
     return Settings(**quick | changes)

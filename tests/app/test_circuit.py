@@ -312,3 +312,85 @@ def test_an_old_calls_success_does_not_forgive_new_failures(
     old.release()
     fail(quick)
     assert quick.state == "open"
+
+
+# --- beside the calls ----------------------------------------------------------------------------
+
+
+def test_it_can_be_opened_from_beside_once(circuit: Circuit, changes: Changes) -> None:
+    circuit.trip()
+    circuit.trip()
+    with pytest.raises(Open):
+        call(circuit)
+    assert (circuit.state, changes) == ("open", ["open"])
+
+
+def attempt(circuit: Circuit, is_there: Callable[[], bool | None]) -> None:
+    with circuit.attempt((Down,), is_there):
+        pass
+
+
+def test_a_probe_beside_the_calls_decides(quick: Circuit, changes: Changes) -> None:
+    trip(quick)
+    for found, state in ((None, "half-open"), (False, "open")):
+        with pytest.raises(Open) as caught:
+            attempt(quick, lambda found=found: found)  # type: ignore[misc]
+        assert (quick.state, caught.value.retry_after) == (state, 1)
+    time.sleep(0.06)
+    attempt(quick, lambda: True)
+    assert changes == ["open", "half-open", "open", "half-open", "closed"]
+
+
+def test_the_call_behind_a_good_probe_is_an_ordinary_one(quick: Circuit) -> None:
+    trip(quick)
+    with pytest.raises(Down), quick.attempt((Down,), lambda: True):
+        raise Down
+    assert quick.state == "closed"
+    fail(quick, FAIL_MAX - 1)
+    assert quick.state == "open"
+
+
+def test_a_probe_that_raises_lets_the_next_one_probe(quick: Circuit) -> None:
+    trip(quick)
+
+    def raises() -> bool:
+        raise Neutral
+
+    with pytest.raises(Neutral):
+        attempt(quick, raises)
+    attempt(quick, lambda: True)
+    assert quick.state == "closed"
+
+
+def test_others_are_refused_while_a_probe_is_under_way(quick: Circuit) -> None:
+    trip(quick)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def is_there() -> bool:
+        inside.set()
+        return go_on.wait(PATIENCE)
+
+    with ThreadPoolExecutor(1) as threads:
+        probing = threads.submit(attempt, quick, is_there)
+        assert inside.wait(PATIENCE)
+        with pytest.raises(Open):
+            attempt(quick, lambda: True)
+        go_on.set()
+        probing.result(PATIENCE)
+    assert quick.state == "closed"
+
+
+def test_what_hears_of_a_change_cannot_prevent_it() -> None:
+    """pybreaker 1.4.1 stays in its old state where a listener raises, and passes that on."""
+
+    def raises(name: str, state: str) -> None:
+        raise OSError("no space left on device")
+
+    circuit = Circuit("mlflow", FAIL_MAX, 0.05, raises)
+    trip(circuit)
+    attempt(circuit, lambda: True)
+    assert circuit.state == "closed"
+    circuit.trip()
+    assert circuit.state == "open"
+    circuit.reset()
+    assert circuit.state == "closed"

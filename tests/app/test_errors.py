@@ -28,6 +28,8 @@ CONTRACT = {
     "CircuitOpen": (503, "TEMPORARILY_UNAVAILABLE"),
     "Overloaded": (503, "TEMPORARILY_UNAVAILABLE"),
     "AuthServiceUnavailable": (503, "TEMPORARILY_UNAVAILABLE"),
+    "UpstreamOverloaded": (503, "TEMPORARILY_UNAVAILABLE"),
+    "UpstreamRefusal": (502, "TEMPORARILY_UNAVAILABLE"),
     "UpstreamUnreachable": (502, "TEMPORARILY_UNAVAILABLE"),
     "UpstreamReset": (502, "TEMPORARILY_UNAVAILABLE"),
     "UpstreamTimeout": (504, "DEADLINE_EXCEEDED"),

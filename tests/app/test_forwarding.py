@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from app.errors import (
     CircuitOpen,
     ClientGone,
     ProxyError,
+    UpstreamOverloaded,
+    UpstreamRefusal,
     UpstreamReset,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -30,7 +33,9 @@ from tests.upstreams import (
     PATIENCE,
     Answer,
     Upstream,
+    chunked,
     close,
+    eventually,
     head,
     pause,
     pieces_of,
@@ -59,9 +64,11 @@ def make_forwarder() -> Iterator[MakeForwarder]:
     """`make_forwarder(url, **settings)`; it does not try again unless told to."""
     made = []
 
-    def make(url: str, fail_max: int = 1000, **changes: Any) -> Forwarder:
+    def make(
+        url: str, fail_max: int = 1000, reset_timeout: float = 60, **changes: Any
+    ) -> Forwarder:
         chosen = settings(**{"mlflow_server_url": url, "mlflow_retry_deadline": 0.0} | changes)
-        made.append(Forwarder(chosen, Circuit("mlflow", fail_max, 60)))
+        made.append(Forwarder(chosen, Circuit("mlflow", fail_max, reset_timeout)))
         return made[-1]
 
     yield make
@@ -195,7 +202,7 @@ def test_what_mlflow_is_shown(
     assert [asked.all("Authorization") for asked in mlflow.requests] == [shown, shown]
 
 
-@pytest.mark.parametrize("status", [200, 201, 206, 304, 307, 400, 401, 404, 429, 500, 501, 503])
+@pytest.mark.parametrize("status", [200, 201, 206, 304, 307, 400, 403, 404, 429, 500, 501, 503])
 def test_mlflows_own_answer_comes_back_as_it_is(
     mlflow: Upstream, forwarder: Forwarder, status: int
 ) -> None:
@@ -274,6 +281,7 @@ QUICK = {
     "mlflow_connect_timeout": 0.1,
     "mlflow_read_timeout": 0.1,
     "mlflow_artifact_read_timeout": 0.2,
+    "mlflow_artifact_copy_timeout": 0.2,
 }
 LONG_LINE = b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000 + b"\r\n\r\n"
 MANY_FIELDS = b"HTTP/1.1 200 OK\r\n" + b"X-Many: 1\r\n" * 200 + b"\r\n"
@@ -338,7 +346,7 @@ def test_an_mlflow_that(
     mlflow: Upstream, make_forwarder: MakeForwarder, method: str, case: str
 ) -> None:
     answer, ours, cause = ANSWERS[case]
-    mlflow.answers(answer)
+    mlflow.answers_by(lambda asked: OK if asked.target == b"/health" else answer)
     forwarder = make_forwarder(mlflow.url, **QUICK)
     body = whole(b"{}") if method == "POST" else NO_BODY
     began = time.monotonic()
@@ -514,7 +522,7 @@ def test_a_read_that_timed_out_does_not_go_once_more(
     mlflow.answers(Answer(silence()), OK)
     with pytest.raises(UpstreamTimeout):
         forward(make_forwarder(mlflow.url, mlflow_retry_deadline=5.0, mlflow_read_timeout=0.1))
-    assert len(mlflow.requests) == 1
+    assert asked_for(mlflow, b"/version") == 1
 
 
 def test_an_end_to_trying(mlflow: Upstream, make_forwarder: MakeForwarder) -> None:
@@ -563,6 +571,10 @@ def test_an_mlflow_that_starts_meanwhile_gets_the_whole_body(make_forwarder: Mak
     assert received.startswith(b"POST /version HTTP/1.1\r\n")
 
 
+def asked_for(mlflow: Upstream, target: bytes) -> int:
+    return [asked.target for asked in mlflow.requests].count(target)
+
+
 def count_connects(forwarder: Forwarder) -> Callable[[], int]:
     return lambda: int(forwarder._pool.num_requests)
 
@@ -579,21 +591,134 @@ def test_the_error_page_of_something_in_between_is_asked_past(
     assert forward(forwarder, "POST", body=whole(b"{}")).status == status
 
 
+# --- answers that are not for the caller ---------------------------------------------------------
+
+TEXT = ("Content-Type", "text/html; charset=utf-8")
+POOL = (
+    b'{"error_code": "BAD_REQUEST", "message": "QueuePool limit of size 5 overflow 10 reached, '
+    b'connection timed out, timeout 30.00"}'
+)
+
+
+@pytest.mark.parametrize("framed", [sized, chunked])
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (401, b"You are not authenticated.", "MLFLOW_UPSTREAM_TOKEN"),
+        (403, b"Permission denied", "MLFLOW_UPSTREAM_USERNAME"),
+        (403, b"Invalid Host header - possible DNS rebinding", "--allowed-hosts"),
+    ],
+)
+def test_a_refusal_of_the_proxy_is_not_one_of_the_callers_key(
+    mlflow: Upstream,
+    forwarder: Forwarder,
+    framed: Callable[..., bytes],
+    status: int,
+    body: bytes,
+    said: str,
+) -> None:
+    mlflow.answers(Answer(send(framed(body, status=status))))
+    with pytest.raises(UpstreamRefusal, match=said) as caught:
+        forward(forwarder, "POST", body=whole(b"{}"))
+    assert "WWW-Authenticate" not in caught.value.headers
+
+
+@pytest.mark.parametrize(("method", "route"), [("GET", READ), ("POST", CREATE)])
+def test_a_full_pool_of_mlflows_may_be_repeated(
+    mlflow: Upstream, forwarder: Forwarder, method: str, route: Route
+) -> None:
+    mlflow.answers(Answer(send(sized(POOL, 400, ("Content-Type", "application/json")))))
+    with pytest.raises(UpstreamOverloaded, match="did nothing") as caught:
+        forward(forwarder, method, route=route)
+    assert caught.value.headers == {"Retry-After": "5"}
+
+
+def test_a_full_pool_in_the_middle_of_several_steps_is_mlflows_own_answer(
+    mlflow: Upstream, forwarder: Forwarder
+) -> None:
+    """A model version that is there already must not be made once more."""
+    mlflow.answers(Answer(send(sized(POOL, 400))))
+    answer = forward(forwarder, "POST", route=replace(CREATE, partial=True))
+    assert (answer.status, answer.data) == (400, POOL)
+
+
+@pytest.mark.parametrize("framed", [sized, chunked])
+@pytest.mark.parametrize("status", [400, 403, 503])
+@pytest.mark.parametrize("size", [0, 10, 100_000])
+def test_an_answer_that_was_looked_at_comes_back_whole(
+    mlflow: Upstream, forwarder: Forwarder, framed: Callable[..., bytes], status: int, size: int
+) -> None:
+    body = bytes(n % 251 for n in range(size))
+    pieces = [body] if size or framed is sized else []
+    mlflow.answers(Answer(send(framed(*pieces, status=status))))
+    for _ in range(2):
+        answer = forwarder.forward(permit(inbound("POST", "/mlflow/version")), NO_BODY)
+        read = b"".join(iter(lambda: answer.read1(7000, decode_content=False), b""))  # noqa: B023
+        answer.close()
+        assert (answer.status, read) == (status, body)
+    assert mlflow.connections == 1, "and its connection is used again"
+
+
+def test_an_answer_that_breaks_off_while_it_is_looked_at(
+    mlflow: Upstream, forwarder: Forwarder
+) -> None:
+    mlflow.answers(Answer(send(head(403, ("Content-Length", "17"))), close()))
+    with pytest.raises(UpstreamReset):
+        forward(forwarder, "POST", body=whole(b"{}"))
+
+
+def test_mlflows_own_page_is_not_asked_past(
+    mlflow: Upstream, make_forwarder: MakeForwarder
+) -> None:
+    page = b"Endpoint: /x disabled due to the mlflow server running in `--artifacts-only` mode."
+    mlflow.answers(Answer(send(sized(page, 503, TEXT))), OK)
+    answer = forward(make_forwarder(mlflow.url, mlflow_retry_deadline=5.0))
+    assert (answer.status, answer.data, len(mlflow.requests)) == (503, page, 1)
+
+
 # --- time-outs -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("route", "limit"), [(READ, 0.05), (None, 0.05), (TRANSFER, 0.15)])
-def test_a_transfer_has_a_time_out_of_its_own(
+SLOW = replace(READ, is_slow=True)
+
+
+@pytest.mark.parametrize(
+    ("route", "limit"), [(READ, 0.05), (None, 0.05), (SLOW, 0.15), (TRANSFER, 0.25)]
+)
+def test_what_a_route_does_decides_how_long_it_may_take(
     mlflow: Upstream, make_forwarder: MakeForwarder, route: Route | None, limit: float
 ) -> None:
     mlflow.answers(Answer(silence()))
     forwarder = make_forwarder(
-        mlflow.url, mlflow_read_timeout=0.05, mlflow_artifact_read_timeout=0.15
+        mlflow.url,
+        mlflow_read_timeout=0.05,
+        mlflow_artifact_read_timeout=0.15,
+        mlflow_artifact_copy_timeout=0.25,
     )
     began = time.monotonic()
     with pytest.raises(UpstreamTimeout, match=f"{limit:g} s"):
         forward(forwarder, route=route)
     assert limit <= time.monotonic() - began < limit + 2
+
+
+def test_mlflow_may_copy_before_it_answers_but_not_pause_in_the_answer(
+    mlflow: Upstream, make_forwarder: MakeForwarder
+) -> None:
+    waits = Answer(pause(0.3), send(head(200, ("Content-Length", "2"))), send(b"x"), silence())
+    mlflow.answers(waits)
+    forwarder = make_forwarder(
+        mlflow.url,
+        mlflow_read_timeout=0.1,
+        mlflow_artifact_read_timeout=0.1,
+        mlflow_artifact_copy_timeout=60,
+    )
+    answer = forwarder.forward(permit(route=TRANSFER), NO_BODY)
+    assert answer.status == 200
+    began = time.monotonic()
+    with pytest.raises(theirs.ReadTimeoutError):
+        answer.read()
+    assert time.monotonic() - began < 20
+    answer.close()
 
 
 # --- the circuit ---------------------------------------------------------------------------------
@@ -614,13 +739,47 @@ def test_an_unreachable_mlflow_opens_the_circuit(make_forwarder: MakeForwarder) 
 
 def test_a_silent_mlflow_opens_the_circuit(mlflow: Upstream, make_forwarder: MakeForwarder) -> None:
     mlflow.answers(Answer(silence()))
-    forwarder = make_forwarder(mlflow.url, fail_max=2, mlflow_read_timeout=0.1)
-    for _ in range(2):
-        with pytest.raises(UpstreamTimeout):
-            forward(forwarder)
+    forwarder = make_forwarder(mlflow.url, mlflow_read_timeout=0.1, health_timeout=0.1)
+    with pytest.raises(UpstreamTimeout):
+        forward(forwarder)
+    eventually(lambda: forwarder.circuit.state == "open", "the circuit's opening")
     with pytest.raises(CircuitOpen):
         forward(forwarder)
-    assert len(mlflow.requests) == 2
+    assert [asked.target for asked in mlflow.requests] == [b"/version", b"/health", b"/health"]
+
+
+@pytest.mark.parametrize("route", [READ, TRANSFER])
+def test_a_slow_mlflow_does_not(
+    mlflow: Upstream, make_forwarder: MakeForwarder, route: Route
+) -> None:
+    mlflow.answers_by(lambda asked: OK if asked.target == b"/health" else Answer(silence()))
+    forwarder = make_forwarder(mlflow.url, **QUICK, fail_max=1)
+    for _ in range(3):
+        with pytest.raises(UpstreamTimeout):
+            forward(forwarder, route=route)
+        mlflow.wait_for(lambda: asked_for(mlflow, b"/health") > 0, "the question")
+    assert forwarder.circuit.state == "closed"
+
+
+def test_an_open_circuit_asks_health_and_lets_no_request_probe(
+    mlflow: Upstream, make_forwarder: MakeForwarder
+) -> None:
+    """A caller's slow search, upload or create would decide for everybody, or be lost."""
+    forwarder = make_forwarder(mlflow.url, reset_timeout=0.05, health_timeout=0.2)
+    mlflow.answers(Answer(silence()))
+    forwarder.circuit.trip()
+    time.sleep(0.06)
+    with pytest.raises(CircuitOpen):
+        forward(forwarder, "POST", body=whole(b"{}"))
+    assert [asked.target for asked in mlflow.requests] == [b"/health"]
+    time.sleep(0.06)
+    mlflow.answers(Answer(reset()))
+    with pytest.raises(CircuitOpen):
+        forward(forwarder)
+    assert forwarder.circuit.state == "half-open", "a connection that breaks says nothing"
+    mlflow.answers(OK)
+    assert forward(forwarder).status == 200
+    assert forwarder.circuit.state == "closed"
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 501, 503])
@@ -647,11 +806,8 @@ def test_a_client_that_hangs_up_does_not(mlflow: Upstream, make_forwarder: MakeF
 
 
 def test_health_asks_past_an_open_circuit(mlflow: Upstream, make_forwarder: MakeForwarder) -> None:
-    mlflow.answers(Answer(silence()))
-    forwarder = make_forwarder(mlflow.url, fail_max=1, mlflow_read_timeout=0.1)
-    with pytest.raises(UpstreamTimeout):
-        forward(forwarder)
-    mlflow.answers(OK)
+    forwarder = make_forwarder(mlflow.url)
+    forwarder.circuit.trip()
     assert forwarder.ask("/health", 1.0).data == b"{}"
     with pytest.raises(CircuitOpen):
         forward(forwarder)

@@ -17,7 +17,13 @@ TABLES = (
     messages.PLACES,
     messages.INSTANCE,
 )
-MESSAGES = [text for table in TABLES for text in table.values()] + [messages.SLOW, messages.FAILED]
+MESSAGES = [text for table in TABLES for text in table.values()] + [
+    messages.SLOW,
+    messages.FAILED,
+    messages.BUSY,
+    messages.IN_LINE,
+    messages.PASSWORD,
+]
 
 
 @pytest.mark.parametrize("message", MESSAGES)

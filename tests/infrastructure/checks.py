@@ -118,7 +118,11 @@ def timeouts(deployment: Deployment) -> Iterator[str]:
     deregistration = int(group["deregistration_delay"])
     noticed = health["interval"] * health["unhealthy_threshold"] + health["timeout"]
     longest_silence = (
-        max(settings.mlflow_read_timeout, settings.mlflow_artifact_read_timeout)
+        max(
+            settings.mlflow_read_timeout,
+            settings.mlflow_artifact_read_timeout,
+            settings.mlflow_artifact_copy_timeout,
+        )
         + settings.mlflow_connect_timeout
         + settings.mlflow_retry_deadline
     )

@@ -223,7 +223,7 @@ MUTATIONS = [
         TIMES,
         _swap_times("health_interval", "health_timeout"),
     ),
-    Mutation("ALB idle above keep-alive", TIMES, _time("alb_idle", 170)),
+    Mutation("ALB idle above keep-alive", TIMES, _time("alb_idle", 970)),
     Mutation("ALB idle below the wait for MLflow", TIMES, _time("alb_idle", 60)),
     Mutation("keep-alive below ALB idle", TIMES, _variable("KEEPALIVE", "75")),
     Mutation("graceful above stop", TIMES, _variable("GRACEFUL_TIMEOUT", "130")),

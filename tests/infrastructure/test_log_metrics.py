@@ -62,6 +62,12 @@ def test_an_mlflow_that_breaks_off(count: CountFailures) -> None:
         assert count(CREATE, MLFLOW_SERVER_URL=upstream.url) == {"Upstream502": 1}
 
 
+def test_an_mlflow_that_refuses_the_proxy(count: CountFailures) -> None:
+    with Upstream() as upstream:
+        upstream.answers(Answer(send(sized(status=401))))
+        assert count(CREATE, MLFLOW_SERVER_URL=upstream.url) == {"Upstream502": 1}
+
+
 def test_an_mlflow_that_is_silent(count: CountFailures) -> None:
     with Upstream() as upstream:
         upstream.answers(Answer(silence()))

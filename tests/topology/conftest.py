@@ -39,7 +39,7 @@ def topology(
         "HOKUSAI_AUTH_SERVICE_URL": auth_service.url,
         "REDIS_URL": redis_url,
         "TRUSTED_PROXY_HOPS": "1",
-        "KEEPALIVE": "165",
+        "KEEPALIVE": "960",
         "AUTH_CACHE_SECRET": "the same for both",
     }
     proxies = {

@@ -293,7 +293,7 @@ def compare_log(stack: Stack, case: Case, mark: int) -> None:
     """Each check that changed is named once, with the same message; requests by their outcome."""
     told = [line for line in changes(stack, mark) if line["check"] in case.bad]
     assert {line["check"] for line in told} == case.bad
-    assert all(case.says in line["message"] and line["was"] == "healthy" for line in told)
+    assert all(case.says in line["message"] and line["was"] == "healthy" for line in told), told
     assert len(told) == len(case.bad)
     walked = [line for line in stack.log_since(mark) if line.get("path") == "/mlflow/version"]
     outcomes = {line["outcome"] for line in walked if line.get("key_id")}

@@ -294,6 +294,7 @@ def test_an_open_circuit_hides_neither_that_mlflow_is_gone_nor_that_it_is_back(
     upstream.answers(Answer(silence()))
     answer = call(proxy.url, "GET", "/mlflow/version", bearer("hk_test_0123456789"))
     assert answer.error == (504, "DEADLINE_EXCEEDED")
+    eventually(lambda: "circuit to mlflow is now open" in proxy.log.read_text(), "the opening")
     gone = health(proxy).json
     assert gone["status"] == gone["checks"]["connectivity"]["status"] == "unhealthy"
     upstream.answers(OK)

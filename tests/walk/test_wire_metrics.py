@@ -205,18 +205,20 @@ def test_what_is_refused_before_the_application_sees_it(front: Proxy) -> None:
 
 
 def test_an_outage_of_mlflow(start: Start, upstream: Upstream, key: str) -> None:
-    front = start(MLFLOW_READ_TIMEOUT=0.5, CIRCUIT_FAIL_MAX=2, CIRCUIT_RESET_TIMEOUT=3600)
+    front = start(MLFLOW_READ_TIMEOUT=1, HEALTH_TIMEOUT=0.1, CIRCUIT_RESET_TIMEOUT=3600)
     upstream.answers(Answer(silence()))
-    assert [call(front.url, "GET", SEARCH, bearer(key)).status for _ in range(3)] == [504, 504, 503]
+    assert call(front.url, "GET", SEARCH, bearer(key)).status == 504
+    wait_for(front, 1, "circuit_changes_total", circuit="mlflow", state="open")
+    assert call(front.url, "GET", SEARCH, bearer(key)).status == 503
     wait_for(front, 1, "requests_total", outcome="circuit_open")
     seen = Scrape(front)
-    assert seen("requests_total", outcome="upstream_timeout", status="5xx") == 2
+    assert seen("requests_total", outcome="upstream_timeout", status="5xx") == 1
     assert seen("circuit_changes_total", circuit="mlflow", state="open") == 1
     assert seen("circuit_workers", circuit="mlflow", state="open") == 1
     assert seen("circuit_workers", circuit="mlflow", state="closed") == 0
     assert seen("circuit_workers", circuit="auth_service", state="closed") == 1
-    assert seen("upstream_seconds_count", kind="experiments") == 2, "the third was not sent"
-    assert seen("upstream_seconds_sum", kind="experiments") > 1
+    assert seen("upstream_seconds_count", kind="experiments") == 1, "the second was not sent"
+    assert seen("upstream_seconds_sum", kind="experiments") >= 1
     assert seen("own_seconds_sum", kind="experiments") < 1, "waiting for MLflow is not its own"
     assert seen("upstream_connections") == 0
 

@@ -50,7 +50,7 @@ run "guest" {
       listener_arn      = "arn:aws:elasticloadbalancing:eu-central-1:000000000000:listener/app/theirs/0/0"
       arn_suffix        = "app/theirs/0"
       security_group_id = "sg-mock-theirs"
-      idle_timeout      = 150
+      idle_timeout      = 930
     }
     listener_rule_priority_offset = 1000
     certificate_arn               = null

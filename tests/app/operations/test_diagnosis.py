@@ -94,6 +94,8 @@ MLFLOW_ANSWERS = [
     ("models_api", 429, b"", "throttled"),
     ("connectivity", 502, PAGE, "intermediary"),
     ("connectivity", 503, b"no healthy upstream", "intermediary"),
+    ("experiments_api", 503, b"disabled: running in `--artifacts-only` mode", "artifacts only"),
+    ("experiments_api", 403, b"Permission denied", "no credentials"),
     ("models_api", 503, b'{"error_code":"TEMPORARILY_UNAVAILABLE"}', "fails"),
     ("models_api", 500, b'{"error_code":"INTERNAL_ERROR"}', "fails"),
 ]
@@ -114,6 +116,17 @@ def test_mlflows_answers(check: str, status: int, body: bytes, word: str | None)
 def test_credentials_that_are_refused_are_not_credentials_that_are_missing() -> None:
     found = diagnosis.mlflow_answer("connectivity", MLFLOW, 401, b"", has_key=True)
     assert found.message == messages.MLFLOW["credentials"]
+
+
+def test_an_account_without_a_right_is_not_one_that_is_unknown() -> None:
+    body = b"Permission denied"
+    found = diagnosis.mlflow_answer("models_api", MLFLOW, 403, body, has_key=True)
+    assert found.message == messages.MLFLOW["permission"]
+
+
+def test_an_error_page_of_mlflow_itself_is_not_somebody_elses() -> None:
+    found = diagnosis.mlflow_answer("models_api", MLFLOW, 503, PAGE, False, by_mlflow=True)
+    assert found.message == messages.MLFLOW["fails"].format(status=503)
 
 
 def test_whoever_may_see_the_host_gets_the_option_to_paste() -> None:

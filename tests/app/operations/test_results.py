@@ -162,3 +162,41 @@ def test_each_change_is_logged_once(
         "was": HEALTHY,
         "detail": "10.0.0.1",
     }
+
+
+# --- one after the other -------------------------------------------------------------------------
+
+
+def test_questions_of_a_line_are_asked_in_order_and_not_at_once(tmp_path: Path) -> None:
+    under_way: list[str] = []
+    order: list[str] = []
+
+    def question(name: str) -> Question:
+        def ask() -> Finding:
+            assert under_way == []
+            under_way.append(name)
+            order.append(name)
+            threading.Event().wait(0.02)
+            under_way.remove(name)
+            return WELL
+
+        return Question(ask, SILENCE, line="mlflow")
+
+    questions = {name: question(name) for name in "abcd"}
+    found = SharedResults(InstanceStore(tmp_path / "db"), questions, LONG, LONG).of(*"abcd")
+    assert {check.message for check in found.values()} == {WELL.message}
+    assert order == list("abcd")
+
+
+def test_whose_turn_does_not_come_in_time_is_not_called_silent(tmp_path: Path, part: Part) -> None:
+    questions = {
+        "first": Question(part.ask, SILENCE, line="mlflow"),
+        "second": Question(lambda: WELL, SILENCE, line="mlflow"),
+    }
+    asked = SharedResults(InstanceStore(tmp_path / "db"), questions, LONG, 0.1)
+    part.thawed.clear()
+    found = asked.of("first", "second")
+    assert (found["first"].status, found["first"].message) == (UNHEALTHY, SILENCE)
+    assert (found["second"].status, found["second"].message) == (DEGRADED, messages.IN_LINE)
+    part.thawed.set()
+    eventually(lambda: asked.of("second")["second"].status == HEALTHY, "its turn")

@@ -1,0 +1,171 @@
+"""Real MLflows that refuse: the proxy's credentials, its account, or what they do not serve."""
+
+import base64
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.servers import BasicAuthMLflow
+from devstack.environments import BASIC_AUTH_SERVER, ROOT, is_whole
+from devstack.mlflow import MLflow
+from devstack.proxy import Proxy
+from drills.load import Client, Load
+from drills.stage import Stage
+from tests.conftest import DEVELOPERS_ENVIRONMENT
+from tests.upstreams import eventually
+from tests.wire import bearer, call, request
+
+API = "/api/mlflow/api/2.0/mlflow"
+SEARCH = f"{API}/experiments/search?max_results=1"
+FILES = "/api/mlflow/api/2.0/mlflow-artifacts/artifacts"
+JSON = "Content-Type: application/json"
+UNAVAILABLE = (502, "TEMPORARILY_UNAVAILABLE")
+
+pytestmark = pytest.mark.slow
+
+
+class SmallBasicAuth(BasicAuthMLflow):
+    """With one worker: it starts sooner, and its password hashes compete."""
+
+    options = ("--app-name", "basic-auth", "--workers", "1")
+
+
+@pytest.fixture(scope="module")
+def basic_auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallBasicAuth]:
+    """An MLflow with users and passwords, and a user `bob` who may read only."""
+    if not is_whole(BASIC_AUTH_SERVER):
+        command = [sys.executable, "-m", "devstack.environments", "basic-auth-server"]
+        made = subprocess.run(command, cwd=ROOT, env=DEVELOPERS_ENVIRONMENT, check=False)
+        if made.returncode != 0:
+            pytest.skip("MLflow with basic-auth cannot be installed here")
+    server = SmallBasicAuth(tmp_path_factory.mktemp("basic-auth"))
+    server.start()
+    try:
+        server.wait_until_ready()
+        pair = base64.b64encode(f"admin:{server.password}".encode()).decode()
+        body = b'{"username": "bob", "password": "hk_test_of_bob_0123"}'
+        fields = ("Host: 127.0.0.1", f"Authorization: Basic {pair}", JSON)
+        path = "/api/2.0/mlflow/users/create"
+        assert call(server.url, "POST", path, *fields, body=body).status == 200
+        yield server
+    finally:
+        server.stop()
+
+
+def start(stage: Stage, mlflow: SmallBasicAuth, user: str = "", password: str = "") -> Proxy:
+    shown = {"MLFLOW_UPSTREAM_USERNAME": user, "MLFLOW_UPSTREAM_PASSWORD": password}
+    return stage.proxy(MLFLOW_SERVER_URL=mlflow.url, HEALTH_CACHE_TTL=0.5, **shown)
+
+
+def message_of(proxy: Proxy, check: str) -> str:
+    return str(call(proxy.url, "GET", "/api/health").json["checks"][check]["message"])
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "health"),
+    [("", "", "wants credentials"), ("admin", "hk_test_wrong", "refuses the credentials")],
+)
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("GET", SEARCH), ("POST", f"{API}/runs/create"), ("GET", f"{FILES}/0/model.bin")],
+)
+def test_nobodys_key_is_blamed_for_the_proxys_credentials(
+    stage: Stage,
+    basic_auth: SmallBasicAuth,
+    key: str,
+    user: str,
+    password: str,
+    health: str,
+    method: str,
+    target: str,
+) -> None:
+    """From its Flask routes and its native ones."""
+    proxy = start(stage, basic_auth, user, password)
+    answer = call(proxy.url, method, target, bearer(key), JSON)
+    assert answer.error == UNAVAILABLE
+    assert "Your key is not the cause" in answer.json["message"]
+    assert answer.one("WWW-Authenticate") is None
+    assert health in message_of(proxy, "experiments_api")
+
+
+def test_nor_for_what_the_proxys_account_may_not_do(
+    stage: Stage, basic_auth: SmallBasicAuth, key: str
+) -> None:
+    proxy = start(stage, basic_auth, "bob", "hk_test_of_bob_0123")
+    assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 200
+    body = b'{"experiment_id": "0", "new_name": "mine"}'
+    answer = call(proxy.url, "POST", f"{API}/experiments/update", bearer(key), JSON, body=body)
+    assert answer.error == UNAVAILABLE
+    assert "does not permit this call" in answer.json["message"]
+
+
+def test_its_health_is_asked_for_beside_requests_without_being_called_gone(
+    stage: Stage, basic_auth: SmallBasicAuth, key: str
+) -> None:
+    """Each request and check costs it a password hash."""
+    proxy = start(stage, basic_auth, "admin", basic_auth.password)
+    asked = request("GET", SEARCH, bearer(key))
+    clients = [Client(proxy.url, timeout=60) for _ in range(6)]
+    with Load(lambda n: clients[n].ask(asked).status, len(clients)) as load:
+        eventually(lambda: len(load.seen) > 6, "the load", patience=60)
+        answers = [call(proxy.url, "GET", "/api/health/mlflow") for _ in range(8)]
+    for client in clients:
+        client.close()
+    assert set(load.statuses) == {200}
+    assert {answer.status for answer in answers} == {200}, [answer.json for answer in answers]
+
+
+class ArtifactsOnly(MLflow):
+    """A real MLflow without its tracking API."""
+
+    def _arguments(self, folder: Path) -> list[str]:
+        arguments = super()._arguments(folder)
+        store = arguments.index("--backend-store-uri")
+        return [*arguments[:store], *arguments[store + 2 :], "--artifacts-only"]
+
+
+class NoArtifacts(MLflow):
+    """A real MLflow that leaves artifacts to its clients."""
+
+    def _arguments(self, folder: Path) -> list[str]:
+        return [*super()._arguments(folder), "--no-serve-artifacts"]
+
+
+def refused(proxy: Proxy) -> list[dict[str, Any]]:
+    return [line for line in proxy.log_lines() if line.get("path", "").startswith("/api/mlflow/")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "check", "words"),
+    [
+        (ArtifactsOnly, SEARCH, "experiments_api", "--artifacts-only"),
+        (NoArtifacts, f"{FILES}?path=a", "artifacts_api", "--no-serve-artifacts"),
+    ],
+)
+def test_what_mlflow_does_not_serve_is_said_once_and_in_its_words(
+    stage: Stage,
+    tmp_path: Path,
+    key: str,
+    kind: type[MLflow],
+    target: str,
+    check: str,
+    words: str,
+) -> None:
+    server = kind(tmp_path)
+    server.start()
+    try:
+        server.wait_until_ready()
+        proxy = stage.proxy(MLFLOW_SERVER_URL=server.url)
+        answer = call(proxy.url, "GET", target, bearer(key))
+        assert answer.status == 503
+        assert words.encode() in answer.body
+        lines = []
+        eventually(lambda: lines.extend(refused(proxy)) or lines, "its line in the log")
+        assert [(line["outcome"], line["attempts"]) for line in lines] == [("forwarded", 1)]
+        assert words in message_of(proxy, check)
+    finally:
+        server.stop()

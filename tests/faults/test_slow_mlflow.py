@@ -1,0 +1,73 @@
+"""A slow MLflow is not a dead one: the drill, smaller; and the long waits of artifacts."""
+
+import pytest
+
+from drills import slow
+from drills.stage import Stage
+from tests.upstreams import OK, Answer, Received, Upstream, eventually, pause
+from tests.wire import bearer, call
+
+FILES = "/api/mlflow/api/2.0/mlflow-artifacts"
+SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
+
+#: Seconds, each far apart from the next.
+SHORT, COPY = 0.3, 2.0
+
+
+@pytest.mark.slow
+def test_more_writers_than_mlflows_database_takes_close_it_for_nobody(stage: Stage) -> None:
+    """Long enough for MLflow's own 30 s to end once."""
+    row = slow.drill(stage, seconds=40)
+    print(row.line())
+    assert row.held, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", f"{FILES}/artifacts/model.bin"),
+        ("HEAD", f"{FILES}/artifacts/model.bin"),
+        ("PUT", f"{FILES}/artifacts/model.bin"),
+        ("DELETE", f"{FILES}/artifacts/run"),
+        ("POST", f"{FILES}/mpu/complete/model.bin"),
+        ("GET", "/api/mlflow/get-artifact?path=a&run_id=1"),
+        ("POST", "/api/mlflow/ajax-api/2.0/mlflow/upload-artifact?run_id=1"),
+    ],
+)
+def test_mlflow_may_copy_for_longer_than_any_other_limit(
+    stage: Stage, fake: Upstream, key: str, method: str, target: str
+) -> None:
+    """Longer than the time-outs of other routes, between bytes, and of clients that are silent."""
+    proxy = stage.proxy(
+        MLFLOW_SERVER_URL=fake.url,
+        MLFLOW_READ_TIMEOUT=SHORT,
+        MLFLOW_ARTIFACT_READ_TIMEOUT=SHORT,
+        HEALTH_TIMEOUT=SHORT,
+        CLIENT_IDLE_TIMEOUT=1,
+    )
+
+    def copies(asked: Received) -> Answer:
+        is_file = b"artifact" in asked.target
+        return Answer(pause(COPY), *OK.steps) if is_file else OK
+
+    fake.answers_by(copies)
+    body = b"x" * 100_000 if method in ("PUT", "POST") else b""
+    assert call(proxy.url, method, target, bearer(key), body=body).status == 200
+    assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 200
+
+
+@pytest.mark.slow
+def test_a_copy_that_is_too_slow_is_504_and_closes_mlflow_for_nobody(
+    stage: Stage, fake: Upstream, key: str
+) -> None:
+    proxy = stage.proxy(
+        MLFLOW_SERVER_URL=fake.url, MLFLOW_ARTIFACT_COPY_TIMEOUT=SHORT, CIRCUIT_FAIL_MAX=1
+    )
+    fake.answers_by(lambda asked: Answer(pause(COPY)) if b"artifacts" in asked.target else OK)
+    for _ in range(3):
+        answer = call(proxy.url, "GET", f"{FILES}/artifacts/model.bin", bearer(key))
+        assert answer.error == (504, "DEADLINE_EXCEEDED")
+    assert "0.3 s" in answer.json["message"]
+    eventually(lambda: any(a.target == b"/health" for a in fake.requests), "the question")
+    assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 200
