@@ -18,7 +18,7 @@ from app.verdict_cache import VerdictCache
 #: after a fail-over the old master may be frozen, and must not be listened to for long.
 PING_INTERVAL, SILENCE = 1.0, 3.0
 
-#: Seconds without a subscription until that is logged; a refusal is at once.
+#: Seconds after the end of a subscription until that is logged; a refusal is at once.
 SAID_AFTER = 10.0
 
 #: Seconds for which an announcement waits for this process's own subscription.
@@ -41,7 +41,7 @@ class Revocations:
         self.listening = threading.Event()
         self._is_settled = threading.Event()  # it listens, or Redis has refused that
         self._failure: BaseException | None = None
-        self._lost_at: float | None = None
+        self._lost_at = math.inf  # when a subscription ended, if there was one
         self._is_said = False
 
     def start(self) -> None:
@@ -105,7 +105,7 @@ class Revocations:
         if self._is_said:
             log.warning("revocations are heard again")
         self._failure, self._link.subscription = None, True
-        self._lost_at, self._is_said = None, False
+        self._lost_at, self._is_said = math.inf, False
         self.listening.set()
         self._is_settled.set()
         show_listener("hearing")
@@ -114,7 +114,8 @@ class Revocations:
     def _note_end(self, why: BaseException) -> None:
         """No subscription: it has broken, none came about, or Redis refuses it."""
         refused, now = is_refusal(why), time.monotonic()
-        self._lost_at = self._lost_at or now
+        if self.listening.is_set():
+            self._lost_at = now
         self.listening.clear()
         self._failure, self._link.subscription = why, why if refused else None
         show_listener("refused" if refused else "away")
