@@ -90,10 +90,11 @@ class Names:
         """The look-up under way, begun now if the last one is too old; None if it is not."""
         with name.guard:
             if name.running is None and time.monotonic() - name.ended >= FRESH:
-                name.running, name.began = threading.Event(), time.monotonic()
+                name.began = time.monotonic()
                 threading.Thread(
                     target=self._look_up, args=(name,), name="name-lookup", daemon=True
-                ).start()
+                ).start()  # raises where no thread can be had; then nothing is under way
+                name.running = threading.Event()  # its end waits for the guard
             return name.running
 
     def _known(self, name: _Name, timeout: float) -> list[Address]:

@@ -25,6 +25,7 @@ MAX_DIGITS = 18
 
 _END = re.compile(rb"\n\r?\n")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_STATUS = re.compile(r"[1-9][0-9]{2}")
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
 
 
@@ -44,6 +45,7 @@ class UpstreamResponse(http.client.HTTPResponse):
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
         self._room = MAX_HEAD
+        self._hurried = False
 
     def begin(self) -> None:
         """Reads the head: status, fields, and how long the body is. Interim answers are skipped.
@@ -60,7 +62,8 @@ class UpstreamResponse(http.client.HTTPResponse):
                 raise MalformedResponse("101, though nothing was to be upgraded")
         else:
             raise MalformedResponse(f"more than {MAX_INTERIM} interim answers")
-        self._socket.settimeout(self._timeout)
+        if self._hurried:
+            self._socket.settimeout(self._timeout)
         self.code = self.status = status
         self.reason = reason
         self.headers = self.msg = _fields(lines)  # type: ignore[assignment]
@@ -93,12 +96,13 @@ class UpstreamResponse(http.client.HTTPResponse):
         if left <= 0:
             raise TimeoutError("its head did not come in time")
         self._socket.settimeout(left)
+        self._hurried = True
         return b""
 
     def _status_line(self, line: str) -> tuple[int, str]:
         version, _, rest = line.partition(" ")
         status, _, reason = rest.partition(" ")
-        if version not in ("HTTP/1.1", "HTTP/1.0") or not re.fullmatch("[1-9][0-9]{2}", status):
+        if version not in ("HTTP/1.1", "HTTP/1.0") or not _STATUS.fullmatch(status):
             raise MalformedResponse("it begins with no status line")
         self.version = 11 if version == "HTTP/1.1" else 10
         return int(status), reason.strip()

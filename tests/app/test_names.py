@@ -17,7 +17,8 @@ import pytest
 from app import auth_service, redis_client
 from app.auth_service import AuthService
 from app.circuit import Circuit
-from app.names import Names, open_socket
+from app.names import NAMES, Names, open_socket
+from app.redis_link import FAILURES
 from devstack.environments import ROOT
 from devstack.redis import Redis
 from tests.name_server import NameServer, why_not
@@ -67,8 +68,9 @@ def test_a_socket_in_brackets_and_by_name() -> None:
 def test_a_socket_to_an_ipv6_address_in_brackets() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
         port = listener.getsockname()[1]
-        with open_socket("[::1]", port, 5) as made:
-            assert made.getpeername()[:2] == ("::1", port)
+        for host in ("[::1]", "::1"):
+            with open_socket(host, port, 5) as made:
+                assert made.getpeername()[:2] == ("::1", port)
 
 
 # --- with a name server --------------------------------------------------------------------------
@@ -243,6 +245,18 @@ def test_the_auth_service_may_answer_in_an_unusual_way(data: bytes) -> None:
         asked = AuthService(service.url, "platform", 5, 1, Circuit("auth_service", 5, 1))
         assert asked.validate("hk_test_a", "203.0.113.7") is None
         assert service.requests[0].one("Host") == service.url.removeprefix("http://")
+
+
+KINDS = ("redis", "rediss", "redis+sentinel", "redis+cluster")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_redis_of_every_kind_is_looked_up_here(kind: str) -> None:
+    host = kind.replace("+", "-").ljust(64, "x")  # too long for a label: nobody is asked
+    client = redis_client.connect(f"{kind}://{host}:6379/0", 5)
+    with pytest.raises(FAILURES):
+        client.ping()
+    assert host in NAMES._names
 
 
 def test_connections_to_redis_end_with_their_age(

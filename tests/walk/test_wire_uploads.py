@@ -1,11 +1,24 @@
 """Bodies arrive as they were sent, and framed as MLflow needs them."""
 
+import contextlib
 import os
+import threading
 
 import pytest
 
 from devstack.proxy import Proxy
-from tests.upstreams import OK, Answer, Upstream, chunk, close, reset, send, sized
+from tests.upstreams import (
+    OK,
+    PATIENCE,
+    Answer,
+    Upstream,
+    chunk,
+    close,
+    pause,
+    reset,
+    send,
+    sized,
+)
 from tests.wire import Wire, bearer, call, request
 
 ARTIFACT = "/api/2.0/mlflow-artifacts/artifacts/model/weights.bin"
@@ -298,6 +311,28 @@ def test_an_early_answer_and_a_closed_connection_are_an_answer_or_502(
     answer = call(front.url, "PUT", f"/api/mlflow{ARTIFACT}", bearer(key), body=bytes(size))
     assert answer.status in (413, 502) and answer.whole
     assert len(upstream.requests) == 1
+
+
+def test_an_early_refusal_ends_an_upload_that_mlflow_does_not_read(
+    front: Proxy, upstream: Upstream, key: str
+) -> None:
+    """It keeps the connection, and takes nothing more: the answer must not wait for that."""
+    upstream.answers(Answer(send(sized(b"too large", 413)), pause(PATIENCE), early=True), OK)
+    size = 64 * 1024 * 1024
+    sent = request("PUT", f"/api/mlflow{ARTIFACT}", bearer(key), f"Content-Length: {size}")
+    with Wire(front.url) as wire:
+        wire.send(sent)
+        writer = threading.Thread(target=send_what_is_taken, args=(wire, size), daemon=True)
+        writer.start()
+        answer = wire.read()
+    writer.join(PATIENCE)
+    assert (answer.status, answer.body, answer.whole) == (413, b"too large", True)
+
+
+def send_what_is_taken(wire: Wire, size: int) -> None:
+    with contextlib.suppress(OSError):
+        for _ in range(size // 65536):
+            wire.socket.sendall(bytes(65536))
 
 
 def test_a_refused_upload_is_answered_while_it_is_still_being_sent(
