@@ -15,9 +15,10 @@ NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 #: slowest connections in use, old mobile ones, send more.
 LEAST_RATE = 8 * 1024
 
-#: Reads up to this size are the parser's: of a head, or of the framing of chunks. Each is followed
-#: by a turn for the others, because parsing many tiny chunks takes milliseconds a read.
+#: Reads up to this size are the parser's: of a head, or of the framing of chunks. Parsing tiny
+#: chunks takes milliseconds a read, so others get a turn between two reads, after so many seconds.
 SMALL_READ = 8 * 1024
+TURN = 0.005
 
 
 class ClientSocket:
@@ -49,6 +50,8 @@ class ClientSocket:
         self._time_between_reads = idle_timeout
         self._allowed: float | None = None
         self._received = 0
+        self._turn = 0.0
+        self._timeout: float | None = None
         sock.setblocking(1)
         if NOTSENT_LOWAT is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
@@ -105,9 +108,9 @@ class ClientSocket:
 
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes; TimeoutError if the client is silent, or too slow altogether."""
-        if self._received and size <= SMALL_READ:
-            gevent.sleep(0)
-        self._sock.settimeout(self._patience())
+        if size <= SMALL_READ and self._received:
+            self._give_way()
+        self._wait_for(self._time_between_reads if self._allowed is None else self._patience())
         self._waits_for = socket.SHUT_RD
         try:
             data: bytes = self._sock.recv(size)
@@ -116,11 +119,20 @@ class ClientSocket:
         self._received += len(data)
         return data
 
+    def _give_way(self) -> None:
+        if (now := time.monotonic()) > self._turn + TURN:
+            gevent.sleep(0)
+            self._turn = now
+
+    def _wait_for(self, seconds: float) -> None:
+        """Sets the time-out of the next read or write."""
+        if seconds != self._timeout:
+            self._sock.settimeout(seconds)
+            self._timeout = seconds
+
     def _patience(self) -> float:
-        """Seconds for the next read."""
-        if self._allowed is None:
-            return self._time_between_reads
-        allowed = self._allowed + self._received / LEAST_RATE
+        """Seconds for the next read, where there is a deadline."""
+        allowed = (self._allowed or 0.0) + self._received / LEAST_RATE
         left = self.since + allowed - time.monotonic()
         if left <= 0:
             raise TimeoutError(f"not whole after {allowed:.0f} s")
@@ -139,7 +151,7 @@ class ClientSocket:
 
     def send_now(self, data: bytes) -> None:
         """The same, past a head that is yet to come."""
-        self._sock.settimeout(self.idle_timeout)
+        self._wait_for(self.idle_timeout)
         self._waits_for = socket.SHUT_RDWR
         try:
             sent = self._sock.send(data)

@@ -378,3 +378,13 @@ def test_the_command_prints_the_page() -> None:
         [sys.executable, "-m", "config"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert (finished.stdout, finished.stderr) == (reference(), "")
+
+
+@pytest.mark.parametrize(
+    ("connections", "in_flight", "forwarded"), [("2000", "512", 512), ("100", "512", 90)]
+)
+def test_forwarded_requests_leave_connections_for_others(
+    connections: str, in_flight: str, forwarded: int
+) -> None:
+    settings = load({"MAX_CONNECTIONS": connections, "MAX_IN_FLIGHT": in_flight})
+    assert settings.max_forwarded == forwarded

@@ -191,7 +191,8 @@ STALLED = {
     "are just open": b"",
     "sent half a head": b"GET /health HTTP/1.1\r\nHost: a\r\nX-A: ",
     "send a body that nobody wants": request("POST", "/health", "Content-Length: 99", body=b"x"),
-    "wait for a page that is not there": request("GET", "/nothing"),
+    "made a request before": request("GET", "/nothing"),
+    "do not read": request("GET", "/metrics") * 300,
 }
 
 
@@ -202,7 +203,7 @@ def test_max_connections_of_stalled_clients_do_not_silence_health(
     front = start_front(MAX_CONNECTIONS=20, KEEPALIVE=600, CLIENT_REQUEST_TIMEOUT=600)
     with ExitStack() as clients:
         for _ in range(60):
-            clients.enter_context(Wire(front.url)).send(STALLED[name])
+            clients.enter_context(Wire(front.url, receive_buffer=4096)).send(STALLED[name])
             assert call(front.url, "GET", "/health").status == 200
         assert call(front.url, "GET", "/ready").status in (200, 503)
         page = call(front.url, "GET", "/metrics").body.decode()
@@ -210,6 +211,31 @@ def test_max_connections_of_stalled_clients_do_not_silence_health(
     warnings = [line for line in front.log_lines() if "MAX_CONNECTIONS" in line["message"]]
     assert len(warnings) == 1, "it is told once"
     eventually(lambda: call(front.url, "GET", "/health").status == 200, "health")
+
+
+def test_who_has_a_place_keeps_the_connection(hurried: Proxy, upstream: Upstream, key: str) -> None:
+    target = "/api/mlflow/api/2.0/mlflow-artifacts/artifacts/weights.bin"
+    with ExitStack() as clients:
+        upload = clients.enter_context(Wire(hurried.url))
+        upload.send(request("PUT", target, bearer(key), "Content-Length: 200000"))
+        upload.send(bytes(100_000))
+        upstream.wait_for(lambda: upstream.requests, "the upload")
+        for _ in range(60):
+            clients.enter_context(Wire(hurried.url))
+        assert call(hurried.url, "GET", "/health").status == 200
+        upload.send(bytes(100_000))
+        assert upload.read().status == 200
+    assert upstream.requests[0].length == 200_000
+
+
+def test_a_body_that_nobody_wants_is_not_waited_for(hurried: Proxy) -> None:
+    """For a few seconds, and not for KEEPALIVE, which is a minute here."""
+    with Wire(hurried.url) as wire:
+        asked = request("POST", "/health", "Content-Length: 100000", body=b"x")
+        assert wire.ask(asked).status == 405
+        began = time.monotonic()
+        assert wire.end() in ("fin", "rst")
+        assert time.monotonic() - began < 30
 
 
 # --- chunked bodies ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from tests.walk.signing_in import (
     cookie_of,
     sign_in,
 )
-from tests.wire import bearer, call
+from tests.wire import Wire, bearer, call, request
 
 # --- the cookie ----------------------------------------------------------------------------------
 
@@ -67,6 +68,26 @@ def test_a_session_is_who_signed_in_and_its_cookie_stays_here(
     assert seen.one("X-Hokusai-Key-Id") == key.key_id
     assert seen.all("Cookie") == seen.all("Authorization") == []
     assert session.partition("=")[2].encode() not in seen.head
+
+
+def test_a_form_that_was_cut_off_is_no_failed_attempt(start_front: Callable[..., Proxy]) -> None:
+    """Half a key is no wrong key: five people on a bad line must not lock their office out."""
+    front = start_front(AUTH_FAILURE_LIMIT=1)
+    for _ in range(3):
+        with Wire(front.url) as wire:
+            wire.send(
+                request("POST", SIGN_IN, FORM, OWN, "Content-Length: 60", body=b"key=hk_test")
+            )
+            wire.socket.shutdown(socket.SHUT_WR)
+            assert wire.read().error == (400, "BAD_REQUEST")
+
+
+@pytest.mark.parametrize(
+    "fields", [["Content-Type: multipart/form-data; boundary=a"], [FORM, "Content-Length: 40000"]]
+)
+def test_what_the_form_does_not_send_is_refused(front: Proxy, fields: list[str]) -> None:
+    answer = call(front.url, "POST", SIGN_IN, OWN, *fields, body=b"key=a")
+    assert answer.error == (400, "BAD_REQUEST")
 
 
 def test_redis_holds_neither_key_nor_cookie(front: Proxy, key: str, redis_url: str) -> None:
