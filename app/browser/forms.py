@@ -23,7 +23,7 @@ from app.route_table import Access
 MAX_FORM = 32 * 1024
 
 STILL_THERE = (
-    "This browser is signed out. The session itself could not be ended (Redis is away): it ends by "
+    "This browser is signed out. The session itself could not be ended at the moment: it ends by "
     "its idle time."
 )
 
