@@ -126,6 +126,8 @@ class InstanceFile:
             raise
         self.last, self._identity = connection, self._found()
         if before is not None:
+            if not self.trouble:
+                log.warning("the instance's store was removed; this worker has opened a new one")
             before.close()  # removes no file: SQLite sees that those in place are others
 
     def _check_owner(self) -> None:

@@ -20,7 +20,7 @@ from app.responses import refuse
 from app.route_table import Access
 
 STILL_THERE = (
-    "This browser is signed out. The session itself could not be ended (Redis is away): it ends by "
+    "This browser is signed out. The session itself could not be ended at the moment: it ends by "
     "its idle time."
 )
 

@@ -74,8 +74,9 @@ class SignIn:
         self.limits.count(principal)
         with suppress(AuthServiceUnavailable):  # the old one, if any, ends by itself then
             self._end_ticket()
+        token = self.sessions.begin(principal, client_ip, since)
         _log("a session began", principal, client_ip)
-        return self.sessions.begin(principal, client_ip, since)
+        return token
 
     def end(self) -> None:
         """Ends the session of this request, if there is one. AuthServiceUnavailable where that

@@ -170,13 +170,14 @@ def test_workers_share_again_whatever_happens_to_the_file(
 
 @pytest.mark.usefixtures("quick")
 def test_values_outlive_the_removal_of_the_file(
-    file: Path, store: InstanceStore, other: InstanceStore
+    file: Path, store: InstanceStore, other: InstanceStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.set_value("revoked", b"1", 60)
     other.look()
     shutil.rmtree(file.parent)
     assert other.get_value("revoked") == store.get_value("revoked") == b"1"
     assert file.parent.stat().st_mode & 0o777 == 0o700
+    assert caplog.text.count("was removed") == 2, "once for each worker"
 
 
 def test_without_room_limits_and_values_go_on(
