@@ -28,6 +28,7 @@ from app.revocations import Revocations
 from app.route_table import RouteTable
 from app.single_flight import SingleFlight
 from app.verdict_cache import VerdictCache
+from app.workspaces import Workspaces
 from config import Settings
 
 
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> Flask:
         limits=_limits(settings, link, store),
         in_flight=InFlight(settings.max_in_flight_per_key, settings.max_forwarded),
         upstream=upstream,
+        workspaces=Workspaces(upstream.ask, settings.health_timeout),
         trusted_hops=settings.trusted_proxy_hops,
         buffered_bodies=BufferedBodies(settings.max_buffered_body, settings.max_buffered_total),
     )

@@ -16,7 +16,7 @@ with 401. What is open then, and what is not (limits.py says the rest):
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.auth_service import AuthService, throttled
@@ -47,12 +47,12 @@ class Authenticator:
         service_id: str,
         patience: float,
         retry_interval: float,
-        sessions: Callable[[str, str], Principal] | None = None,
+        sessions: Callable[[Sequence[str], str], Principal] | None = None,
     ) -> None:
         """`patience` is how long one waits for another's question, in seconds; more than a question
-        takes that gets no answer, or both would ask. `sessions` finds the principal of a browser's
-        session by its name and the client's address; raises Unauthenticated or
-        AuthServiceUnavailable."""
+        takes that gets no answer, or both would ask. `sessions` finds the principal of the
+        first valid one of some browser sessions, by their names and the client's address; raises
+        Unauthenticated or AuthServiceUnavailable."""
         self._cache = cache
         self._flights = flights
         self._service = service
@@ -97,7 +97,7 @@ class Authenticator:
         if self._sessions is None:
             raise Unauthenticated("There are no sessions here; send an API key.")
         try:
-            principal = self._sessions(ticket.session, client_ip)
+            principal = self._sessions(ticket.sessions, client_ip)
         except Unauthenticated:
             count_authentication("session", False)
             raise

@@ -7,7 +7,7 @@ forwarded without one.
 
 from dataclasses import dataclass
 
-from app.errors import Forbidden
+from app.errors import Forbidden, NoSuchPath
 from app.inbound import Inbound
 from app.principal import Principal
 from app.route_table import Access, Route
@@ -16,6 +16,9 @@ from app.route_table import Access, Route
 READ_SCOPES = frozenset(("read", "mlflow:read"))
 WRITE_SCOPES = frozenset(("write", "mlflow:write", "model:write", "mlflow:access", "full_access"))
 ADMIN_SCOPES = frozenset(("admin", "mlflow:admin", "registry:admin"))
+
+#: The operation of MLflow's scripts, styles and pictures: public code, the same for everybody.
+STATIC_FILES = "ServeStaticFile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,17 @@ def authorize(principal: Principal, inbound: Inbound, route: Route | None) -> Pe
     if needed not in granted(principal):
         raise Forbidden(_missing(needed, inbound, route))
     return Permit(principal, inbound, route)
+
+
+#: Who asks for public files: nobody in particular, with no identity that goes on to MLflow.
+ANYBODY = Principal("", "", "", frozenset(), None, False)
+
+
+def authorize_anybody(inbound: Inbound, route: Route | None) -> Permit:
+    """A Permit without a key, for MLflow's static files and nothing else."""
+    if route is None or route.operation != STATIC_FILES or inbound.method not in ("GET", "HEAD"):
+        raise NoSuchPath("MLflow has no static file of this name.")
+    return Permit(ANYBODY, inbound, route)
 
 
 def granted(principal: Principal) -> frozenset[Access]:

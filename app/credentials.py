@@ -14,13 +14,19 @@ from typing import Any
 
 from app.cross_site import require_own_page
 from app.errors import BadRequest, Unauthenticated
+from app.inbound import scheme_of
 
 _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,512}")  # printable, no blank, no comma
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{43}")  # 256 random bits
 
-#: The session's cookie: with TLS, where a page without it cannot set it; and without.
-SESSION_COOKIES = ("__Secure-hokusai-session", "hokusai-session")
+#: The session's cookie, by the scheme under which the client came. With TLS a page without it can
+#: neither set nor replace the cookie.
+SESSION_COOKIES = {"https": "__Secure-hokusai-session", "http": "hokusai-session"}
+
+#: How many session cookies of one request are looked up. A sibling host can add some of its own;
+#: each costs a round trip to Redis.
+MOST_SESSIONS = 4
 
 HOW = (
     "Send an API key as 'Authorization: Bearer <key>' (MLFLOW_TRACKING_TOKEN), as the password of "
@@ -37,40 +43,54 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """The random name of a browser's session, as secret as a key."""
+    """The random names of browser sessions, as secret as a key: the first valid one counts. One to
+    MOST_SESSIONS, each once."""
 
-    session: str = field(repr=False)
+    sessions: tuple[str, ...] = field(repr=False)
 
 
-def identify(environ: Mapping[str, Any]) -> Credentials | Ticket:
-    """The key in a WSGI environment, or a session's ticket.
+def identify(environ: Mapping[str, Any], hops: int) -> Credentials | Ticket:
+    """The key in a WSGI environment, or a session's ticket; `hops` as TRUSTED_PROXY_HOPS.
 
     Raises Unauthenticated where there is none or it cannot be a key, BadRequest where there are two
     different ones, Forbidden for a session's write that may not be of our own pages.
     """
-    keys = set(_from_authorization(environ.get("HTTP_AUTHORIZATION", "").strip()))
+    keys = _from_authorization(environ.get("HTTP_AUTHORIZATION", ""))
     # The server joins repeated headers with commas, which no key holds.
     keys |= {key for part in environ.get("HTTP_X_API_KEY", "").split(",") if (key := part.strip())}
     if len(keys) > 1:
         raise BadRequest("The request carries two different API keys; send one.")
     if not keys:
-        if ticket := session_ticket(environ):
-            require_own_page(environ)
+        if ticket := session_ticket(environ, hops):
+            require_own_page(environ, hops)
             return ticket
-        raise Unauthenticated(f"No API key. {HOW}")
+        raise Unauthenticated(f"No API key. {_proxy_authorization(environ)}{HOW}")
     (key,) = keys
     return checked(key)
 
 
-def session_ticket(environ: Mapping[str, Any]) -> Ticket | None:
-    """The session's ticket in the Cookie header, or None. The one that only TLS can set wins; of
-    several the first, which has the longest path: ours, before one for the whole host."""
-    cookies: dict[str, str] = {}
+def session_ticket(environ: Mapping[str, Any], hops: int) -> Ticket | None:
+    """The session cookies of a request, in their order, or None. Browsers send the one with the
+    longest path first: ours, before one that another host set for the whole domain."""
+    cookie = SESSION_COOKIES[scheme_of(environ, hops)]
+    sessions: dict[str, None] = {}
     for part in re.split("[;,]", environ.get("HTTP_COOKIE", "")):  # the server joins lines with ,
         name, _, value = part.strip().partition("=")
-        if name in SESSION_COOKIES and _SESSION.fullmatch(value):
-            cookies.setdefault(name, value)
-    return next((Ticket(cookies[name]) for name in SESSION_COOKIES if name in cookies), None)
+        if name == cookie and _SESSION.fullmatch(value := _unquoted(value)):
+            sessions[value] = None
+    return Ticket(tuple(sessions)[:MOST_SESSIONS]) if sessions else None
+
+
+def _unquoted(value: str) -> str:
+    """A cookie's value may stand in quotes (RFC 6265 section 4.1.1)."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+
+
+def _proxy_authorization(environ: Mapping[str, Any]) -> str:
+    """What to say to a client whose only credentials are in a header that is for other proxies."""
+    if "HTTP_PROXY_AUTHORIZATION" in environ:
+        return "Proxy-Authorization is not read here. "
+    return ""
 
 
 def checked(key: str, how: str = HOW) -> Credentials:
@@ -80,30 +100,39 @@ def checked(key: str, how: str = HOW) -> Credentials:
     return Credentials(key)
 
 
-def _from_authorization(value: str) -> list[str]:
-    """The key in an Authorization header; an empty list where there is none."""
-    if not value:
-        return []
-    scheme, _, rest = value.partition(" ")
+def _from_authorization(value: str) -> set[str]:
+    """The keys in the Authorization header, which the server joins with commas if it is repeated.
+    Neither a key nor base64 holds a comma."""
+    fields = [field.strip() for field in value.split(",") if field.strip()]
+    if len(fields) < 2:
+        return _key_of(fields[0]) if fields else set()
+    try:
+        keys = {key for field in fields for key in _key_of(field)}
+    except Unauthenticated:
+        keys = set()
+    if len(keys) != 1:
+        raise BadRequest("The request carries two Authorization headers; send one.")
+    return keys
+
+
+def _key_of(field: str) -> set[str]:
+    """The key in one Authorization field; an empty set where there is none."""
+    scheme, _, rest = field.replace("\t", " ").partition(" ")
+    given = rest.strip()
     if scheme.lower() in ("bearer", "apikey"):
-        return _only_one(rest.strip())
+        return {given} if given else set()
     if scheme.lower() == "basic":
-        return _only_one(_basic_password(rest.strip()))
+        return {key} if (key := _basic_password(given)) else set()
     raise Unauthenticated(f"This Authorization scheme is not known. {HOW}")
 
 
-def _only_one(key: str) -> list[str]:
-    if "," in key:  # two Authorization headers, joined by the server
-        raise BadRequest("The request carries two Authorization headers; send one.")
-    return [key] if key else []
-
-
 def _basic_password(encoded: str) -> str:
-    """The password of Basic credentials (RFC 7617); the user name may be anything."""
-    if "," in encoded:
-        raise BadRequest("The request carries two Authorization headers; send one.")
+    """The password of Basic credentials (RFC 7617). The user name may be anything, in any encoding:
+    it ends at the first colon. A key is ASCII."""
     try:
-        decoded = base64.b64decode(encoded, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        raise Unauthenticated(f"The Basic credentials cannot be decoded. {HOW}") from None
-    return decoded.partition(":")[2].strip()
+        decoded = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise Unauthenticated(
+            f"The Basic credentials cannot be decoded: they must be base64 with padding. {HOW}"
+        ) from None
+    return decoded.partition(b":")[2].decode("latin-1").strip(" \t\r\n")

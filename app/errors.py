@@ -2,7 +2,9 @@
 
     ProxyError
     ├── BadRequest            400  malformed path, ambiguous credentials, key in the query
+    ├── FeatureDisabled       400  a workspace is named, and MLflow has none
     ├── Unauthenticated       401  no key, bad key
+    │   └── SessionEnded           a browser's session is over
     ├── Forbidden             403  scope missing, route refused to everyone
     ├── NoSuchPath            404  nothing of ours
     ├── RequestTimeout        408  the client stopped sending in mid-body, or was too slow
@@ -64,6 +66,19 @@ class Unauthenticated(ProxyError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, {"WWW-Authenticate": CHALLENGES})
+
+
+class SessionEnded(Unauthenticated):
+    """No key, and the browser's session is over, or began at another address."""
+
+    outcome = "session_ended"
+
+
+class FeatureDisabled(ProxyError):
+    """The client names a workspace, and MLflow has none. MLflow itself says 500 with this code;
+    its client repeats that for minutes, so the status here is one that it does not repeat."""
+
+    status, code, outcome = 400, "FEATURE_DISABLED", "no_workspaces"
 
 
 class Forbidden(ProxyError):

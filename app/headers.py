@@ -34,7 +34,7 @@ HOP_BY_HOP = frozenset(
 #: What a client must not tell MLflow: its credentials, who it is, where it came from.
 #: Host: MLflow checks it against its own names, so it gets the one of its own address. Origin: its
 #: cross-origin check is ours to make. X-MLflow-Workspace: which workspace a key sees is not its
-#: own choice.
+#: own choice; app/workspaces.py refuses a request that has one.
 NOT_FORWARDED = HOP_BY_HOP | {
     "authorization",
     "content-length",
@@ -171,9 +171,10 @@ def dropped_names(permit: Permit, answer: Iterable[str]) -> str:
 def _identity(permit: Permit) -> Iterator[tuple[str, str]]:
     """Who the caller is and how the request came, in the words of the contract."""
     principal, inbound = permit.principal, permit.inbound
-    yield "X-Hokusai-User-Id", _header_text(principal.user_id)
-    yield "X-Hokusai-Key-Id", _header_text(principal.key_id)
-    yield "X-Hokusai-Service-Id", _header_text(principal.service_id)
+    if principal.key_id:  # else nobody in particular, who asks for public files
+        yield "X-Hokusai-User-Id", _header_text(principal.user_id)
+        yield "X-Hokusai-Key-Id", _header_text(principal.key_id)
+        yield "X-Hokusai-Service-Id", _header_text(principal.service_id)
     yield "X-Request-ID", inbound.request_id
     yield "X-Forwarded-For", inbound.client_ip
     yield "X-Forwarded-Proto", inbound.scheme

@@ -5,7 +5,6 @@ authorized must be, byte for byte, what goes on to MLflow. `path` is that string
 how MLflow will read it (it decodes once) and is what the route table is asked about.
 """
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
+from app.addresses import find_client, note_fallback
 from app.errors import BadRequest, LoopDetected
 
 #: Both public prefixes; the rest of the path is MLflow's.
@@ -75,6 +75,8 @@ def receive(environ: Mapping[str, Any], request_id: str, hops: int) -> Inbound:
         raise BadRequest(KEY_IN_URL)
     check_query(query)
     length = environ.get("CONTENT_LENGTH")
+    client = find_client(environ, hops)
+    note_fallback(client, hops)
     return Inbound(
         request_id=request_id,
         method=environ["REQUEST_METHOD"],
@@ -82,9 +84,9 @@ def receive(environ: Mapping[str, Any], request_id: str, hops: int) -> Inbound:
         path=path,
         decoded_path=decoded,
         query=query,
-        client_ip=client_address(environ, hops),
+        client_ip=client.text,
         scheme=scheme_of(environ, hops),
-        host=environ.get("HTTP_HOST", ""),
+        host=public_host(environ, hops),
         traceparent=_traceparent(environ),
         content_length=int(length) if length else None,
         chunked="HTTP_TRANSFER_ENCODING" in environ,
@@ -111,21 +113,8 @@ def refuse_loop(environ: Mapping[str, Any]) -> None:
 
 
 def client_address(environ: Mapping[str, Any], hops: int) -> str:
-    """The address of the client as seen by the outermost trusted proxy.
-
-    With `hops` trusted proxies in front, each of which appends its peer to X-Forwarded-For, that is
-    the entry `hops` places from the end; anything further left is the client's own invention.
-    """
-    peer: str = environ.get("REMOTE_ADDR", "")
-    if hops == 0:
-        return peer
-    entries = [entry.strip() for entry in environ.get("HTTP_X_FORWARDED_FOR", "").split(",")]
-    if len(entries) < hops:
-        return peer
-    try:
-        return str(ipaddress.ip_address(entries[-hops]))
-    except ValueError:
-        return peer
+    """The address of the client as seen by the outermost of `hops` trusted proxies."""
+    return find_client(environ, hops).text
 
 
 def checked_path(path: str) -> str:
@@ -205,11 +194,19 @@ def _strip_prefix(target: str) -> tuple[str, str]:
 
 
 def scheme_of(environ: Mapping[str, Any], hops: int) -> str:
-    """http or https, as the client came to the outermost trusted proxy."""
-    forwarded = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
-    if hops and forwarded in ("http", "https"):
-        return str(forwarded)
-    return str(environ["wsgi.url_scheme"])
+    """http or https, as the client came to the outermost of `hops` trusted proxies. Most proxies
+    replace X-Forwarded-Proto, so there may be fewer entries than hops: then the first counts."""
+    entries = str(environ.get("HTTP_X_FORWARDED_PROTO", "")).split(",")
+    forwarded = entries[-min(hops, len(entries))].strip().lower() if hops else ""
+    return forwarded if forwarded in ("http", "https") else str(environ["wsgi.url_scheme"])
+
+
+def public_host(environ: Mapping[str, Any], hops: int) -> str:
+    """The host (with port, if it has one) that the client asked for. A trusted proxy in front that
+    replaces Host may say it in X-Forwarded-Host."""
+    entries = str(environ.get("HTTP_X_FORWARDED_HOST", "")).split(",")
+    forwarded = entries[-min(hops, len(entries))].strip() if hops else ""
+    return forwarded or str(environ.get("HTTP_HOST", ""))
 
 
 def _traceparent(environ: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""Limits: requests per key and hour, failed authentications per address, requests in flight.
+"""Limits: requests per key and hour, failed authentications per network, requests in flight.
 
 The counts stand in Redis, shared by all instances, one round trip for each request; a sliding
 window, so that no caller gets twice the limit around a full hour.
@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from flask import Flask
@@ -26,6 +26,7 @@ from limits.limits import RateLimitItem
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
+from app.addresses import network
 from app.authorization import Permit
 from app.errors import Overloaded, RateLimited
 from app.instance_store import InstanceStore
@@ -37,10 +38,22 @@ T = TypeVar("T")
 
 STRATEGY = "sliding-window-counter"
 
+#: Which of a key's two counts, each of the size of its limit: that of the requests with the key, or
+#: that of all its browser sessions together. One count for each session would multiply the limit by
+#: signing in.
+Counted = Literal["key", "session"]
+
+USED_UP: dict[Counted, str] = {
+    "key": "This API key may make {requests} an hour, and has used them up.",
+    "session": "The browser sessions of this API key may make {requests} an hour, and have used "
+    "them up. Requests with the key itself are counted separately and go on.",
+}
+
 
 class Limits:
     """The counted limits. `instances` (a number, 1 or more) is by how much a limit is divided
-    while Redis is away; `failure_limit` is in failed authentications per minute and address."""
+    while Redis is away; `failure_limit` is in failed authentications per minute and address, or
+    /64 network of IPv6 addresses."""
 
     def __init__(
         self,
@@ -56,37 +69,40 @@ class Limits:
         self._own = SlidingWindowCounterRateLimiter(store)
         self._failures = RateLimitItemPerMinute(failure_limit)
 
-    def limit(self, permit: Permit) -> None:
-        """Counts one request of a key; RateLimited if it is one too many."""
-        self.count(permit.principal)
+    def limit(self, permit: Permit, counted: Counted = "key") -> None:
+        """Counts one request of a key, or of its browser sessions; RateLimited if it is one too
+        many."""
+        self.count(permit.principal, counted)
 
-    def count(self, principal: Principal) -> None:
+    def count(self, principal: Principal, counted: Counted = "key") -> None:
         """The same for what needs no permit: signing in."""
         if principal.limit_per_hour is None:
             return
         item = RateLimitItemPerHour(principal.limit_per_hour)
-        granted = self._hit(item, "key", principal.key_id)
-        count_limit("key", granted)
+        granted = self._hit(item, counted, principal.key_id)
+        count_limit(counted, granted)
         if not granted:
-            raise self._over(
-                item,
-                ("key", principal.key_id),
-                f"This API key may make {_counted(item.amount)} an hour, and has used them up.",
-            )
+            sentence = USED_UP[counted].format(requests=_requests(item.amount))
+            raise self._over(item, (counted, principal.key_id), sentence)
 
     def check_failures(self, client_ip: str) -> None:
-        """RateLimited if too many authentications failed from this address lately."""
-        if self._wait("address", client_ip, self._failures):
+        """RateLimited if too many authentications failed lately from this address, or from the /64
+        network of an IPv6 address: whoever has one address of it has them all."""
+        counted = network(client_ip)
+        if self._wait("address", counted, self._failures):
             count_limit("address", False)
+            where = f"address ({client_ip})"
+            if counted != client_ip:
+                where = f"network ({counted}, in which your address {client_ip} lies)"
             raise self._over(
                 self._failures,
-                ("address", client_ip),
-                f"Too many failed authentications from your address ({client_ip}).",
+                ("address", counted),
+                f"Too many failed authentications from your {where}.",
             )
 
     def note_failure(self, client_ip: str) -> None:
         """Counts one failed authentication."""
-        self._hit(self._failures, "address", client_ip)
+        self._hit(self._failures, "address", network(client_ip))
 
     def _hit(self, item: RateLimitItem, *identity: str) -> bool:
         """Counts one, in Redis or by ourselves; False if it is over the limit."""
@@ -146,7 +162,7 @@ def seconds_to_wait(storage: Any, item: RateLimitItem, identity: tuple[str, ...]
     return max(0.0, float(previous_rest - room * period / previous))
 
 
-def _counted(requests: int) -> str:
+def _requests(requests: int) -> str:
     return f"{requests} request" + ("" if requests == 1 else "s")
 
 

@@ -116,6 +116,13 @@ FORWARDING = Gauge(
     multiprocess_mode="livesum",
 )
 
+ADDRESS_FALLBACKS = Counter(
+    "hokusai_proxy_address_fallbacks_total",
+    "Requests counted for the address of the proxy in front, by what is wrong with "
+    "X-Forwarded-For.",
+    ("reason",),
+)
+
 # --- clients ---------------------------------------------------------------------------------
 
 DROPPED = Counter(
@@ -266,13 +273,18 @@ def count_auth_answer(answer: str) -> None:
 
 
 def count_limit(limit: str, granted: bool) -> None:
-    """A decision of the limit "key", "address", "in_flight_of_key" or "in_flight"."""
+    """A decision of the limit "key", "session", "address", "in_flight_of_key" or "in_flight"."""
     _labelled(LIMIT_DECISIONS, limit, "granted" if granted else "refused").inc()
 
 
 def count_fallback(limit: str) -> None:
-    """A count was made here, not in Redis: that of a "key" or an "address"."""
+    """A count was made here, not in Redis: that of a "key", a "session" or an "address"."""
     _labelled(LIMIT_FALLBACKS, limit).inc()
+
+
+def count_address_fallback(reason: str) -> None:
+    """The client's address is not known: its X-Forwarded-For entry is "missing" or "unusable"."""
+    _labelled(ADDRESS_FALLBACKS, reason).inc()
 
 
 def count_connection(opened: bool) -> None:
@@ -344,11 +356,12 @@ def _begin() -> None:
         (CIRCUIT_CHANGES, (CIRCUITS, STATES)),
         (AUTHENTICATIONS, (("hit", "miss", "stale", "session"), ("accepted", "refused"))),
         (AUTH_ANSWERS, (("valid", "invalid", "throttled", "unavailable", "not_asked"),)),
-        (LIMIT_DECISIONS, (("key",), ("granted", "refused"))),
+        (LIMIT_DECISIONS, (("key", "session"), ("granted", "refused"))),
         (LIMIT_DECISIONS, (("address", "in_flight_of_key", "in_flight"), ("refused",))),
-        (LIMIT_FALLBACKS, (("key", "address"),)),
         (DROPPED, (("slow_head", "took_nothing", "no_room"),)),
         (BUFFER_REFUSALS, (("total", "key", "disk"),)),
+        (LIMIT_FALLBACKS, (("key", "session", "address"),)),
+        (ADDRESS_FALLBACKS, (("missing", "unusable"),)),
     )
     for metric, labels in known:
         for combination in product(*labels):

@@ -14,19 +14,20 @@ from werkzeug.routing import PathConverter
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.authentication import Authenticator
-from app.authorization import authorize
+from app.authorization import Permit, authorize, authorize_anybody
 from app.buffered_bodies import BufferedBodies
 from app.credentials import Credentials, Ticket, identify
 from app.cross_site import refuse_cross_site
 from app.errors import NoSuchPath
 from app.forwarding import Upstream
 from app.inbound import Inbound, check_query, receive
-from app.limits import InFlight, Limits
+from app.limits import Counted, InFlight, Limits
 from app.principal import Principal
 from app.record import Record
 from app.responses import respond
 from app.route_table import RouteTable
 from app.streaming import request_body
+from app.workspaces import Workspaces
 
 log = logging.getLogger("hokusai.walk")
 
@@ -42,6 +43,7 @@ class Parts:
     limits: Limits
     in_flight: InFlight
     upstream: Upstream
+    workspaces: Workspaces
     trusted_hops: int
     buffered_bodies: BufferedBodies
 
@@ -53,17 +55,32 @@ class Parts:
         log.debug(
             "%s received: %s", record.request_id, route.operation if route else "unclassified"
         )
-        refuse_cross_site(inbound.environ)
-        credentials = identify(inbound.environ)
+        refuse_cross_site(inbound.environ, self.trusted_hops)
+        credentials = identify(inbound.environ, self.trusted_hops)
+        counted: Counted = "session" if isinstance(credentials, Ticket) else "key"
         principal = self.authenticate(credentials, inbound, record)
         log.debug("%s authenticated: %s", record.request_id, principal.key_id)
         permit = authorize(principal, inbound, route)
-        self.limits.limit(permit)
+        self.limits.limit(permit, counted)
+        self.workspaces.refuse(inbound.environ, inbound.decoded_path)
         log.debug("%s permitted, within its limit", record.request_id)
-        place = self.in_flight.take(principal.key_id)
+        return self.pass_on(permit, record, f"{counted} {principal.key_id}")
+
+    def permit_anybody(self, record: Record) -> Permit:
+        """A Permit for one of MLflow's static files, which need no key and count against no limit
+        but that of the requests in flight."""
+        inbound = receive(request.environ, record.request_id, self.trusted_hops)
+        route = self.routes.match(inbound.method, inbound.decoded_path)
+        record.inbound, record.route = inbound, route
+        return authorize_anybody(inbound, route)
+
+    def pass_on(self, permit: Permit, record: Record, counted: str = "anybody") -> Response:
+        """Body, MLflow, answer; `counted` is for whom the requests in flight are limited."""
+        inbound, route = permit.inbound, permit.route
+        place = self.in_flight.take(counted)
         try:
             streams = route is not None and route.takes_chunked
-            with self.buffered_bodies.new(principal.key_id) as aside:
+            with self.buffered_bodies.new(counted) as aside:
                 body = request_body(inbound, streams, aside, record.came)
                 record.body = body.content if isinstance(body.content, bytes) else None
                 sent = time.monotonic()

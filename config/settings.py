@@ -52,7 +52,7 @@ class Settings:
         help="Worker processes. One per core is enough: each serves thousands of connections.")
     trusted_proxy_hops: int = row("TRUSTED_PROXY_HOPS", parsers.count(0, 16), 0, group=SERVING,
         help="How many reverse proxies stand in front and append to X-Forwarded-For; behind the "
-             "ALB 1. With 0 the header is not believed.")
+             "ALB 1. With 0 the header is not believed. A peer on a unix socket counts as 127.0.0.1.")
     client_idle_timeout: float = row("CLIENT_IDLE_TIMEOUT", parsers.seconds(1, 3600), 60.0, group=SERVING,
         help="Seconds that a client may neither send nor take a byte in mid-transfer.")
     client_request_timeout: float = row("CLIENT_REQUEST_TIMEOUT", parsers.seconds(1, 3600), 20.0, group=SERVING,
@@ -138,7 +138,8 @@ class Settings:
         help="Keys the hash under which results are cached. Set the same on all instances to share "
              "results; by default each start makes its own, and instances do not share.")
     auth_failure_limit: int = row("AUTH_FAILURE_LIMIT", parsers.count(1), 30, group=AUTH,
-        help="Failed authentications per minute and client address; over it, 429.")
+        help="Failed authentications per minute and client address (of IPv6, per /64 network); over "
+             "it, 429.")
 
     session_lifetime: float = row("SESSION_LIFETIME", parsers.seconds(1, 86_400), 43_200.0, group=AUTH,
         help="Seconds after which a browser's session ends, whatever happens in it.")

@@ -81,7 +81,11 @@ def read_target(uri: str) -> Target:
     """
     parts = urlsplit(uri.strip().rstrip("/"))
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise UsageError("The URI must not hold a user, a password or a query; no key goes there.")
+        raise UsageError(
+            "The URI must not hold a user, a password or a query. A key there works with MLflow's "
+            "client, but the client prints the URI, with the key, in its 'View run' line. Set "
+            "MLFLOW_TRACKING_TOKEN instead, and replace a key that was printed."
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError("The URI must begin with http:// or https:// and name a host.")
     try:

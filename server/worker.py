@@ -195,7 +195,8 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         if isinstance(exc, gevent.GreenletExit):
             return
         status, request_id = _status(exc), uuid.uuid4().hex
-        fields = {"request_id": request_id, "status": status, "client_ip": (addr or ("",))[0]}
+        client_ip = addr[0] if isinstance(addr, tuple) else "127.0.0.1"  # a unix socket
+        fields = {"request_id": request_id, "status": status, "client_ip": client_ip}
         if count := getattr(self.wsgi, "extensions", {}).get("hokusai-refused"):
             count(status)
         if isinstance(exc, HeadTimeout):

@@ -1,9 +1,10 @@
 """MLflow's static files, compressed by us: it sends 4.4 MB of JavaScript as they are.
 
-A file is compressed once in each worker, while its first reader gets it, and kept. Whoever asks
-again still goes the whole walk to MLflow, with the kept copy's ETag: "304 Not Modified" is
-answered with the copy. Only MLflow's static files come here; answers and artifacts never do.
-See docs/decisions/compression.md.
+They are public code, so they need no key. A file is compressed once in each worker, while its first
+reader gets it, and kept. For a kept file MLflow is asked with its ETag: "304 Not Modified" is
+answered with the copy. A file whose name has a hash of its content never changes, so MLflow is not
+asked again. Only MLflow's static files come here; answers and artifacts never do.
+See docs/decisions/compression.md and static_files.py.
 """
 
 import threading
@@ -16,12 +17,15 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import Headers
 
+from app.authorization import Permit
+from app.browser import static_files
 from app.record import Record
 from app.streaming import give_way
 
-#: What is worth it; fonts and pictures are compressed already.
+#: What is worth it; fonts and pictures are compressed already. Pages are short, and HTML in another
+#: file's place must not be kept.
 TYPES = frozenset(
-    """text/javascript application/javascript text/css text/html text/plain image/svg+xml
+    """text/javascript application/javascript text/css text/plain image/svg+xml
     application/json application/manifest+json application/wasm""".split()
 )
 
@@ -75,13 +79,27 @@ class Copies:
                 self._size -= len(self._kept.popitem(last=False)[1].body)
 
 
-def blueprint(walk: Callable[[Record], Response]) -> Blueprint:
-    """MLflow's static files under both prefixes; `walk` is the way of every request."""
+PermitAnybody = Callable[[Record], Permit]
+PassOn = Callable[[Permit, Record], Response]
+
+
+def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
+    """MLflow's static files under both prefixes: `permit_anybody` checks the request, `pass_on`
+    gets MLflow's answer."""
     routes = Blueprint("assets", __name__)
     copies = Copies()
 
     def asset(rest: str) -> Response:
-        return compressed(walk, copies, rest)
+        permit = permit_anybody(g.record)
+
+        def walk(record: Record) -> Response:
+            return pass_on(permit, record)
+
+        if static_files.is_page(rest):
+            answer = static_files.page(walk, g.record)
+        else:
+            answer = compressed(walk, copies, rest)
+        return static_files.describe(answer, rest)
 
     for prefix in ("/api/mlflow", "/mlflow"):
         routes.add_url_rule(
@@ -95,7 +113,7 @@ def blueprint(walk: Callable[[Record], Response]) -> Blueprint:
 
 
 def compressed(walk: Callable[[Record], Response], copies: Copies, name: str) -> Response:
-    """The walk's answer, compressed where that is wanted and worth it."""
+    """MLflow's answer, compressed where that is wanted and worth it."""
     environ = request.environ
     wanted = request.accept_encodings
     if not wanted.quality("gzip") or wanted.quality("identity") > wanted.quality("gzip"):
@@ -104,6 +122,8 @@ def compressed(walk: Callable[[Record], Response], copies: Copies, name: str) ->
     if "HTTP_RANGE" in environ:
         return _varying(walk(g.record))
     copy = copies.get(name)
+    if copy is not None and static_files.is_hashed(name):
+        return _not_modified(copy) if _has_it_already(copy) else _from_copy(None, copy)
     if copy is not None and _has_it_already(copy):
         copy = None
     if copy is not None:
@@ -176,18 +196,29 @@ def _gzip(
     yield packed[-1]
 
 
-def _from_copy(answer: Response, copy: Copy) -> Response:
-    """The copy, that MLflow has just said is current. What it said anew is said on."""
+def _from_copy(answer: Response | None, copy: Copy) -> Response:
+    """The copy. `answer` is the 304 by which MLflow said that it is current, None for a file that
+    never changes; the 304's Cache-Control and Expires are newer than the copy's."""
     whole = Response(copy.body if request.method == "GET" else b"")
     whole.headers = Headers(copy.headers)
     for name in ("Cache-Control", "Expires"):
-        if value := answer.headers.get(name):
+        if answer is not None and (value := answer.headers.get(name)):
             whole.headers[name] = value
     whole.headers["Content-Length"] = str(len(copy.body))
-    whole.call_on_close(answer.close)
+    if answer is not None:
+        whole.call_on_close(answer.close)
     record: Record = g.record
     record.bytes_out = len(copy.body) if request.method == "GET" else 0
     return whole
+
+
+def _not_modified(copy: Copy) -> Response:
+    """What MLflow would say to a client that has the kept version."""
+    answer = Response(status=304)
+    answer.headers.clear()
+    answer.headers["ETag"] = copy.etag
+    _weaken(answer.headers)
+    return _varying(answer)
 
 
 def _describe(headers: Headers) -> None:

@@ -59,7 +59,7 @@ def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
 
     @routes.post(f"{pages.BASE}/sign-in")
     def sign_in() -> WerkzeugResponse:
-        require_own_page(request.environ)
+        require_own_page(request.environ, parts.hops)
         key, goal = forms.read(request.environ)
         try:
             token = parts.begin(key)
@@ -79,7 +79,7 @@ def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
 def _add_way_out(routes: Blueprint, parts: SignIn) -> None:
     @routes.post(f"{pages.BASE}/sign-out")
     def sign_out() -> WerkzeugResponse:
-        require_own_page(request.environ)
+        require_own_page(request.environ, parts.hops)
         try:
             parts.end()
             done: WerkzeugResponse = redirect(f"{pages.BASE}/sign-in?signed-out", 303)

@@ -25,14 +25,14 @@ def mount(
     results: SharedResults,
     store: InstanceStore,
 ) -> None:
-    """Sign-in, the status page, and MLflow's static files, which walk like all else; and the
+    """Sign-in, the status page, and MLflow's static files, which need no key; and the
     samples, which gunicorn.conf.py starts in each worker."""
     metrics = Path(settings.instance_folder) / "metrics" if settings.instance_folder else None
     samples = Samples(partial(metrics_page.registry, metrics), store)
     who = SignIn(parts.authenticator, parts.limits, sessions, parts.trusted_hops)
     checks = partial(results.of, *CHECKS)
     asked = status.Asked(checks, overall, settings.mlflow_server_url, samples)
-    app.register_blueprint(assets.blueprint(parts.walk))
+    app.register_blueprint(assets.blueprint(parts.permit_anybody, parts.pass_on))
     app.register_blueprint(forms.blueprint(who, METHODS))
     app.register_blueprint(status.blueprint(asked, who.asking))
     app.extensions["hokusai-samples"] = samples

@@ -9,8 +9,7 @@ from typing import Any, cast
 
 from flask import Blueprint, Flask, Response, g, redirect, render_template, request
 
-from app.credentials import session_ticket
-from app.errors import ProxyError, Unauthenticated
+from app.errors import ProxyError, SessionEnded, Unauthenticated
 from app.record import Record
 from app.responses import refuse
 
@@ -48,8 +47,8 @@ TITLES = {
     404: "There is nothing here",
     408: "The request did not come in time",
     414: "This address is too long",
+    429: "Too many requests",
     431: "Your browser sends too much",
-    429: "Too much at once",
     502: "MLflow cannot be reached",
     503: "Not at the moment",
     504: "MLflow is too slow",
@@ -120,7 +119,7 @@ def error_page(error: ProxyError) -> Response:
     address kept, and what stands behind its `#`."""
     record: Record = g.record
     if isinstance(error, Unauthenticated):
-        note = error.message if session_ticket(request.environ) else ""
+        note = error.message if isinstance(error, SessionEnded) else ""
         goal = request.environ.get("RAW_URI", "")
         return sign_in_page(status=401, goal=goal, note=note, headers=error.headers)
     title = TITLES.get(error.status, "This did not work")
@@ -147,7 +146,7 @@ def page_without_request(
 def _signed_out(error: ProxyError) -> Unauthenticated:
     """The same for a page's script: MLflow shows the message, and a person reads it. The challenge
     is not to make the browser ask for a password."""
-    why = error.message if session_ticket(request.environ) else "Sign in first."
+    why = error.message if isinstance(error, SessionEnded) else "Sign in first."
     told = Unauthenticated(f"{why} {WAY_BACK}")
     told.headers["WWW-Authenticate"] = CHALLENGE
     return told

@@ -8,17 +8,17 @@ there; who signs in then has one in the instance's own store.
 """
 
 import hashlib
-import ipaddress
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from app.errors import AuthServiceUnavailable, Unauthenticated
+from app.addresses import network
+from app.errors import AuthServiceUnavailable, SessionEnded, Unauthenticated
 from app.instance_store import InstanceStore
 from app.principal import Principal, Verdict, dump, parse
 from app.redis_link import RedisAway, RedisLink
@@ -82,40 +82,55 @@ class Sessions:
                 raise AuthServiceUnavailable(NOT_KEPT, RETRY_AFTER) from None
         return token
 
-    def principal(self, token: str, client_ip: str) -> Principal:
+    def principal(self, tokens: Sequence[str], client_ip: str) -> Principal:
         """Who signed in; the idle time begins anew with each request. Raises as find()."""
-        return self.find(token, client_ip, self._idle).principal
+        return self.find(tokens, client_ip, self._idle).principal
 
-    def find(self, token: str, client_ip: str, idle: float = 0.0) -> Session:
-        """The session; its idle time begins anew with `idle`, and runs on without. Raises
-        Unauthenticated for one that is over, AuthServiceUnavailable where Redis, which would know,
-        is away."""
+    def find(self, tokens: Sequence[str], client_ip: str, idle: float = 0.0) -> Session:
+        """The first valid session of one or more; its idle time begins anew with `idle`, and runs
+        on without. Where none is valid, raises AuthServiceUnavailable if one of them could not be
+        looked up (Redis is away), else Unauthenticated."""
+        refused: list[Unauthenticated | AuthServiceUnavailable] = []
+        for token in tokens:
+            try:
+                return self._find_one(token, client_ip, idle)
+            except (Unauthenticated, AuthServiceUnavailable) as why:
+                refused.append(why)
+        refused.sort(key=lambda why: isinstance(why, Unauthenticated))
+        raise refused[0]
+
+    def _find_one(self, token: str, client_ip: str, idle: float) -> Session:
         stored = self._read(_name(token), idle)
         session = _parse(stored) if stored else None
         if session is None or session.verdict.principal is None:
-            raise Unauthenticated(ENDED)
-        if _network(session.client_ip) != _network(client_ip):
-            raise Unauthenticated(
+            raise SessionEnded(ENDED)
+        if network(session.client_ip) != network(client_ip):
+            raise SessionEnded(
                 f"Your session began at another address than yours ({client_ip}); sign in again."
             )
         if time.time() >= session.until or self._is_ended(session.verdict):
-            raise Unauthenticated(ENDED)
+            raise SessionEnded(ENDED)
         return session
 
-    def end(self, token: str) -> None:
-        """Ends a session everywhere. AuthServiceUnavailable where Redis cannot be told."""
-        name = _name(token)
+    def end(self, tokens: Sequence[str]) -> None:
+        """Ends sessions everywhere. AuthServiceUnavailable where Redis cannot be told."""
+        left = [token for token in tokens if not self._end_one(_name(token))]
+        if left and self._link.client is not None:
+            raise AuthServiceUnavailable(
+                "The session could not be ended (Redis is away); repeat it in a moment.", 1
+            )
+
+    def _end_one(self, name: str) -> bool:
+        """False where Redis is away, or there is none."""
         if self._store.get_value(name):
             if not self._store.forget(name):
                 raise AuthServiceUnavailable(NOT_ENDED, RETRY_AFTER)
-            return
+            return True
         try:
             self._link.call(lambda: self._link.client.delete(name))
         except RedisAway:
-            if self._link.client is not None:
-                raise AuthServiceUnavailable(
-                    "The session could not be ended (Redis is away); repeat it in a moment.", 1
-                ) from None
+            return False
+        return True
 
     def _read(self, name: str, idle: float) -> bytes | None:
         """What is stored. A session of an outage stands in the instance's store, before and after
@@ -137,16 +152,6 @@ class Sessions:
                 1,
             )
         return own
-
-
-def _network(client_ip: str) -> str:
-    """What has to stay the same: an IPv4 address, or the first half of an IPv6 address, whose
-    second half a machine changes by itself (RFC 8981)."""
-    try:
-        address = ipaddress.IPv6Address(client_ip.partition("%")[0])
-    except ValueError:
-        return client_ip
-    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
 def _name(token: str) -> str:

@@ -44,11 +44,11 @@ class SignIn:
     def session(self) -> Session | None:
         """The session of this request, whose idle time runs on: these pages refresh themselves.
         None where there is none or it is over; AuthServiceUnavailable where nobody knows."""
-        ticket = session_ticket(request.environ)
+        ticket = session_ticket(request.environ, self.hops)
         if ticket is None:
             return None
         try:
-            return self.sessions.find(ticket.session, self._client_ip())
+            return self.sessions.find(ticket.sessions, self._client_ip())
         except Unauthenticated:
             return None
 
@@ -56,13 +56,16 @@ class SignIn:
         """Who is signed in, or whose key the request carries, which must be valid."""
         environ = request.environ
         if "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ:
-            return self._validated(identify(environ))
+            return self._validated(identify(environ, self.hops))
         session = self.session()
         return session.principal if session else None
 
     def begin(self, key: str) -> str:
-        """A session for this key; raises what the walk would. It counts against the key's limit. A
-        stale verdict begins none, because the session would outlast it by hours."""
+        """A session for this key; raises what the walk would.
+
+        It counts as a request of the key's sessions, so that a key whose own limit is used up can
+        still look. A stale verdict begins none, because the session would outlast it by hours.
+        """
         since, client_ip = time.time(), self._client_ip()
         principal = self._validated(checked(key, "Paste the key alone, nothing else."))
         if g.record.auth_source == "stale":
@@ -71,7 +74,7 @@ class SignIn:
                 "later; programs go on with the key meanwhile.",
                 RETRY_AFTER,
             )
-        self.limits.count(principal)
+        self.limits.count(principal, "session")
         with suppress(AuthServiceUnavailable):  # the old one, if any, ends by itself then
             self._end_ticket()
         token = self.sessions.begin(principal, client_ip, since)
@@ -88,14 +91,14 @@ class SignIn:
     def set_cookies(self, response: WerkzeugResponse, token: str) -> None:
         """The session's cookie, or with an empty token its removal. It has no age of its own: it
         goes with the browser, and the session may have ended before."""
-        secure = scheme_of(request.environ, self.hops) == "https"
+        scheme = scheme_of(request.environ, self.hops)
         for path in COOKIE_PATHS:
             response.set_cookie(
-                SESSION_COOKIES[0 if secure else 1],
+                SESSION_COOKIES[scheme],
                 token,
                 max_age=None if token else 0,
                 path=path,
-                secure=secure,
+                secure=scheme == "https",
                 httponly=True,
                 samesite="Lax",
             )
@@ -113,9 +116,9 @@ class SignIn:
         return found.principal
 
     def _end_ticket(self) -> None:
-        ticket = session_ticket(request.environ)
+        ticket = session_ticket(request.environ, self.hops)
         if ticket is not None:
-            self.sessions.end(ticket.session)
+            self.sessions.end(ticket.sessions)
 
     def _client_ip(self) -> str:
         return client_address(request.environ, self.hops)

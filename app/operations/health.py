@@ -53,9 +53,10 @@ def blueprint(
 
     def detailed() -> Response:
         check_query(request.query_string.decode("latin-1"))
-        client_ip = client_address(request.environ, inside.settings.trusted_proxy_hops)
+        hops = inside.settings.trusted_proxy_hops
+        client_ip = client_address(request.environ, hops)
         authenticator.authenticate(
-            identify(request.environ),
+            identify(request.environ, hops),
             client_ip,
             before_asking=lambda: limits.check_failures(client_ip),
             on_failure=lambda: limits.note_failure(client_ip),

@@ -38,7 +38,7 @@ def blueprint(authenticator: Authenticator, limits: Limits, hops: int) -> Bluepr
         check_query(request.query_string.decode("latin-1"))
         client_ip = client_address(request.environ, hops)
         authenticator.authenticate(
-            identify(request.environ),
+            identify(request.environ, hops),
             client_ip,
             before_asking=lambda: limits.check_failures(client_ip),
             on_failure=lambda: limits.note_failure(client_ip),

@@ -124,9 +124,9 @@ def key() -> str:
 
 @pytest.fixture
 def ip() -> str:
-    """An address from which nobody has failed before."""
+    """An address of a network from which nobody has failed before."""
     part = uuid.uuid4().hex
-    return f"2001:db8::{part[:4]}:{part[4:8]}:{part[8:12]}"
+    return f"2001:{part[:4]}:{part[4:8]}:{part[8:12]}::1"
 
 
 def at_once(number: int, ask: Callable[[int], str]) -> Counter[str]:

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from app import addresses
 from app.errors import BadRequest, LoopDetected
 from app.inbound import HOP, client_address, receive, refuse_loop, request_id_of
 from tests.app.samples import KEY, environ, inbound
@@ -183,7 +184,19 @@ def test_how_the_body_is_framed(
         (1, "", "198.51.100.7"),
         (1, "203.0.113.9,", "198.51.100.7"),
         (1, "unknown", "198.51.100.7"),
-        (1, "203.0.113.9:1234", "198.51.100.7"),
+        (1, "203.0.113.9:1234", "203.0.113.9"),
+        (1, "203.0.113.9:123456", "198.51.100.7"),
+        (1, "[2001:db8::1]:443", "2001:db8::1"),
+        (1, '"[2001:db8::1]:443"', "2001:db8::1"),
+        (1, '"[::1]"', "::1"),
+        (1, "::ffff:203.0.113.9", "203.0.113.9"),
+        (1, "[::ffff:203.0.113.9]:80", "203.0.113.9"),
+        (1, "fe80::1%eth0", "fe80::1"),
+        (1, "_hidden", "198.51.100.7"),
+        (1, "203.0.113.9, ", "198.51.100.7"),
+        (2, "made-up, 203.0.113.9,", "203.0.113.9"),
+        (2, "192.0.2.66, , 10.0.0.1", "198.51.100.7"),
+        (1, "unix:", "127.0.0.1"),
     ],
 )
 def test_the_client_is_who_the_outermost_trusted_proxy_saw(
@@ -199,6 +212,8 @@ def test_the_client_is_who_the_outermost_trusted_proxy_saw(
         (1, "https", "https"),
         (1, "http, HTTPS", "https"),
         (1, "https, http", "http"),
+        (2, "https, http", "https"),
+        (2, "https", "https"),
         (1, "gopher", "http"),
         (1, None, "http"),
     ],
@@ -255,3 +270,50 @@ def test_what_a_proxy_sent_is_not_sent_again() -> None:
         refuse_loop(environ(HTTP_X_HOKUSAI_HOP=value))
     refuse_loop(environ(HTTP_X_HOKUSAI_HOP="something of a client's"))
     refuse_loop(environ())
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("", "127.0.0.1"),
+        ("/run/client.sock", "127.0.0.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::1"),
+    ],
+)
+def test_the_peer_is_an_address_whatever_the_socket(peer: str, address: str) -> None:
+    assert client_address(environ(REMOTE_ADDR=peer), 0) == address
+    assert client_address(environ(REMOTE_ADDR=peer), 1) == address
+
+
+@pytest.mark.parametrize(
+    ("hops", "forwarded", "host"),
+    [
+        (0, "public.example", "registry.hokus.ai"),
+        (1, "public.example", "public.example"),
+        (1, "made-up, public.example:8080", "public.example:8080"),
+        (2, "public.example, inner", "public.example"),
+        (1, None, "registry.hokus.ai"),
+    ],
+)
+def test_mlflow_is_told_the_host_that_the_client_asked_for(
+    hops: int, forwarded: str | None, host: str
+) -> None:
+    asked = receive(environ(HTTP_X_FORWARDED_HOST=forwarded), "request-0001", hops)
+    assert asked.host == host
+
+
+@pytest.mark.parametrize(("forwarded", "lines"), [("unknown", 1), (None, 1), ("192.0.2.1", 0)])
+def test_an_unknown_client_is_logged_once(
+    forwarded: str | None,
+    lines: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(addresses, "_warned", set())
+    for _ in range(3):
+        receive(environ(HTTP_X_FORWARDED_FOR=forwarded), "request-0001", 1)
+    assert len(caplog.records) == lines
+    assert all(
+        "TRUSTED_PROXY_HOPS" in r.message or "not an IP" in r.message for r in caplog.records
+    )

@@ -194,7 +194,7 @@ def test_it_goes_back_to_the_shared_count_by_itself(
 
 
 def test_failures_of_an_address_are_limited(limits: Limits) -> None:
-    address = f"2001:db8::{random.randrange(65536):x}:{random.randrange(65536):x}"
+    address = f"192.0.2.{random.randrange(256)}"
     for _ in range(5):
         limits.check_failures(address)
         limits.note_failure(address)
@@ -203,7 +203,29 @@ def test_failures_of_an_address_are_limited(limits: Limits) -> None:
     assert 1 <= int(caught.value.headers["Retry-After"]) <= 61
     assert caught.value.headers["X-RateLimit-Limit"] == "5"
     assert address in caught.value.message
-    limits.check_failures(address + "1")
+    limits.check_failures("198.51.100.9")
+
+
+def test_failures_are_counted_for_the_network_of_an_ipv6_address(limits: Limits) -> None:
+    network = f"2001:db8:{random.randrange(65536):x}:{random.randrange(65536):x}"
+    for number in range(5):
+        limits.check_failures(f"{network}::{number}")
+        limits.note_failure(f"{network}::{number}")
+    with pytest.raises(RateLimited, match=f"{network}::77") as caught:
+        limits.check_failures(f"{network}::77")
+    assert f"network ({network}::/64" in caught.value.message
+    limits.check_failures("2001:db9::1")
+
+
+def test_browser_sessions_and_the_key_itself_have_a_count_each(limits: Limits) -> None:
+    who = principal(limit_per_hour=2, key_id=uuid.uuid4().hex)
+    for counted in ("session", "key"):
+        for _ in range(2):
+            limits.count(who, counted)  # type: ignore[arg-type]
+    with pytest.raises(RateLimited, match="browser sessions of this API key"):
+        limits.count(who, "session")
+    with pytest.raises(RateLimited, match="This API key may make 2 requests"):
+        limits.count(who)
 
 
 def test_looking_does_not_count(limits: Limits) -> None:

@@ -1,7 +1,9 @@
 """MLflow's static files come compressed, once; artifacts and answers come as they are."""
 
 import gzip
+import re
 import uuid
+from typing import Any
 
 import pytest
 
@@ -54,7 +56,7 @@ def test_a_script_is_compressed_once_and_then_kept(
         assert answer.one("Content-Encoding") == "gzip"
         assert answer.one("Vary") == "Origin, Accept-Encoding"
         assert answer.one("ETag") == 'W/"1-2-3"'  # the same file, other bytes
-        assert answer.one("Cache-Control") == "public, max-age=2419200"
+        assert answer.one("Cache-Control") == "public, no-cache"
         assert answer.one("Accept-Ranges") is None
     assert second.one("Content-Length") == str(len(second.body))
 
@@ -191,11 +193,104 @@ def test_this_is_passed_on_as_it_is(front: Proxy, upstream: Upstream, key: str, 
         assert answer.one("ETag") == '"1"'
 
 
-def test_a_kept_file_is_not_for_who_may_not_have_it(
-    front: Proxy, upstream: Upstream, key: str, name: str
+def test_a_static_file_needs_no_key_and_says_nothing_of_who_asks(
+    front: Proxy, upstream: Upstream, name: str
 ) -> None:
-    ask(front, key, name, GZIP)
-    assert call(front.url, "GET", name, GZIP).error == (401, "UNAUTHENTICATED")
+    for fields in ((), (bearer("hk_test_bad"),), ("Cookie: hokusai-session=junk",)):
+        answer = call(front.url, "GET", name, GZIP, *fields)
+        assert gzip.decompress(answer.body) == SCRIPT
+        assert answer.one("X-Content-Type-Options") == "nosniff"
+        assert call(front.url, "HEAD", name, GZIP, *fields).status == 200
+    for seen in upstream.requests:
+        names = {field.lower() for field, _ in seen.headers}
+        assert not {name for name in names if name.startswith("x-hokusai-")} - {"x-hokusai-hop"}
+        assert "authorization" not in names
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_only_reading_needs_no_key(
+    front: Proxy, upstream: Upstream, name: str, method: str
+) -> None:
+    assert call(front.url, method, name).error == (401, "UNAUTHENTICATED")
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/mlflow/static-files/../api/2.0/mlflow/runs/get", 400),
+        ("/mlflow/static-files/%2e%2e/version", 400),
+        ("/mlflow/static-files/a.js?api_key=hk_test_0123456789", 400),
+        ("/mlflow/static-filesx/a.js", 401),
+        ("/mlflow/x/static-files/a.js", 401),
+    ],
+)
+def test_nothing_else_is_reached_without_a_key(
+    front: Proxy, upstream: Upstream, path: str, status: int
+) -> None:
+    assert call(front.url, "GET", path).status == status
+    assert upstream.requests == []
+
+
+HASHED = "/mlflow/static-files/static/js/main.c2f5f8d4.chunk.js"
+
+
+def test_a_hashed_file_is_kept_for_ever_and_mlflow_is_not_asked_again(
+    front: Proxy, upstream: Upstream
+) -> None:
+    upstream.answers_by(script)
+    for _ in range(3):
+        answer = call(front.url, "GET", HASHED, GZIP)
+        assert gzip.decompress(answer.body) == SCRIPT
+        assert answer.one("Cache-Control") == "public, max-age=31536000, immutable"
+    assert len(upstream.requests) == 1
+    again = call(front.url, "GET", HASHED, GZIP, f"If-None-Match: {answer.one('ETag')}")
+    assert (again.status, again.body) == (304, b"")
+    assert again.one("Cache-Control") == "public, max-age=31536000, immutable"
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type"),
+    [(404, "text/html"), (500, "application/json"), (503, "text/html"), (200, "text/html")],
+)
+def test_an_error_in_a_files_place_is_not_kept(
+    front: Proxy, upstream: Upstream, status: int, content_type: str
+) -> None:
+    path = f"/mlflow/static-files/{uuid.uuid4().hex}.c2f5f8d4.js"
+    fields = (("Content-Type", content_type), ("Cache-Control", "max-age=9"), ("ETag", '"1"'))
+    upstream.answers(Answer(send(sized(b"<html>" + b"e" * 2000, status, *fields))))
+    answer = call(front.url, "GET", path, GZIP)
+    assert answer.status == status
+    assert answer.one("Cache-Control") == "no-store"
+    upstream.answers_by(script)
+    assert gzip.decompress(call(front.url, "GET", path, GZIP).body) == SCRIPT
+
+
+def test_static_files_count_against_no_limit(
+    front: Proxy, upstream: Upstream, auth_service: Any, name: str
+) -> None:
+    limited = auth_service.create_key(scopes=["read"], limit=1).key
+    statuses = [ask(front, limited, name).status for _ in range(5)]
+    assert statuses == [200] * 5
+
+
+def test_the_page_that_a_notebook_shows_finds_its_parts(proxy: Proxy) -> None:
+    """A real MLflow's: it takes for granted that it stands at the root of its host."""
+    for prefix in ("/api/mlflow", "/mlflow"):
+        path = f"{prefix}/static-files/lib/notebook-trace-renderer/index.html?trace_id=tr-1"
+        page = call(proxy.url, "GET", path, "Accept: text/html", "Sec-Fetch-Dest: iframe")
+        assert page.status == 200
+        assert page.one("X-Frame-Options") is page.one("Content-Security-Policy") is None
+        assert b'<base href="/mlflow/">' in page.body
+        (source,) = re.findall(rb' src="([^"]+)"', page.body)
+        assert source.startswith(b"/mlflow/static-files/")
+        loaded = call(proxy.url, "GET", source)
+        assert loaded.status == 200
+        assert "javascript" in (loaded.one("Content-Type") or "")
+        assert "immutable" in (loaded.one("Cache-Control") or "")
+        head = call(proxy.url, "HEAD", path)
+        assert head.status == 200
 
 
 def test_both_prefixes_have_it(front: Proxy, upstream: Upstream, key: str, name: str) -> None:

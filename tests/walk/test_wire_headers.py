@@ -98,7 +98,6 @@ def test_a_user_id_that_no_header_can_hold_is_percent_encoded(
 
 CREDENTIALS_AND_ORIGINS = (
     "X-MLflow-Authorization: Basic cm9vdDpyb290",
-    "X-MLFLOW-WORKSPACE: other",
     "X-Mlflow_Workspace: other",
     "X-MLflow-User: root",
     "Cookie: session=1",

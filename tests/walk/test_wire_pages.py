@@ -202,12 +202,14 @@ def test_failed_attempts_are_limited(start_front: Callable[..., Proxy], key: str
     assert sign_in(strict, key, OWN, "X-Forwarded-For: 198.51.100.24").status == 303
 
 
-def test_signing_in_counts_against_the_keys_limit(front: Proxy, auth_service: Any) -> None:
+def test_signing_in_counts_as_a_request_of_the_keys_sessions(
+    front: Proxy, auth_service: Any
+) -> None:
     issued = auth_service.create_key(scopes=["read"], limit=2)
     answers = [sign_in(front, issued.key) for _ in range(3)]
     assert [answer.status for answer in answers] == [303, 303, 429]
     assert int(answers[-1].one("Retry-After") or 0) > 0
-    assert b"This API key may make 2 requests an hour" in answers[-1].body
+    assert b"browser sessions of this API key may make 2 requests an hour" in answers[-1].body
 
 
 def test_nobody_signs_in_on_a_verdict_that_is_stale(

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 
 import click
 
+from app.addresses import network
 from app.record import without_keys
 from app.redis_faults import FAILURES, said
 from app.redis_link import RedisLink
@@ -21,9 +22,14 @@ from app.redis_link import RedisLink
 T = TypeVar("T")
 
 PERIODS = {"hour": 3600, "minute": 60}
-WHAT = {"key": "requests", "address": "failed authentications"}
+WHAT = {
+    "key": "requests",
+    "session": "browser requests",
+    "address": "failed authentications",
+}
+ORDER = ("key", "session", "address")
 
-_NAME = re.compile(r"LIMITS:\{LIMITER/(key|address)/([^/{}]+)/(\d+)/1/(hour|minute)\}")
+_NAME = re.compile(r"LIMITS:\{LIMITER/(key|session|address)/([^/{}]+)/(\d+)/1/(hour|minute)\}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,9 @@ def limits(link: RedisLink) -> click.Group:
 
     @group.command("show")
     @click.argument("key_id", required=False)
-    @click.option("--address", help="Failed authentications from this address.")
+    @click.option(
+        "--address", help="Failed authentications from this address; of IPv6, from its /64 network."
+    )
     @click.option("--json", "as_json", is_flag=True)
     def show(key_id: str | None, address: str | None, as_json: bool) -> None:
         """Print what is used, what is left and when: of KEY_ID, of an address, or of all."""
@@ -72,7 +80,9 @@ def limits(link: RedisLink) -> click.Group:
 
     @group.command("clear")
     @click.argument("key_id", required=False)
-    @click.option("--address", help="Failed authentications from this address.")
+    @click.option(
+        "--address", help="Failed authentications from this address; of IPv6, from its /64 network."
+    )
     def clear(key_id: str | None, address: str | None) -> None:
         """Forget what KEY_ID, or an address, has used up."""
         if not key_id and not address:
@@ -87,7 +97,7 @@ def limits(link: RedisLink) -> click.Group:
 
 def _found(link: RedisLink, key_id: str | None, address: str | None) -> list[Count]:
     counts = [_count(link, name, match) for name, match in _names(link, key_id, address)]
-    return sorted(counts, key=lambda count: (count.kind != "key", count.who, count.limit))
+    return sorted(counts, key=lambda count: (ORDER.index(count.kind), count.who, count.limit))
 
 
 def _names(
@@ -100,8 +110,8 @@ def _names(
         raise click.ClickException(
             "REDIS_URL is memory://: the counts are in the proxy's own memory, and end with it."
         )
-    asked: list[tuple[str, str | None]] = [("key", key_id)] if key_id else []
-    asked += [("address", address)] if address else []
+    asked: list[tuple[str, str | None]] = [("key", key_id), ("session", key_id)] if key_id else []
+    asked += [("address", network(address))] if address else []
     matches = [match for kind, who in asked or [("*", None)] for match in _scan(link, kind, who)]
     return sorted({match[0]: match for match in matches}.items())
 

@@ -33,16 +33,16 @@ def sessions(store: InstanceStore, lifetime: float = 60, ended: bool = False) ->
 
 def test_a_session_is_who_began_it(store: InstanceStore) -> None:
     token = sessions(store).begin(principal(), IP, time.time())
-    assert sessions(store).principal(token, IP) == principal()
+    assert sessions(store).principal([token], IP) == principal()
 
 
 def test_two_sessions_have_two_names_and_end_by_themselves(store: InstanceStore) -> None:
     own = sessions(store)
     first, second = (own.begin(principal(), IP, time.time()) for _ in range(2))
-    own.end(first)
+    own.end([first])
     with pytest.raises(Unauthenticated):
-        own.principal(first, IP)
-    assert own.principal(second, IP) == principal()
+        own.principal([first], IP)
+    assert own.principal([second], IP) == principal()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_two_sessions_have_two_names_and_end_by_themselves(store: InstanceStore)
 def test_it_is_nobodys_when(store: InstanceStore, ended: bool, began: float, ip: str) -> None:
     token = sessions(store).begin(principal(), IP, time.time() - began)
     with pytest.raises(Unauthenticated):
-        sessions(store, ended=ended).principal(token, ip)
+        sessions(store, ended=ended).principal([token], ip)
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_it_is_valid_in_the_network_that_it_began_in(
     own = sessions(store)
     token = own.begin(principal(), began, time.time())
     if same:
-        assert own.principal(token, now) == principal()
+        assert own.principal([token], now) == principal()
     else:
         with pytest.raises(Unauthenticated):
-            own.principal(token, now)
+            own.principal([token], now)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,24 @@ def test_it_is_valid_in_the_network_that_it_began_in(
 def test_what_nobody_could_have_stored_is_no_session(store: InstanceStore, stored: bytes) -> None:
     store.set_value(_name("token"), stored, 60)
     with pytest.raises(Unauthenticated):
-        sessions(store).principal("token", IP)
+        sessions(store).principal(["token"], IP)
 
 
 def test_the_name_in_the_store_is_not_the_cookie() -> None:
     assert "secret" not in _name("secret")
     assert _name("secret").startswith(PREFIX)
+
+
+def test_of_several_the_first_valid_one_counts_and_all_are_ended(store: InstanceStore) -> None:
+    own = sessions(store)
+    ann = own.begin(principal(user_id="ann"), IP, time.time())
+    bob = own.begin(principal(user_id="bob"), IP, time.time())
+    assert own.principal(["junk", ann, bob], IP).user_id == "ann"
+    assert own.principal([bob, "junk", ann], IP).user_id == "bob"
+    own.end(["junk", ann, bob])
+    for token in (ann, bob):
+        with pytest.raises(Unauthenticated):
+            own.principal([token], IP)
 
 
 # --- neither Redis nor the instance's folder -----------------------------------------------------
@@ -115,6 +127,6 @@ def test_a_session_whose_end_others_would_not_know_is_said_not_to_be_ended(
     token = own.begin(principal(), IP, time.time())
     with no_room():
         with pytest.raises(AuthServiceUnavailable, match="could not be ended"):
-            own.end(token)
+            own.end([token])
         with pytest.raises(Unauthenticated):
-            own.principal(token, IP)
+            own.principal([token], IP)
