@@ -2,6 +2,7 @@
 
     ProxyError
     ├── BadRequest            400  malformed path, ambiguous credentials, key in the query
+    │   └── InvalidName            a file's name that leaves its folder; MLflow's code for it
     ├── Unauthenticated       401  no key, bad key
     ├── Forbidden             403  scope missing, route refused to everyone
     ├── NoSuchPath            404  nothing of ours
@@ -50,6 +51,10 @@ class ProxyError(Exception):
 
 class BadRequest(ProxyError):
     status, code, outcome = 400, "BAD_REQUEST", "malformed"
+
+
+class InvalidName(BadRequest):
+    code = "INVALID_PARAMETER_VALUE"
 
 
 class Unauthenticated(ProxyError):
