@@ -17,6 +17,7 @@ from app.browser import mounting as browser
 from app.browser.sessions import Sessions
 from app.circuit import Circuit
 from app.forwarding import Upstream
+from app.inbound import without_empty_segment
 from app.instance_store import FILE, InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change
@@ -26,6 +27,7 @@ from app.redis_link import RedisLink
 from app.revocations import Revocations
 from app.route_table import RouteTable
 from app.single_flight import SingleFlight
+from app.unknown_paths import UnknownPaths
 from app.verdict_cache import VerdictCache
 from config import Settings
 
@@ -54,8 +56,10 @@ def create_app(settings: Settings) -> Flask:
     sessions = Sessions(
         link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
     )
+    routes = RouteTable.load()
     parts = proxy.Parts(
-        routes=RouteTable.load(),
+        routes=routes,
+        unknown_paths=UnknownPaths(routes),
         authenticator=_authenticator(settings, cache, auth_service, sessions),
         limits=_limits(settings, link, store),
         in_flight=InFlight(settings.max_in_flight_per_key, settings.max_in_flight),
@@ -64,6 +68,7 @@ def create_app(settings: Settings) -> Flask:
         max_buffered_body=settings.max_buffered_body,
     )
     hops, target = settings.trusted_proxy_hops, settings.mlflow_server_url
+    app.wsgi_app = without_empty_segment(app.wsgi_app)  # type: ignore[method-assign]
     responses.install(app, hops, target, audit.write)
     revocations = Revocations(link, cache)
     results = mounting.mount(app, settings, parts, auth_service, link, store, board, revocations)

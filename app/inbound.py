@@ -8,7 +8,7 @@ how MLflow will read it (it decodes once) and is what the route table is asked a
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, unquote_plus
@@ -35,6 +35,7 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_QUERY = re.compile(r"[\x21\x22\x24-\x7e]*")  # printable ASCII, no blank, no fragment
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DOT_SEGMENT = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
+_EMPTY_SEGMENT = re.compile(r"(?:https?://[^/]*)?(?P<prefix>/api/mlflow|/mlflow)//(?!/)")
 _KEY_SHAPED = re.compile(r"hk_(?:live|test)_\w{6}")
 _WHOLE_KEY = re.compile(r"hk_(?:live|test)_[A-Za-z0-9]{20}")  # no name that a file would have
 
@@ -91,6 +92,25 @@ def receive(environ: Mapping[str, Any], request_id: str, hops: int) -> Inbound:
         chunked="HTTP_TRANSFER_ENCODING" in environ,
         environ=environ,
     )
+
+
+def without_empty_segment(application: Callable[..., Any]) -> Callable[..., Any]:
+    """The WSGI application, for requests without one empty segment right behind the prefix.
+
+    Clients send it (`/api/mlflow//api/2.0/…`) that join a base with a trailing slash and a path. It
+    is taken off before anything is routed or judged; a second one, or an encoded one, stays.
+    """
+
+    def normalised(environ: dict[str, Any], start_response: Any) -> Any:
+        target = environ.get("RAW_URI", "")
+        found = _EMPTY_SEGMENT.match(target)
+        if found:
+            environ["RAW_URI"] = target[: found.end() - 1] + target[found.end() :]
+            head = f"{found['prefix']}/"
+            environ["PATH_INFO"] = head + environ["PATH_INFO"][len(head) + 1 :]
+        return application(environ, start_response)
+
+    return normalised
 
 
 def request_id_of(environ: Mapping[str, Any]) -> str:

@@ -114,7 +114,8 @@ REFUSED_PATHS = {
     "an encoded slash behind dots": f"{ARTIFACTS}/..%2fb",
     "everything encoded": f"{ARTIFACTS}/%2f%2e%2e%2f",
     "dots right behind the prefix": "/../health",
-    "two slashes": "//version",
+    "three slashes behind the prefix": "///version",
+    "two slashes and an encoded one": "//%2Fversion",
     "two slashes inside": f"{ARTIFACTS}//a",
     "an encoded second slash": f"{ARTIFACTS}/%2fa",
     "two encoded slashes": f"{ARTIFACTS}/a%2f%2fb",
@@ -243,6 +244,30 @@ def test_a_target_that_is_not_ascii_is_refused(
 ) -> None:
     target = b"/api/mlflow/api/2.0/mlflow-artifacts/artifacts/a" + byte
     assert get(front, target, key).error == (400, "BAD_REQUEST")
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("start", ["", "http://registry.hokus.ai"])
+@pytest.mark.parametrize("prefix", ["/api/mlflow", "/mlflow"])
+def test_one_empty_segment_behind_the_prefix_is_taken_off(
+    front: Proxy, upstream: Upstream, key: str, prefix: str, start: str
+) -> None:
+    assert get(front, f"{start}{prefix}/{RUN}?run_id=%2f", key).status == 200  # RUN has a slash
+    assert get(front, f"{start}{prefix}//health/mlflow", "none").status in (200, 503)
+    assert upstream.requests[0].target == f"{RUN}?run_id=%2f".encode()
+    lines = [line for line in front.log_lines() if line.get("upstream_path") == RUN]
+    assert lines
+
+
+@pytest.mark.parametrize("path", ["/api/mlflow", "/api/mlflow/"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_the_tracking_uri_itself_is_404_and_says_so(
+    front: Proxy, upstream: Upstream, method: str, path: str
+) -> None:
+    """With a slash it is what is left of a pasted address with a fragment."""
+    answer = call(front.url, method, path)
+    assert answer.error == (404, "ENDPOINT_NOT_FOUND")
+    assert "without a '#' behind it" in answer.json["message"]
     assert upstream.requests == []
 
 
