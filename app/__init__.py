@@ -18,6 +18,7 @@ from app.browser.sessions import Sessions
 from app.buffered_bodies import BufferedBodies
 from app.circuit import Circuit
 from app.forwarding import Upstream
+from app.inbound import without_empty_segment
 from app.instance_store import FILE, InstanceStore
 from app.limits import InFlight, Limits, shared_limiter
 from app.metrics import count_circuit_change
@@ -27,6 +28,7 @@ from app.redis_link import RedisLink
 from app.revocations import Revocations
 from app.route_table import RouteTable
 from app.single_flight import SingleFlight
+from app.unknown_paths import UnknownPaths
 from app.verdict_cache import VerdictCache
 from app.workspaces import Workspaces
 from config import Settings
@@ -56,8 +58,10 @@ def create_app(settings: Settings) -> Flask:
     sessions = Sessions(
         link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
     )
+    routes = RouteTable.load()
     parts = proxy.Parts(
-        routes=RouteTable.load(),
+        routes=routes,
+        unknown_paths=UnknownPaths(routes),
         authenticator=_authenticator(settings, cache, auth_service, sessions),
         limits=_limits(settings, link, store),
         in_flight=InFlight(settings.max_in_flight_per_key, settings.max_forwarded),
@@ -67,6 +71,7 @@ def create_app(settings: Settings) -> Flask:
         buffered_bodies=BufferedBodies(settings.max_buffered_body, settings.max_buffered_total),
     )
     hops, target = settings.trusted_proxy_hops, settings.mlflow_server_url
+    app.wsgi_app = without_empty_segment(app.wsgi_app)  # type: ignore[method-assign]
     responses.install(app, hops, target, audit.write)
     revocations = Revocations(link, cache)
     results = mounting.mount(app, settings, parts, auth_service, link, store, board, revocations)

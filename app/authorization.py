@@ -5,6 +5,7 @@ which can run programs, are refused to everyone. Only this module makes a Permit
 forwarded without one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.errors import Forbidden, NoSuchPath
@@ -31,14 +32,25 @@ class Permit:
     route: Route | None
 
 
-def authorize(principal: Principal, inbound: Inbound, route: Route | None) -> Permit:
-    """A Permit, or Forbidden with the scope that is missing."""
+def authorize(
+    principal: Principal,
+    inbound: Inbound,
+    route: Route | None,
+    unknown: Callable[[str], NoSuchPath | None] = lambda path: None,
+) -> Permit:
+    """A Permit, or Forbidden with the scope that is missing.
+
+    `unknown` says whether MLflow cannot have a path without a row: NoSuchPath then, but for an
+    admin, whose request goes on.
+    """
     if route is not None and route.access is Access.REFUSED:
         raise Forbidden(
             "MLflow's assistant can run programs on the server; this proxy refuses it to everyone."
         )
     needed = route.access if route is not None else Access.ADMIN
     if needed not in granted(principal):
+        if route is None and (missing := unknown(inbound.decoded_path)):
+            raise missing
         raise Forbidden(_missing(needed, inbound, route))
     return Permit(principal, inbound, route)
 

@@ -2,6 +2,7 @@
 
     ProxyError
     ├── BadRequest            400  malformed path, ambiguous credentials, key in the query
+    │   └── InvalidName            a file's name that leaves its folder; MLflow's code for it
     ├── FeatureDisabled       400  a workspace is named, and MLflow has none
     ├── Unauthenticated       401  no key, bad key
     │   └── SessionEnded           a browser's session is over
@@ -56,6 +57,10 @@ class ProxyError(Exception):
 
 class BadRequest(ProxyError):
     status, code, outcome = 400, "BAD_REQUEST", "malformed"
+
+
+class InvalidName(BadRequest):
+    code = "INVALID_PARAMETER_VALUE"
 
 
 class Unauthenticated(ProxyError):

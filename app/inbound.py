@@ -7,12 +7,13 @@ how MLflow will read it (it decodes once) and is what the route table is asked a
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
 from app.addresses import find_client, note_fallback
+from app.artifact_names import artifact_name, check_artifact_name
 from app.errors import BadRequest, LoopDetected
 
 #: Both public prefixes; the rest of the path is MLflow's.
@@ -32,8 +33,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_QUERY = re.compile(r"[\x21\x22\x24-\x7e]*")  # printable ASCII, no blank, no fragment
-_BACKSLASH_OR_CONTROL = re.compile(r"[\\\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DOT_SEGMENT = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
+_EMPTY_SEGMENT = re.compile(r"(?:https?://[^/]*)?(?P<prefix>/api/mlflow|/mlflow)//(?!/)")
 _KEY_SHAPED = re.compile(r"hk_(?:live|test)_\w{6}")
 _WHOLE_KEY = re.compile(r"hk_(?:live|test)_[A-Za-z0-9]{20}")  # no name that a file would have
 
@@ -94,6 +96,25 @@ def receive(environ: Mapping[str, Any], request_id: str, hops: int) -> Inbound:
     )
 
 
+def without_empty_segment(application: Callable[..., Any]) -> Callable[..., Any]:
+    """The WSGI application, for requests without one empty segment right behind the prefix.
+
+    Clients send it (`/api/mlflow//api/2.0/…`) that join a base with a trailing slash and a path. It
+    is taken off before anything is routed or judged; a second one, or an encoded one, stays.
+    """
+
+    def normalised(environ: dict[str, Any], start_response: Any) -> Any:
+        target = environ.get("RAW_URI", "")
+        found = _EMPTY_SEGMENT.match(target)
+        if found:
+            environ["RAW_URI"] = target[: found.end() - 1] + target[found.end() :]
+            head = f"{found['prefix']}/"
+            environ["PATH_INFO"] = head + environ["PATH_INFO"][len(head) + 1 :]
+        return application(environ, start_response)
+
+    return normalised
+
+
 def request_id_of(environ: Mapping[str, Any]) -> str:
     """The caller's X-Request-ID if it is usable as one, else a fresh one. Something that looks
     like a key is not repeated."""
@@ -121,7 +142,8 @@ def checked_path(path: str) -> str:
     """The decoded form of a raw path; BadRequest if the path is ambiguous.
 
     Refused: dot segments and backslashes (plain or encoded), `//`, NUL and other control
-    characters, a percent sign that escapes nothing, and escapes that are not UTF-8.
+    characters, a percent sign that escapes nothing, and escapes that are not UTF-8. An artifact's
+    name may have an encoded backslash, and is judged by what MLflow decodes it to (InvalidName).
     """
     if _BAD_ESCAPE.search(path):
         raise BadRequest("The path has a percent sign that escapes nothing; encode it as %25.")
@@ -133,11 +155,13 @@ def checked_path(path: str) -> str:
         raise BadRequest("The path has characters that must be percent-encoded.")
     if "//" in decoded or "//" in path:
         raise BadRequest("The path has an empty segment (//); remove the second slash.")
-    innermost = _fully_decoded(decoded)  # MLflow's file routes decode what was decoded already
-    if _DOT_SEGMENT.search(innermost):
+    if _DOT_SEGMENT.search(decoded):
         raise BadRequest("The path has a dot segment (. or ..), plain or encoded; resolve it.")
-    if _BACKSLASH_OR_CONTROL.search(innermost):
+    name = artifact_name(decoded)
+    if _CONTROL.search(decoded) or "\\" in (path if name is not None else decoded):
         raise BadRequest("The path has a backslash or a control character, plain or encoded.")
+    if name is not None:
+        check_artifact_name(name)
     return decoded
 
 
@@ -154,24 +178,7 @@ def check_query(query: str) -> None:
         if name in KEY_PARAMETERS or _KEY_SHAPED.search(unquote_plus(pair)):
             raise BadRequest(KEY_IN_URL)
         if name in FILE_PARAMETERS:
-            _check_file_parameter(name, raw_value)
-
-
-def _check_file_parameter(name: str, raw_value: str) -> None:
-    value = _fully_decoded(raw_value)
-    if _DOT_SEGMENT.search(value) or "\\" in value or "\x00" in value:
-        raise BadRequest(f"The parameter '{name}' must be a plain relative path without '..'.")
-
-
-def _fully_decoded(value: str) -> str:
-    """Decoded until nothing changes; BadRequest for what is encoded more often than MLflow decodes
-    (10 times, mlflow/utils/uri.py)."""
-    for _ in range(10):
-        decoded = unquote_plus(value)
-        if decoded == value:
-            return value
-        value = decoded
-    raise BadRequest("The path, or a parameter, is percent-encoded too often; encode it once.")
+            check_artifact_name(unquote_plus(raw_value))
 
 
 def _origin_form(target: str) -> str:

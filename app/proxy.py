@@ -27,6 +27,7 @@ from app.record import Record
 from app.responses import respond
 from app.route_table import RouteTable
 from app.streaming import request_body
+from app.unknown_paths import UnknownPaths
 from app.workspaces import Workspaces
 
 log = logging.getLogger("hokusai.walk")
@@ -39,6 +40,7 @@ class Parts:
     """What the walk works with; built once by create_app."""
 
     routes: RouteTable
+    unknown_paths: UnknownPaths
     authenticator: Authenticator
     limits: Limits
     in_flight: InFlight
@@ -60,7 +62,7 @@ class Parts:
         counted: Counted = "session" if isinstance(credentials, Ticket) else "key"
         principal = self.authenticate(credentials, inbound, record)
         log.debug("%s authenticated: %s", record.request_id, principal.key_id)
-        permit = authorize(principal, inbound, route)
+        permit = authorize(principal, inbound, route, self.unknown_paths.refusal)
         self.limits.limit(permit, counted)
         self.workspaces.refuse(inbound.environ, inbound.decoded_path)
         log.debug("%s permitted, within its limit", record.request_id)
@@ -129,8 +131,9 @@ def blueprint(parts: Parts) -> Blueprint:
 
     for prefix in ("/api/mlflow/", "/mlflow/"):
         for rule in (prefix, f"{prefix}<any_rest:rest>"):
+            methods = ("GET", "HEAD") if rule == "/api/mlflow/" else METHODS
             walk.add_url_rule(
-                rule, "everything", everything, methods=METHODS, provide_automatic_options=False
+                rule, "everything", everything, methods=methods, provide_automatic_options=False
             )
 
     @walk.route("/mlflow", methods=METHODS)
@@ -140,10 +143,13 @@ def blueprint(parts: Parts) -> Blueprint:
         return redirect("/mlflow/" + (f"?{query}" if query else ""), 308)
 
     @walk.route("/api/mlflow", methods=METHODS)
+    # With the slash: what is left of a tracking URI with a fragment (`#/experiments/0`). GET is
+    # MLflow's page.
+    @walk.route("/api/mlflow/", methods=sorted({*METHODS} - {"GET", "HEAD"}))
     def tracking_uri() -> Response:
         raise NoSuchPath(
-            "This is the tracking URI; MLflow's client adds the rest of the path to it. To look at "
-            "MLflow in a browser, open /mlflow/."
+            "This is the tracking URI; MLflow's client adds the rest of the path to it. It must "
+            "end here, without a '#' behind it. To look at MLflow in a browser, open /mlflow/."
         )
 
     return walk

@@ -29,6 +29,7 @@ from app.errors import (
 from app.headers import dropped_names, returned_headers, returned_status
 from app.inbound import client_address, refuse_loop, request_id_of
 from app.metrics import IN_FLIGHT, count_request
+from app.otlp import as_exporters_read_it
 from app.record import Record
 from app.streaming import body_length, response_body
 
@@ -161,7 +162,9 @@ def refuse(error: Exception) -> Response:
     response = error_response(known, record.request_id, creates)
     if isinstance(error, ClientGone):
         response.headers["Connection"] = "close"
-    return response
+    agent = request.headers.get("User-Agent", "")
+    content_type = request.headers.get("Content-Type", "")
+    return as_exporters_read_it(response, request.path, content_type, agent)
 
 
 def in_our_words(error: Exception) -> ProxyError:

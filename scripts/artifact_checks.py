@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,17 @@ AWKWARD_FOR_REST = "50% done? a+b & c.txt"
 FORBIDDEN = "report #1.txt"  # MLflow refuses `#`; a hop that cuts the name there hides that
 ROUTE = "/api/2.0/mlflow-artifacts/artifacts/"
 MIB = 1024 * 1024
+
+#: What becomes another name: the SDK does not encode names, and MLflow decodes them.
+_CHANGED = re.compile(r"[#?\\\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}|//|(?:^|/)\.{1,2}(?:/|$)")
+
+
+def name_problem(name: str) -> str | None:
+    """Why an artifact would get another name with the SDK, or none; None if it would not."""
+    found = _CHANGED.search(name)
+    if found is None:
+        return None
+    return f"{found[0]!r} in an artifact's name: the SDK sends names unencoded; take another name."
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class Artifacts:
             size: its length in bytes.
         """
         content = os.urandom(size)
+        if problem := name_problem(name):
+            raise Failed(problem)
         source = self.scratch / name
         source.write_bytes(content)
         started = time.perf_counter()

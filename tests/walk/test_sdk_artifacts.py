@@ -12,6 +12,8 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from scripts.artifact_checks import name_problem
+
 MB = 1024 * 1024
 
 #: Names that the SDK itself sends correctly; it does not quote them.
@@ -72,6 +74,19 @@ def test_a_quoted_name_goes_on_as_it_was_quoted(
     assert [item.path for item in client.list_artifacts(run)] == [name]
     got = requests.get(url, headers=bearer(writer), timeout=60)
     assert (got.status_code, got.content) == (200, name.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [("a%20b.txt", "a b.txt"), ("a?b.txt", "a"), ("a#b.txt", "a"), ("a%41.txt", "aA.txt")],
+)
+def test_the_guide_says_which_names_the_sdk_changes(
+    client: Any, run: str, name: str, stored: str
+) -> None:
+    client.log_text(run, "x", name)
+    assert [item.path for item in client.list_artifacts(run)] == [stored]
+    assert name_problem(name)
+    assert not any(map(name_problem, [stored, *NAMES, FOLDER]))
 
 
 def test_a_name_with_a_hash_sign_is_refused_by_mlflow_itself(

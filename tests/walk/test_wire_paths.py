@@ -115,12 +115,14 @@ REFUSED_PATHS = {
     "an encoded slash behind dots": f"{ARTIFACTS}/..%2fb",
     "everything encoded": f"{ARTIFACTS}/%2f%2e%2e%2f",
     "dots right behind the prefix": "/../health",
-    "two slashes": "//version",
+    "three slashes behind the prefix": "///version",
+    "two slashes and an encoded one": "//%2Fversion",
     "two slashes inside": f"{ARTIFACTS}//a",
     "an encoded second slash": f"{ARTIFACTS}/%2fa",
     "two encoded slashes": f"{ARTIFACTS}/a%2f%2fb",
-    "a backslash": f"{ARTIFACTS}/a%5cb",
-    "a backslash in capitals": f"{ARTIFACTS}/a%5Cb",
+    "a backslash": f"{RUN}%5cb",
+    "a backslash in capitals": f"{RUN}%5Cb",
+    "a backslash in a route's name": "/api/2.0%5Cmlflow-artifacts/artifacts/a",
     "a plain backslash": f"{ARTIFACTS}/a\\..\\b",
     "NUL": f"{ARTIFACTS}/a%00b",
     "a line feed": f"{ARTIFACTS}/a%0Ab",
@@ -186,8 +188,55 @@ def test_what_could_be_read_two_ways_is_refused(
 def test_a_file_parameter_does_not_climb_out(
     front: Proxy, upstream: Upstream, key: str, target: str, value: str
 ) -> None:
-    assert get(front, f"/api/mlflow{target}{value}", key).error == (400, "BAD_REQUEST")
+    refused = get(front, f"/api/mlflow{target}{value}", key)
+    assert refused.error == (400, "INVALID_PARAMETER_VALUE")
     assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "%252e%252e",
+        "a/%252e%252e%252fb",
+        "%25252e%25252e",
+        "a%5c..%5cb",
+        "a%255c..%255cb",
+        "%252fetc",
+        "C:%5Ca",
+        "C:/a",
+        "%255c%255chost%255cshare",
+        "file:/etc/passwd",
+        "file:%2500",
+        "%25" + "25" * 12 + "2e",
+        "http:%252f%252f[",
+    ],
+)
+@pytest.mark.parametrize("where", ["artifacts", "mpu/create", "presigned"])
+def test_a_files_name_is_refused_for_what_mlflow_makes_of_it(
+    front: Proxy, upstream: Upstream, key: str, where: str, name: str
+) -> None:
+    target = f"/api/mlflow/ajax-api/2.0/mlflow-artifacts/{where}/{name}"
+    assert get(front, target, key).error == (400, "INVALID_PARAMETER_VALUE")
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"{ARTIFACTS}/a%25step%251%25timestamp%2517%255c.png",
+        f"{ARTIFACTS}/a%5Cb",
+        f"{ARTIFACTS}/a%2500",
+        f"{ARTIFACTS}?path=a%2517%5Cb",
+        f"{ARTIFACTS}?path=.",
+        "/api/2.0/mlflow/logged-models/m-1/tags/%252e%252e",
+        "/api/2.0/mlflow/registered-models/get?name=%252e%252e%255c",
+    ],
+)
+def test_what_mlflow_takes_for_text_goes_on(
+    front: Proxy, upstream: Upstream, key: str, target: str
+) -> None:
+    assert get(front, f"/api/mlflow{target}", key).status == 200
+    assert upstream.requests[0].target == target.encode()
 
 
 @pytest.mark.parametrize("byte", [b"\x80", b"\xff", b"\x01", b"\x7f", b"\xe5\x8c\x97"])
@@ -196,6 +245,30 @@ def test_a_target_that_is_not_ascii_is_refused(
 ) -> None:
     target = b"/api/mlflow/api/2.0/mlflow-artifacts/artifacts/a" + byte
     assert get(front, target, key).error == (400, "BAD_REQUEST")
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("start", ["", "http://registry.hokus.ai"])
+@pytest.mark.parametrize("prefix", ["/api/mlflow", "/mlflow"])
+def test_one_empty_segment_behind_the_prefix_is_taken_off(
+    front: Proxy, upstream: Upstream, key: str, prefix: str, start: str
+) -> None:
+    assert get(front, f"{start}{prefix}/{RUN}?run_id=%2f", key).status == 200  # RUN has a slash
+    assert get(front, f"{start}{prefix}//health/mlflow", "none").status in (200, 503)
+    assert upstream.requests[0].target == f"{RUN}?run_id=%2f".encode()
+    lines = [line for line in front.log_lines() if line.get("upstream_path") == RUN]
+    assert lines
+
+
+@pytest.mark.parametrize("path", ["/api/mlflow", "/api/mlflow/"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_the_tracking_uri_itself_is_404_and_says_so(
+    front: Proxy, upstream: Upstream, method: str, path: str
+) -> None:
+    """With a slash it is what is left of a pasted address with a fragment."""
+    answer = call(front.url, method, path)
+    assert answer.error == (404, "ENDPOINT_NOT_FOUND")
+    assert "without a '#' behind it" in answer.json["message"]
     assert upstream.requests == []
 
 

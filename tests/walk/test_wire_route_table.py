@@ -11,7 +11,7 @@ from app.authorization import STATIC_FILES
 from app.route_table import Access, Route, RouteTable
 from devstack.proxy import Proxy
 from tests.upstreams import Upstream
-from tests.wire import Wire, bearer, request
+from tests.wire import Wire, bearer, call, request
 
 TABLE = RouteTable.load()
 
@@ -95,8 +95,6 @@ def test_every_route_is_open_to_whom_the_table_says(
 
 UNKNOWN = [
     ("GET", "/api/2.0/mlflow/brand-new"),
-    ("GET", "/API/2.0/mlflow/experiments/search"),
-    ("GET", "/api/2.0/mlflow/experiments/search/"),
     ("DELETE", "/api/2.0/mlflow/experiments/search"),
     ("OPTIONS", "/api/2.0/mlflow/experiments/search"),
     ("GET", "/api/2.0/mlflow/experiments%2Fsearch-x"),
@@ -109,6 +107,41 @@ def test_a_route_that_nobody_has_classified_needs_admin(
 ) -> None:
     assert statuses(front, UNKNOWN, keys[who]) == [expected(who, Access.ADMIN)] * len(UNKNOWN)
     assert len(upstream.requests) == (len(UNKNOWN) if who == "an admin key" else 0)
+
+
+#: What MLflow cannot have, and what the message names as near.
+MISSING = {
+    "/API/2.0/mlflow/experiments/search": "/api/2.0/mlflow/experiments/search",
+    "/api/2.0/mlflow/experiments/search/": "/api/2.0/mlflow/experiments/search",
+    "/api/2.0/preview/mlflow/experiments/search": "/api/2.0/mlflow/experiments/search",
+    "/api/2.0/mlflow/api/2.0/mlflow/runs/search": "/api/2.0/mlflow/runs/search",
+    "/api/2.0/api/2.0/mlflow/runs/search": "/api/2.0/mlflow/runs/search",
+    "/api/2.1/mlflow/runs/search": "/api/2.0/mlflow/runs/search",
+    "/api/2.0/mlflow/experiments/list": "/api/2.0/mlflow/experiments/search",
+    "/v1/logs": "",
+    "/v1/metrics": "",
+    "/v1/traces/": "/v1/traces",
+    "/api/2.0/mlflow/v1/traces": "/v1/traces",
+    "/mlflow/version": "/version",
+    "/anything": "",
+    "/api/2.0/mlflow/logged-models/m-1/tags/a/b": "",
+    "/api/2.0/mlflow/logged-models/m-1/tags/a%2Fb": "",
+    "/ajax-api/3.0/mlflow/datasets/d-1/tags/a/b": "",
+}
+
+
+@pytest.mark.parametrize("path", MISSING)
+def test_what_mlflow_cannot_have_is_404_with_what_is_near(
+    front: Proxy, upstream: Upstream, keys: dict[str, list[str]], path: str
+) -> None:
+    asked = [("DELETE", path)]
+    assert statuses(front, asked, keys["no key"]) == [401]
+    for who in ("a read key", "a write key"):
+        answer = call(front.url, "DELETE", f"/api/mlflow{path}", *keys[who])
+        assert answer.error == (404, "ENDPOINT_NOT_FOUND")
+        assert f"Near is {MISSING[path]}" in answer.json["message"] or not MISSING[path]
+    assert upstream.requests == []
+    assert statuses(front, asked, keys["an admin key"]) == [200], "MLflow answers an admin itself"
 
 
 @pytest.mark.parametrize(
