@@ -31,6 +31,10 @@ from app.response_head import UpstreamResponse
 #: `%2F`), and what goes on must be what was authorized, byte for byte.
 TARGET = ":path"
 
+#: Carries the seconds between two pieces of the answer's body, where they are not those until its
+#: head.
+IDLE = ":idle"
+
 #: Linux only; None elsewhere.
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 TCP_INFO = getattr(socket, "TCP_INFO", None)
@@ -52,13 +56,13 @@ class Connection(HTTPConnection):
     """A connection to MLflow."""
 
     #: Seconds an idle one is reused, seconds from its connect after which it is not (its name may
-    #: mean another address by then), seconds that one write may take, the longest wait between two
-    #: pieces of an answer's body, and whether the metrics count it; set on a subclass.
+    #: mean another address by then), seconds that one write may take, and whether the metrics count
+    #: it; set on a subclass.
     reuse_for = 4.0
     max_age = 60.0
     send_timeout = 30.0
     counted = True
-    idle_timeout = 120.0
+    _idle_timeout: float | None = None
     _last_used = 0.0
     _connected_at = 0.0
     _refused = False
@@ -122,6 +126,7 @@ class Connection(HTTPConnection):
         if self.sock is not None and self._is_too_old():
             self.close()
         self._method = method
+        self._idle_timeout = float(headers[IDLE]) if IDLE in headers else None
         head = _head(method, headers, body is None, chunked)
         if self.sock is None:
             self.connect()
@@ -204,7 +209,8 @@ class Connection(HTTPConnection):
         except BaseException:
             answer.close()
             raise
-        self.sock.settimeout(min(self.timeout or self.idle_timeout, self.idle_timeout))
+        if self._idle_timeout is not None:
+            self.sock.settimeout(self._idle_timeout)
         if answer.will_close or self._refused:
             self.close()
         self._last_used = time.monotonic()
@@ -219,7 +225,7 @@ def _head(method: str, headers: Mapping[str, str], bodiless: bool, chunked: bool
     """The request's line and fields. Who asks for no encoding gets none."""
     target = headers[TARGET]
     lines = [f"{method} {target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers.items() if name != TARGET]
+    lines += [f"{name}: {value}" for name, value in headers.items() if name[0] != ":"]
     if "Accept-Encoding" not in headers:
         lines.append("Accept-Encoding: identity")
     if chunked:

@@ -24,7 +24,7 @@ from urllib3.exceptions import (
 from app import circuit as circuits
 from app import upstream_answers as answers
 from app.authorization import Permit
-from app.connection import TARGET, Connection, ConnectionTLS
+from app.connection import IDLE, TARGET, Connection, ConnectionTLS
 from app.errors import (
     CircuitOpen,
     UpstreamReset,
@@ -113,8 +113,10 @@ class Upstream:
         response = self._send("GET", path, headers, Body(None, 0), timeout, self._pool)
         deadline, body = time.monotonic() + timeout, b""
         try:
-            while len(body) < 65536 and time.monotonic() < deadline and (more := response.read1()):
+            while len(body) < 65536 and (more := response.read1()):
                 body += more
+                if time.monotonic() > deadline:
+                    raise UpstreamTimeout(f"MLflow's answer was not whole within {timeout:g} s.")
         except HTTPError as why:
             raise UpstreamReset("MLflow broke its answer off.") from why
         finally:
@@ -182,6 +184,8 @@ class Upstream:
         headers = upstream_headers(permit, self._host, self._own)
         target = f"{inbound.path}?{inbound.query}" if inbound.query else inbound.path
         timeout = self._timeout(permit.route)
+        if timeout == self._copy_timeout:
+            headers[IDLE] = str(self._slow_timeout)
         with self.liveness.waiting():
             answer = self._send(inbound.method, target, headers, body, timeout, self._pool)
         try:
@@ -267,7 +271,6 @@ def _pool(settings: Settings, size: int) -> urllib3.HTTPConnectionPool:
         "reuse_for": settings.mlflow_keepalive,
         "max_age": settings.mlflow_connection_max_age,
         "send_timeout": settings.mlflow_artifact_read_timeout,
-        "idle_timeout": max(settings.mlflow_read_timeout, settings.mlflow_artifact_read_timeout),
     }
     base = ConnectionTLS if is_tls else Connection
     pool.ConnectionCls = type(base.__name__, (base,), limits)

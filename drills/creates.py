@@ -98,7 +98,11 @@ def at_a_fake(stage: Stage, creates: int, share: float = 0.01, threads: int = 8)
 
         fake.answers_by(by_number)
         proxy = stage.proxy(
-            MLFLOW_SERVER_URL=faults.url, MLFLOW_READ_TIMEOUT=0.3, CIRCUIT_RESET_TIMEOUT=1
+            MLFLOW_SERVER_URL=faults.url,
+            MLFLOW_READ_TIMEOUT=0.3,
+            MLFLOW_ARTIFACT_READ_TIMEOUT=0.3,
+            HEALTH_TIMEOUT=0.3,
+            CIRCUIT_RESET_TIMEOUT=1,
         )
         key = stage.key()
         with _now_and_then(lambda chance: _refuse(faults, 0.05), every=1.0) as thrown:

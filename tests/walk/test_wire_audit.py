@@ -100,7 +100,7 @@ def test_what_the_proxy_refused_for_want_of_a_scope_is_told(
 def test_a_write_that_got_no_answer_may_have_happened(
     start_front: Start, upstream: Upstream, key: str, ending: Any
 ) -> None:
-    front = start_front(MLFLOW_READ_TIMEOUT=0.2)
+    front = start_front(MLFLOW_READ_TIMEOUT=0.2, MLFLOW_ARTIFACT_READ_TIMEOUT=0.2)
     upstream.answers(Answer(ending))
     answer = call(front.url, "POST", CREATE, bearer(key), body=BODY)
     assert answer.status in (502, 504)

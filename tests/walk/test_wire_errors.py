@@ -203,8 +203,8 @@ def test_the_circuit_opens_lets_one_probe_go_and_closes(
         assert refused.error == (status, "TEMPORARILY_UNAVAILABLE")
         assert refused.one("Retry-After") == "1"
         assert logged(front, refused)["outcome"] == "circuit_open"
-    targets = [asked.target for asked in upstream.requests]
-    assert targets[1:] == [HEALTH] * 2, "an open circuit asks nobody"
+    searches = [asked for asked in upstream.requests if asked.target != HEALTH]
+    assert len(searches) == 1, "an open circuit asks nobody"
 
     probing, go_on = threading.Event(), threading.Event()
 
@@ -225,8 +225,8 @@ def test_the_circuit_opens_lets_one_probe_go_and_closes(
     assert [ask("GET", SEARCH).status for _ in range(5)] == [503] * 5, "one probe at a time"
     go_on.set()
     waiting.join()
-    targets = [asked.target for asked in upstream.requests[3:]]
-    assert targets == [HEALTH, targets[1]] and b"search" in targets[1], "no request probes"
+    last, but_one = upstream.requests[-1].target, upstream.requests[-2].target
+    assert b"search" in last and but_one == HEALTH, "no request probes"
 
     upstream.answers(OK)
     assert [ask("GET", SEARCH).status for _ in range(3)] == [200] * 3
