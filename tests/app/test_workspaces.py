@@ -28,12 +28,12 @@ class MLflow:
 @pytest.mark.parametrize(
     ("answer", "refusal"),
     [
-        (Told(200, b'{"workspaces_enabled": false}'), FeatureDisabled),
-        (Told(404, b"no such path"), FeatureDisabled),
-        (Told(200, b'{"workspaces_enabled": true}'), Forbidden),
-        (Told(200, b"<html>"), Forbidden),
-        (Told(200, b"[]"), Forbidden),
-        (Told(503, b"{}"), Forbidden),
+        (Told(200, {}, b'{"workspaces_enabled": false}'), FeatureDisabled),
+        (Told(404, {}, b"no such path"), FeatureDisabled),
+        (Told(200, {}, b'{"workspaces_enabled": true}'), Forbidden),
+        (Told(200, {}, b"<html>"), Forbidden),
+        (Told(200, {}, b"[]"), Forbidden),
+        (Told(503, {}, b"{}"), Forbidden),
         (UpstreamUnreachable("away"), Forbidden),
     ],
 )
@@ -50,13 +50,13 @@ def test_a_request_that_names_one_is_refused(
 
 @pytest.mark.parametrize("named", [None, "", "  ", " , "])
 def test_who_names_none_costs_nothing(named: str | None) -> None:
-    mlflow = MLflow(Told(200, b"{}"))
+    mlflow = MLflow(Told(200, {}, b"{}"))
     Workspaces(mlflow.ask, 1.0).refuse(environ(HTTP_X_MLFLOW_WORKSPACE=named), RUN)
     assert mlflow.asked == 0
 
 
 def test_whether_there_are_any_may_be_asked_by_everybody() -> None:
-    mlflow = MLflow(Told(200, b"{}"))
+    mlflow = MLflow(Told(200, {}, b"{}"))
     for path in ("/api/3.0/mlflow/server-info", "/ajax-api/3.0/mlflow/server-info"):
         Workspaces(mlflow.ask, 1.0).refuse(environ(HTTP_X_MLFLOW_WORKSPACE="team-a"), path)
     assert mlflow.asked == 0
