@@ -17,7 +17,7 @@ stop() { [ -z "$server" ] || { kill "$server" && wait "$server"; } 2> /dev/null 
 trap 'stop; rm -rf "$work"' EXIT
 trap 'exit 2' INT TERM
 cd "$work"
-python3 -m venv venv
+python3 -m venv venv || exit 2
 venv/bin/pip install -q starlette==1.10.0 Flask==3.1.3 Werkzeug==3.1.9 uvicorn==0.54.0 || exit 2
 venv/bin/python -c "
 from importlib.metadata import version

@@ -65,7 +65,7 @@ END
 changed=0
 for which in old:1.38.0 new:1.45.2; do
     name=${which%%:*} version=${which#*:}
-    python3 -m venv "$name"
+    python3 -m venv "$name" || exit 2
     "$name/bin/pip" install -q "opentelemetry-sdk==$version" \
         "opentelemetry-exporter-otlp-proto-http==$version" || exit 2
     echo "opentelemetry-exporter-otlp-proto-http $version"

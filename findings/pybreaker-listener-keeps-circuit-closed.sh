@@ -19,7 +19,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 2' INT TERM
 cd "$work"
-python3 -m venv venv
+python3 -m venv venv || exit 2
 venv/bin/pip install -q pybreaker==1.4.1 || exit 2
 cat > circuits.py << 'END'
 import collections, sys

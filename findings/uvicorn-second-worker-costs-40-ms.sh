@@ -18,7 +18,7 @@ stop() { [ -z "$server" ] || { kill "$server" && wait "$server"; } 2> /dev/null 
 trap 'stop; rm -rf "$work"' EXIT
 trap 'exit 2' INT TERM
 cd "$work"
-python3 -m venv venv
+python3 -m venv venv || exit 2
 venv/bin/pip install -q uvicorn==0.54.0 h11==0.16.0 click==8.5.1 || exit 2
 venv/bin/python -c "import uvicorn, sys; print('uvicorn', uvicorn.__version__, 'Python', sys.version.split()[0])"
 

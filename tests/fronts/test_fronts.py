@@ -13,6 +13,8 @@ from tests.fronts.servers import KINDS, MINIMAL, RECOMMENDED
 from tests.upstreams import eventually
 from tests.wire import call
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs/fronts.md"
 GOOD = [name for name in KINDS if (RECOMMENDED / KINDS[name].files[0]).exists()]
 
