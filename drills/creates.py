@@ -91,6 +91,8 @@ def at_a_fake(stage: Stage, creates: int, share: float = 0.01, threads: int = 8)
     with Upstream() as fake, FaultProxy(fake.port) as faults:
 
         def by_number(asked: Received) -> Answer:
+            if asked.target == b"/health":
+                return Answer(send(sized()))
             number = int(asked.target.rpartition(b"?n=")[2])
             if number in chosen:
                 return _faulty(ledger, number, chosen[number])
