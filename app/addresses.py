@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from app.metrics import count_address_fallback
+from app.condition_metrics import count_address_fallback
 
 log = logging.getLogger("hokusai.addresses")
 

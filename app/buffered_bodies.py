@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Self
 
+from app.condition_metrics import BUFFERED_BYTES, count_buffer_refusal
 from app.errors import BodyTooLarge, NoRoomForBody
-from app.metrics import BUFFERED_BYTES, count_buffer_refusal
 
 log = logging.getLogger("hokusai.proxy")
 

@@ -7,7 +7,6 @@ docs/metrics.md explains each.
 """
 
 import os
-from collections.abc import Iterable
 from functools import cache
 from itertools import product
 from typing import Any, Protocol
@@ -23,11 +22,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-LISTENER_STATES = ("hearing", "refused", "away", "off")
 CIRCUITS, STATES = ("mlflow", "auth_service"), ("closed", "open", "half-open")
-
-#: What Redis has refused so far; the channel, which is refused most, is shown from the start.
-_refused = {"hokusai:auth:revoked"}
 
 #: This process's id. Before each write the library asks whether it is in a new process: by a system
 #: call, twenty times a request. It may ask here instead; a fork changes the answer.
@@ -116,32 +111,7 @@ FORWARDING = Gauge(
     multiprocess_mode="livesum",
 )
 
-ADDRESS_FALLBACKS = Counter(
-    "hokusai_proxy_address_fallbacks_total",
-    "Requests counted for the address of the proxy in front, by what is wrong with "
-    "X-Forwarded-For.",
-    ("reason",),
-)
-
-# --- clients ---------------------------------------------------------------------------------
-
-DROPPED = Counter(
-    "hokusai_proxy_clients_dropped_total",
-    "Connections that were ended because of a stalled or slow client, by reason.",
-    ("reason",),
-)
-BUFFERED_BYTES = Gauge(
-    "hokusai_proxy_buffered_bytes",
-    "Bytes of chunked request bodies that are put aside.",
-    multiprocess_mode="livesum",
-)
-BUFFER_REFUSALS = Counter(
-    "hokusai_proxy_buffer_refusals_total",
-    "Chunked request bodies that could not be put aside, by reason.",
-    ("reason",),
-)
-
-# --- MLflow, circuits, Redis -----------------------------------------------------------------
+# --- MLflow and circuits ---------------------------------------------------------------------
 
 CONNECTIONS = Counter(
     "hokusai_proxy_upstream_connects_total", "Connections to MLflow that were opened."
@@ -165,40 +135,9 @@ CIRCUIT_STATE = Gauge(
     ("circuit", "state"),
     multiprocess_mode="livesum",
 )
-REDIS_AWAY = Gauge(
-    "hokusai_proxy_redis_away",
-    "Workers that leave Redis alone because it failed.",
-    multiprocess_mode="livesum",
-)
-REDIS_FAILURES = Counter(
-    "hokusai_proxy_redis_failures_total", "Commands that Redis did not answer, or refused."
-)
-NAMES_FAILING = Gauge(
-    "hokusai_proxy_names_failing",
-    "Host names whose look-ups fail, each counted by every worker that noticed.",
-    multiprocess_mode="livesum",
-)
-REDIS_REFUSED = Gauge(
-    "hokusai_proxy_redis_refused",
-    "Workers to which Redis refuses a command, a pattern of keys, or the channel.",
-    ("right",),
-    multiprocess_mode="livesum",
-)
-LISTENERS = Gauge(
-    "hokusai_proxy_revocation_listeners",
-    "Workers by whether they hear revocations.",
-    ("state",),
-    multiprocess_mode="livesum",
-)
-
 # --- workers ---------------------------------------------------------------------------------
 
 WORKER_STARTS = Counter("hokusai_proxy_worker_starts_total", "Workers that were started.")
-INSTANCE_DEGRADED = Gauge(
-    "hokusai_proxy_instance_degraded",
-    "Workers that cannot use a folder of their instance as they should.",
-    multiprocess_mode="livesum",
-)
 
 
 class Counted(Protocol):
@@ -227,12 +166,12 @@ def count_request(request: Counted, ended: float) -> None:
     method = request.method if request.method in METHODS else "other"
     status = f"{request.status // 100}xx"
     duration, own, upstream, bytes_in, bytes_out = _of_kind(request.kind)
-    _labelled(REQUESTS, request.kind, method, status, request.outcome).inc()
+    labelled(REQUESTS, request.kind, method, status, request.outcome).inc()
     duration.observe(ended - request.started)
     rest = (request.answered or ended) - request.started
     if request.auth_seconds is not None:
         rest -= request.auth_seconds
-        _labelled(AUTH, request.auth_source or "none").observe(request.auth_seconds)
+        labelled(AUTH, request.auth_source or "none").observe(request.auth_seconds)
     if request.upstream_seconds is not None:
         rest -= request.upstream_seconds
         upstream.observe(request.upstream_seconds)
@@ -247,44 +186,28 @@ def count_request(request: Counted, ended: float) -> None:
 
 def count_refused_head(status: int) -> None:
     """A request that the server refused by itself, before it came to the application."""
-    _labelled(REQUESTS, "own", "other", f"{status // 100}xx", "malformed").inc()
-
-
-def count_dropped(reason: str) -> None:
-    """A connection was ended: the head was too slow ("slow_head"), the client "took_nothing" of an
-    answer, or others needed the room ("no_room")."""
-    _labelled(DROPPED, reason).inc()
-
-
-def count_buffer_refusal(reason: str) -> None:
-    """A chunked body found no room: in the worker ("total"), for its "key", or on the "disk"."""
-    _labelled(BUFFER_REFUSALS, reason).inc()
+    labelled(REQUESTS, "own", "other", f"{status // 100}xx", "malformed").inc()
 
 
 def count_authentication(source: str, accepted: bool) -> None:
     """A verdict about a key: out of the cache ("hit"), fresh ("miss") or "stale"; or about a
     browser's "session"."""
-    _labelled(AUTHENTICATIONS, source, "accepted" if accepted else "refused").inc()
+    labelled(AUTHENTICATIONS, source, "accepted" if accepted else "refused").inc()
 
 
 def count_auth_answer(answer: str) -> None:
     """What the auth service said: valid, invalid, throttled or unavailable; or not_asked."""
-    _labelled(AUTH_ANSWERS, answer).inc()
+    labelled(AUTH_ANSWERS, answer).inc()
 
 
 def count_limit(limit: str, granted: bool) -> None:
     """A decision of the limit "key", "session", "address", "in_flight_of_key" or "in_flight"."""
-    _labelled(LIMIT_DECISIONS, limit, "granted" if granted else "refused").inc()
+    labelled(LIMIT_DECISIONS, limit, "granted" if granted else "refused").inc()
 
 
 def count_fallback(limit: str) -> None:
     """A count was made here, not in Redis: that of a "key", a "session" or an "address"."""
-    _labelled(LIMIT_FALLBACKS, limit).inc()
-
-
-def count_address_fallback(reason: str) -> None:
-    """The client's address is not known: its X-Forwarded-For entry is "missing" or "unusable"."""
-    _labelled(ADDRESS_FALLBACKS, reason).inc()
+    labelled(LIMIT_FALLBACKS, limit).inc()
 
 
 def count_connection(opened: bool) -> None:
@@ -296,44 +219,18 @@ def count_connection(opened: bool) -> None:
 
 def count_circuit_change(circuit: str, state: str) -> None:
     """A circuit is now closed, open or half-open."""
-    _labelled(CIRCUIT_CHANGES, circuit, state).inc()
+    labelled(CIRCUIT_CHANGES, circuit, state).inc()
     show_circuit(circuit, state)
-
-
-def refresh_files() -> list[str]:
-    """Writes what this worker's files lack: they were removed, or there was no room. Returns what
-    is still wrong with them."""
-    MetricFile.refresh_all()
-    return MetricFile.troubles()
-
-
-def show_instance(is_well: bool) -> None:
-    """Whether this worker can use the instance's folders as it should."""
-    INSTANCE_DEGRADED.set(0 if is_well else 1)
 
 
 def show_circuit(circuit: str, state: str) -> None:
     """The state of a circuit, without counting a change."""
     for known in STATES:
-        _labelled(CIRCUIT_STATE, circuit, known).set(known == state)
-
-
-def show_redis_refusals(rights: Iterable[str]) -> None:
-    """What Redis refuses to this worker now."""
-    now = frozenset(rights)
-    for right in _refused | now:
-        _labelled(REDIS_REFUSED, right).set(right in now)
-    _refused.update(now)
-
-
-def show_listener(state: str) -> None:
-    """Whether this worker hears revocations: hearing, refused, away, or off (memory://)."""
-    for known in LISTENER_STATES:
-        _labelled(LISTENERS, known).set(known == state)
+        labelled(CIRCUIT_STATE, circuit, known).set(known == state)
 
 
 @cache
-def _labelled(metric: Any, *labels: str) -> Any:
+def labelled(metric: Any, *labels: str) -> Any:
     """A metric's child, found once: the library looks each up under a lock. Bounded as the labels
     are."""
     return metric.labels(*labels)
@@ -349,7 +246,6 @@ def _of_kind(kind: str) -> tuple[Any, ...]:
 def _begin() -> None:
     """This worker's first values."""
     WORKER_STARTS.inc()
-    show_redis_refusals(())
     for circuit in CIRCUITS:
         show_circuit(circuit, "closed")
     known: tuple[tuple[Any, tuple[tuple[str, ...], ...]], ...] = (
@@ -358,14 +254,11 @@ def _begin() -> None:
         (AUTH_ANSWERS, (("valid", "invalid", "throttled", "unavailable", "not_asked"),)),
         (LIMIT_DECISIONS, (("key", "session"), ("granted", "refused"))),
         (LIMIT_DECISIONS, (("address", "in_flight_of_key", "in_flight"), ("refused",))),
-        (DROPPED, (("slow_head", "took_nothing", "no_room"),)),
-        (BUFFER_REFUSALS, (("total", "key", "disk"),)),
         (LIMIT_FALLBACKS, (("key", "session", "address"),)),
-        (ADDRESS_FALLBACKS, (("missing", "unusable"),)),
     )
     for metric, labels in known:
         for combination in product(*labels):
-            _labelled(metric, *combination)
+            labelled(metric, *combination)
 
 
 _begin()

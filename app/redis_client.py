@@ -2,9 +2,7 @@
 calls. One server, a Sentinel's master, or a cluster; the URL's grammar is in config/redis_url.py.
 """
 
-import contextlib
 import math
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +15,7 @@ from redis.exceptions import SlotNotCoveredError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from app.names import open_socket
+from app.redis_connection import PlainConnection
 from config.redis_url import RedisUrl, parse
 
 #: Connections that one worker opens at most; more callers wait REDIS_TIMEOUT for one.
@@ -29,25 +27,6 @@ SLOTS = 16384
 #: Seconds after its connect for which a connection to a single server is reused: its name may have
 #: moved while the old server still accepts. Sentinel and cluster clients ask who serves.
 MAX_AGE = 60.0
-
-
-def _open_socket(connection: Any) -> socket.socket:
-    """redis-py's own version looks the name up without a timeout."""
-    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
-    if connection.socket_keepalive:
-        options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
-        more = connection.socket_keepalive_options or {}
-        options += [(socket.IPPROTO_TCP, name, value) for name, value in more.items()]
-    timeout = connection.socket_connect_timeout
-    opened = open_socket(connection.host, int(connection.port), timeout, options)
-    opened.settimeout(connection.socket_timeout)
-    connection.connected_at = time.monotonic()
-    return opened
-
-
-# The one place that all kinds of clients share, TLS included: those of Sentinel and of a cluster
-# make connections by themselves, and take no class for them.
-redis.Connection._connect = _open_socket  # type: ignore[method-assign]
 
 
 def connect(url: str, timeout: float) -> Any:
@@ -88,25 +67,9 @@ def _one_server(address: RedisUrl, options: dict[str, Any]) -> "OneServer":
     else:
         host, port = address.hosts[0]
         place = {"host": host, "port": port}
-        options["connection_class"] = redis.SSLConnection if address.is_tls else _Connection
+        options["connection_class"] = redis.SSLConnection if address.is_tls else PlainConnection
     pool = redis.BlockingConnectionPool(**options, **place)  # type: ignore[no-untyped-call]
     return OneServer(connection_pool=pool)
-
-
-class _Connection(redis.Connection):
-    """redis-py's, which sends a command with one call of the system: gevent's sendall makes four
-    out of it, and this is done for each request."""
-
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Sends a packed command; whatever is not all sent at once is the library's to send."""
-        sock = self._sock
-        if sock is not None and len(command) == 1:
-            with contextlib.suppress(OSError):  # the library meets it again, and says so
-                sent = sock.send(command[0])
-                if sent == len(command[0]):
-                    return
-                command = [command[0][sent:]]
-        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
 
 
 class OneServer(redis.Redis):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import redis
 
-from app.metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
+from app.condition_metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
 from app.redis_client import connect
 from app.redis_faults import FAILURES, is_refusal, said, word
 from app.redis_rights import Lack, explain, missing, missing_to_connect, missing_to_hear

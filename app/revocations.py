@@ -8,7 +8,7 @@ import math
 import threading
 import time
 
-from app.metrics import show_listener
+from app.condition_metrics import show_listener
 from app.redis_faults import FAILURES, is_refusal, said
 from app.redis_link import RedisLink
 from app.redis_rights import CHANNEL

@@ -84,7 +84,10 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
         ("http.client urllib.request httpx", {"app/connection.py", "app/response_head.py"}),
         (
             "redis",
-            {f"app/redis_{name}.py" for name in ("client", "faults", "link", "rights")},
+            {
+                f"app/redis_{name}.py"
+                for name in ("client", "connection", "faults", "link", "rights")
+            },
         ),
         ("limits flask_limiter", {"app/limits.py", "app/instance_store.py"}),
         ("sqlite3", {"app/instance_store.py", "app/instance_file.py"}),
@@ -96,7 +99,8 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
         ("app.proxy", {"app/__init__.py", *MOUNTING}),
         (  # both sides use the folders and files that an instance's processes share
             "server",
-            {"app/instance_file.py", "app/metrics.py", "app/single_flight.py"}
+            {"app/condition_metrics.py", "app/metrics.py"}
+            | {"app/instance_file.py", "app/single_flight.py"}
             | {"gunicorn.conf.py"}
             | SERVER,
         ),

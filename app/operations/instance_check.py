@@ -13,8 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+from app.condition_metrics import refresh_files, show_instance
 from app.instance_store import InstanceStore
-from app.metrics import refresh_files, show_instance
 from app.operations import messages
 from app.operations.diagnosis import DEGRADED, HEALTHY, Finding
 from app.operations.results import SharedResults

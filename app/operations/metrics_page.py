@@ -20,8 +20,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from app.condition_metrics import refresh_files
 from app.errors import Overloaded
-from app.metrics import refresh_files
 
 log = logging.getLogger("hokusai.metrics")
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from flask import Flask
 
 from app.auth_service import AuthService
+from app.condition_metrics import count_dropped
 from app.instance_store import InstanceStore
-from app.metrics import count_dropped, count_refused_head
+from app.metrics import count_refused_head
 from app.operations import (
     api_description,
     commands,

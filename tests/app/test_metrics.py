@@ -9,11 +9,14 @@ import pytest
 from prometheus_client import REGISTRY, Gauge
 from prometheus_client.metrics import MetricWrapperBase
 
-from app import metrics
+from app import condition_metrics, metrics
 from app.route_table import KINDS
 
 ALL = {
-    value._name: value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)
+    value._name: value
+    for module in (metrics, condition_metrics)
+    for value in vars(module).values()
+    if isinstance(value, MetricWrapperBase)
 }
 GAUGES = {name: metric for name, metric in ALL.items() if isinstance(metric, Gauge)}
 #: Labels with few values each: nothing of a request that its sender could choose freely.

@@ -13,7 +13,8 @@ import yaml
 from prometheus_client import parser
 
 from app import errors
-from app.metrics import CIRCUITS, LISTENER_STATES, STATES
+from app.condition_metrics import LISTENER_STATES
+from app.metrics import CIRCUITS, STATES
 from app.route_table import KINDS
 from devstack.proxy import Proxy
 from tests.docs.pages import ROOT, anchors

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.condition_metrics import INSTANCE_DEGRADED
 from app.instance_store import InstanceStore
-from app.metrics import INSTANCE_DEGRADED
 from app.operations import messages
 from app.operations.diagnosis import DEGRADED, HEALTHY
 from app.operations.instance_check import InstanceCheck, InstanceWatch
