@@ -93,6 +93,9 @@ REMOVED_EVERYWHERE = (HOP_BY_HOP - {"trailer"}) | {
     "x-request-id",
 }
 
+#: The names that the server dropped by itself, with commas (server/request_head.py).
+SERVER_DROPPED = "HTTP_HOKUSAI DROPPED"
+
 #: At most so many names, of so many characters each, are repeated to the caller.
 MOST_NAMES, LONGEST_NAME = 10, 64
 
@@ -141,7 +144,7 @@ def _cleaned(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         token.strip().title() for token in environ.get("HTTP_CONNECTION", "").split(",")
     }
     for variable, value in environ.items():
-        if not variable.startswith("HTTP_"):
+        if not variable.startswith("HTTP_") or variable == SERVER_DROPPED:
             continue
         field = _field(variable)
         if field.forwarded and field.name not in named_by_connection:
@@ -152,14 +155,17 @@ def _cleaned(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def dropped_names(permit: Permit, answer: Iterable[str]) -> str:
     """The header fields that did not get through and that somebody may miss, with commas; empty as
-    a rule. Of the client's: what claims an identity or a place. Of MLflow's `answer` (names):
-    Set-Cookie, because one user's cookies must not reach another."""
+    a rule. Of the client's: what claims an identity or a place, and names with an underscore, which
+    the server drops. Of MLflow's `answer` (names): Set-Cookie, because one user's cookies must not
+    reach another."""
     environ = permit.inbound.environ
     names = [
         _field(variable).name[:LONGEST_NAME]
         for variable in environ
         if variable.startswith("HTTP_") and _field(variable).announced
     ]
+    if with_underscore := environ.get(SERVER_DROPPED):
+        names += [name.title()[:LONGEST_NAME] for name in with_underscore.split(",")]
     if "HTTP_TRACEPARENT" in environ and permit.inbound.traceparent is None:
         names.append("Traceparent")
     if any(name.lower() == "set-cookie" for name in answer):

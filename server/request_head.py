@@ -20,6 +20,10 @@ from gunicorn.http.message import Request
 #: Bytes of a head, from the request line to the empty line; and of the trailers behind a body.
 LONGEST_HEAD = 64 * 1024
 
+#: How the names that gunicorn dropped from a head reach the application. The blank keeps a client
+#: from sending a field of that name.
+DROPPED = "HOKUSAI DROPPED"
+
 #: Fields of a head. MLflow has no limit of its own; parsing so many takes about a millisecond.
 MOST_FIELDS = 500
 
@@ -40,6 +44,7 @@ class BoundedRequest(Request):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._received = bytearray()
+        self._dropped: list[str] = []
         try:
             super().__init__(*arguments, **options)
         except ParseException as why:
@@ -57,7 +62,15 @@ class BoundedRequest(Request):  # type: ignore[misc]
             self.limit_request_field_size = LONGEST_HEAD
             self.headers = self.parse_headers(fields)
             self.limit_request_field_size = longest_in_a_trailer
+            self.headers += [(DROPPED, name) for name in self._dropped]
         return rest
+
+    def _apply_header_policy(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """gunicorn's decision about a field; None drops it, as it does names with an underscore."""
+        kept = super()._apply_header_policy(name, *arguments, **options)
+        if kept is None:
+            self._dropped.append(name)
+        return kept
 
     def _read(self, unreader: Any) -> tuple[bytes, bytes]:
         """The head without its last line ends, and what came behind it."""
