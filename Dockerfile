@@ -30,6 +30,7 @@ RUN ["python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"
 FROM ${PYTHON_IMAGE} AS auth-service-code
 COPY app /app/app
 COPY config /app/config
+COPY server /app/server
 COPY auth_service /app/auth_service
 RUN ["python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/app"]
 RUN ["mkdir", "/data"]

@@ -40,8 +40,8 @@ REFUSALS = {
     "_PASSWORD).",
     "permission": "MLflow does not permit this call to the account that this proxy uses there. "
     "Your key is not the cause; tell the operator (MLFLOW_UPSTREAM_USERNAME).",
-    "host": "MLflow refuses the host name under which this proxy calls it. Your key is not the "
-    "cause; tell the operator (mlflow server --allowed-hosts).",
+    "host": "MLflow refuses the host name under which this proxy calls it (Invalid Host header). "
+    "Your key is not the cause; tell the operator (mlflow server --allowed-hosts).",
 }
 
 #: Seconds after which an overloaded MLflow may be asked again.

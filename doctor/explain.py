@@ -82,6 +82,13 @@ HOST_REFUSED = (
     "MLFLOW_SERVER_URL right?), or MLflow's --allowed-hosts must name it."
 )
 
+#: In each of the proxy's own answers that say so (app/upstream_answers.py).
+PROXY_REFUSED = "Your key is not the cause"
+PROXY_REFUSED_REMEDY = (
+    "MLflow refuses the proxy itself: check MLFLOW_UPSTREAM_TOKEN, or MLFLOW_UPSTREAM_USERNAME and "
+    "_PASSWORD, and what that account may do in MLflow."
+)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -137,6 +144,8 @@ def fault_for(got: Answer) -> str:
         return "redirected"
     if "Invalid Host header" in got.text:
         return "host-check"
+    if PROXY_REFUSED in got.text:
+        return "proxy-refused"
     return (FOREIGN_FAULTS if got.document() is None else FAULTS).get(got.status, "")
 
 
@@ -156,6 +165,8 @@ def remedy_for(got: Answer) -> str:
         return _elsewhere(got.headers.get("Location", ""))
     if "Invalid Host header" in got.text:
         return HOST_REFUSED
+    if PROXY_REFUSED in got.text:
+        return PROXY_REFUSED_REMEDY
     remedies = FOREIGN_REMEDIES if got.document() is None else REMEDIES
     remedy = remedies.get(got.status, REMEDIES.get(got.status, ""))
     if wait := got.headers.get("Retry-After", ""):

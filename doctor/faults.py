@@ -36,6 +36,7 @@ FAULTS = {
     "draining": "the instance is being stopped",
     "loop": "MLFLOW_SERVER_URL leads back to the proxy",
     "host-check": "MLflow refuses the Host that it is called by",
+    "proxy-refused": "MLflow refuses the proxy's own credentials, or its account lacks a right",
     "artifacts-disabled": "MLflow does not serve artifacts (--no-serve-artifacts)",
     "artifacts-elsewhere": "new experiments keep their artifacts past the proxy",
     # what stands in between

@@ -33,7 +33,7 @@ MLFLOW_REMEDY = (
 MLFLOW_CHECKS = ("connectivity", "experiments_api", "models_api", "artifacts_api", "circuit")
 MLFLOW_FAULTS = frozenset(
     """loop host-check mlflow-down mlflow-dns mlflow-slow mlflow-failing circuit-open not-mlflow
-    artifacts-disabled""".split()
+    proxy-refused artifacts-disabled""".split()
 )
 
 Check = tuple[str, Callable[[], str]]

@@ -118,7 +118,7 @@ def test_it_holds_the_packages_and_the_code_and_nothing_else(
     assert {path.name for path in root.iterdir()} == {"app", "opt"} | data.get(name, set())
     assert {path.name for path in (root / "opt").iterdir()} == {"venv"}
     held = {path.name for path in (root / "app").iterdir()} - {"__pycache__"}
-    assert held == code.get(name, {"app", "auth_service", "config"})
+    assert held == code.get(name, {"app", "auth_service", "config", "server"})
     names = {path.name for path in root.rglob("*")}
     assert {"pytest", "mlflow", "pip", "numpy", "uv"}.isdisjoint(names)
 

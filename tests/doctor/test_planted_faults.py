@@ -14,7 +14,7 @@ from devstack.proxy import Proxy
 from tests.conftest import SHARED_PROXY
 from tests.doctor.conftest import PATIENT, Finished
 from tests.doctor.hops import Hop, Nginx
-from tests.upstreams import refused_port
+from tests.upstreams import Answer, Upstream, refused_port, send, sized
 
 
 @dataclass
@@ -99,6 +99,16 @@ def host_check(there: Deployment) -> Planted:
     return there.start(MLFLOW_SERVER_URL=url).api, there.key("write")
 
 
+def proxy_refused(there: Deployment) -> Planted:
+    """An MLflow with basic-auth: /health is open, all else wants credentials that the proxy has
+    not."""
+    open_to_all = Answer(send(sized(b"OK", 200, ("Content-Type", "text/plain"))))
+    closed = Answer(send(sized(b"", 401, ("WWW-Authenticate", 'Basic realm="mlflow"'))))
+    fake = there.stack.enter_context(Upstream())
+    fake.answers_by(lambda asked: open_to_all if asked.target == b"/health" else closed)
+    return there.start(MLFLOW_SERVER_URL=fake.url).api, there.key("write")
+
+
 def loop(there: Deployment, path: str = "") -> Planted:
     port = free_port()
     upstreams = {
@@ -163,6 +173,7 @@ PLANTED: list[tuple[Callable[[Deployment], Planted], set[str]]] = [
     (wrong_prefix, {"wrong-prefix"}),
     (prefix_of_another_path, {"wrong-prefix"}),
     (host_check, {"host-check"}),
+    (proxy_refused, {"proxy-refused"}),
     (loop, {"loop"}),
     (loop_through_the_prefix, {"loop"}),
     (wrong_key, {"bad-key"}),

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 
@@ -259,10 +260,13 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("content_type", BODIES)
-@pytest.mark.parametrize(
-    "status", [201, 202, 400, 401, 403, 404, 405, 409, 413, 418, 422, 429, 500, 501, 502, 503, 504]
-)
+#: MLflow's refusals of the proxy itself, 401 and its text with 403, are not the caller's:
+#: tests/app/test_upstream_answers.py.
+STATUSES = (201, 202, 400, 403, 404, 405, 409, 413, 418, 422, 429, 500, 501, 502, 503, 504)
+OWN = [pair for pair in product(STATUSES, BODIES) if pair != (403, "text/plain")]
+
+
+@pytest.mark.parametrize(("status", "content_type"), OWN)
 def test_mlflows_own_answers_stay_as_they_are(
     front: Proxy, upstream: Upstream, key: str, status: int, content_type: str
 ) -> None:

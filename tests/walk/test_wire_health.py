@@ -23,7 +23,7 @@ PUBLIC = (
 )
 DETAILED = tuple(f"{path}/detailed" for path in PUBLIC[1:])
 CHECKS = ["connectivity", "experiments_api", "models_api", "artifacts_api"]
-CHECKS += ["redis", "auth_service", "circuit"]
+CHECKS += ["redis", "auth_service", "circuit", "instance"]
 STATUSES = {"healthy", "degraded", "unhealthy"}
 
 #: Each question of a test is asked anew; what is asked at the same time is asked once.
