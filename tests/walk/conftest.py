@@ -11,6 +11,7 @@ import pytest
 
 from devstack.proxy import Proxy
 from tests.upstreams import Upstream
+from tests.upstreams import eventually as until
 from tests.walk.signing_in import cookie_of, sign_in
 
 #: One worker, so that one pool, one circuit and one set of counts are looked at.
@@ -35,8 +36,14 @@ def upstream(_fake: Upstream) -> Iterator[Upstream]:
     """The fake MLflow behind `front`, with nothing recorded; it answers 200 until told other."""
     _fake.forget()
     yield _fake
-    _fake.drop_connections()
-    _fake.wait_for(lambda: _fake.open_connections == 0, "the end of all connections")
+    # Again and again: a question of a health check, begun before, may connect just now.
+    until(lambda: _is_left(_fake), "the end of all connections")
+
+
+def _is_left(fake: Upstream) -> bool:
+    """Whether nobody is connected any more, after all were told to leave."""
+    fake.drop_connections()
+    return fake.open_connections == 0
 
 
 @pytest.fixture(scope="session")
