@@ -115,8 +115,8 @@ class InstanceFile:
         if self._is_ours:
             folders.make(self._file.parent)
             self._check_owner()
-            if before is not None and self._file.exists() and not self._file.stat().st_size:
-                self._remove()  # somebody has emptied it; with us it has had a page from the start
+            if before is not None and self._is_spoilt():
+                self._remove()
         connection = connect(str(self._file))
         try:
             if self._is_ours:
@@ -129,6 +129,17 @@ class InstanceFile:
             if not self.trouble:
                 log.warning("the instance's store was removed; this worker has opened a new one")
             before.close()  # removes no file: SQLite sees that those in place are others
+
+    def _is_spoilt(self) -> bool:
+        """Whether the file in place is the one that was open, but without a file beside it, or was
+        emptied. Cleaners remove single files; without its log SQLite fails for ever, and without
+        the index two processes would each have one of their own."""
+        try:
+            place = self._file.stat()
+        except OSError:
+            return False
+        is_the_same = self._identity and (place.st_dev, place.st_ino) == self._identity[0]
+        return bool(is_the_same) or not place.st_size
 
     def _check_owner(self) -> None:
         """Verdicts about keys are in the file: nobody else may have written it."""

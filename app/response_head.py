@@ -60,6 +60,7 @@ class UpstreamResponse(http.client.HTTPResponse):
                 break
             if status == http.client.SWITCHING_PROTOCOLS:
                 raise MalformedResponse("101, though nothing was to be upgraded")
+            self._hurry()
         else:
             raise MalformedResponse(f"more than {MAX_INTERIM} interim answers")
         if self._hurried:
@@ -92,12 +93,16 @@ class UpstreamResponse(http.client.HTTPResponse):
         if end:
             self._room -= size
             return bytes(head[:size])
+        self._hurry()
+        return b""
+
+    def _hurry(self) -> None:
+        """The next read may take what is left of the time; TimeoutError if that is nothing."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("its head did not come in time")
         self._socket.settimeout(left)
         self._hurried = True
-        return b""
 
     def _status_line(self, line: str) -> tuple[int, str]:
         version, _, rest = line.partition(" ")

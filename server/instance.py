@@ -40,10 +40,11 @@ def prepare(settings: Settings, environ: MutableMapping[str, str]) -> Path:
     """
     if environ.get(PREPARED) == str(os.getpid()):
         return Path(settings.instance_folder)
-    environ[MADE] = ""
-    if not settings.instance_folder:
-        environ[MADE] = str(_make_folder())
-    folder = Path(settings.instance_folder or environ[MADE])
+    given = settings.instance_folder
+    if given == environ.get(MADE):
+        given = ""  # another master made it up (SIGUSR2), and removes it at its end
+    environ[MADE] = "" if given else str(_make_folder())
+    folder = Path(given or environ[MADE])
     metrics = folder / METRICS
     shutil.rmtree(metrics, ignore_errors=True)
     environ["INSTANCE_FOLDER"] = str(folder)

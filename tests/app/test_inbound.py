@@ -152,6 +152,13 @@ def test_a_file_parameter_that_climbs_is_refused(query: str) -> None:
 # --- the rest of the head ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("coding", ["gzip, chunked", "deflate,chunked", "GZIP"])
+def test_a_body_in_another_transfer_coding_is_refused(coding: str) -> None:
+    """MLflow would get the coded bytes, and no word of the coding."""
+    with pytest.raises(BadRequest, match="Transfer-Encoding"):
+        receive(environ(HTTP_TRANSFER_ENCODING=coding), "request-0001", 0)
+
+
 @pytest.mark.parametrize(
     ("variables", "length", "chunked"),
     [

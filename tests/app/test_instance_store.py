@@ -31,6 +31,9 @@ sys.stdin.readline()
 print(sum(store.acquire_sliding_window_entry("key", 100, 3600) for _ in range(80)))
 """
 
+#: Seconds until something that should have happened is given up.
+PATIENCE = 10.0
+
 MakeStore = Callable[[], InstanceStore]
 
 
@@ -125,7 +128,8 @@ def test_where_there_can_be_no_file_each_process_keeps_its_own(tmp_path: Path) -
 HARM: dict[str, Callable[[Path], object]] = {
     "removed": Path.unlink,
     "removed with its folder": lambda file: shutil.rmtree(file.parent),
-    "removed without what is beside it": lambda file: file.with_name("shared.db-wal").unlink(),
+    "its log removed": lambda file: file.with_name("shared.db-wal").unlink(),
+    "its index removed": lambda file: file.with_name("shared.db-shm").unlink(),
     "emptied": lambda file: os.truncate(file, 0),
     "its log emptied": lambda file: os.truncate(file.with_name("shared.db-wal"), 0),
     "replaced by garbage": lambda file: (file.unlink(), file.write_bytes(b"no database" * 999)),
@@ -166,6 +170,42 @@ def test_workers_share_again_whatever_happens_to_the_file(
         assert [one.get_value("name") for one in workers] == [b"%d" % number] * 3
         assert not each.acquire_sliding_window_entry("key", 5, 3600)
         assert not each.trouble
+
+
+WRITES = """
+import runpy, sys, time
+from pathlib import Path
+store = runpy.run_path("app/instance_store.py")["InstanceStore"](Path(sys.argv[1]))
+for number in range(1500):
+    store.set_value("other", b"%d" % number, 60)
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_processes_share_again_when_a_cleaner_has_removed_one_file(
+    file: Path, store: InstanceStore, suffix: str
+) -> None:
+    """Both are writing, and meet it before they look."""
+
+    def hears() -> bool:
+        before = store.get_value("other")
+        deadline = time.monotonic() + PATIENCE
+        while store.get_value("other") == before and time.monotonic() < deadline:
+            store.set_value("mine", b"", 60)
+            time.sleep(0.02)
+        return store.get_value("other") != before
+
+    with subprocess.Popen([sys.executable, "-c", WRITES, file], cwd=ROOT) as other:
+        try:
+            assert hears()
+            file.with_name(f"shared.db{suffix}").unlink()
+            time.sleep(3 * instance_file.LOOK_INTERVAL)
+            assert hears()
+            assert not store.trouble
+            assert file.with_name(f"shared.db{suffix}").exists()
+        finally:
+            other.kill()
 
 
 @pytest.mark.usefixtures("quick")

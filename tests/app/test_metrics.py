@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from app import condition_metrics, metrics
 from app.route_table import KINDS
+from config import Settings
 
 ALL = {
     value._name: value
@@ -34,6 +35,12 @@ def test_every_metric_is_named_documented_and_bounded(metric: MetricWrapperBase)
 @pytest.mark.parametrize("gauge", GAUGES.values(), ids=GAUGES.keys())
 def test_every_gauge_ends_with_its_worker(gauge: Gauge) -> None:
     assert gauge._multiprocess_mode == "livesum"
+
+
+def test_a_time_out_counts_as_little_more_than_it_took() -> None:
+    """MLflow's answers have MLFLOW_READ_TIMEOUT; there is a bound just above."""
+    above = min(bound for bound in metrics.SECONDS if bound > Settings().mlflow_read_timeout)
+    assert above <= 1.1 * Settings().mlflow_read_timeout
 
 
 def test_the_endpoint_types_are_few_and_named_after_what_users_know() -> None:

@@ -78,6 +78,16 @@ def trickle(data: bytes, seconds: float = 0.05) -> Step:
     return step
 
 
+def one_by_one(data: bytes, seconds: float = 0.6 * READ_TIMEOUT) -> Step:
+    """Sends the same bytes, all at once, again and again."""
+
+    def step(exchange: Exchange) -> None:
+        while not exchange.fake.stopping.wait(seconds):
+            exchange.connection.sendall(data)
+
+    return step
+
+
 # --- interim answers -----------------------------------------------------------------------------
 
 INTERIM = {
@@ -110,6 +120,7 @@ def test_interim_answers_are_skipped(
 ENDLESS: dict[str, tuple[Step, type[ProxyError]]] = {
     "interim answers": (without_end(head(103, ("Link", "</a>"))), UpstreamReset),
     "interim answers, slowly": (trickle(head(102)), UpstreamTimeout),
+    "interim answers, each whole, slowly": (one_by_one(head(102)), UpstreamTimeout),
     "fields": (without_end(b"X-A: b\r\n"), UpstreamReset),
     "fields, slowly": (trickle(b"X-A: b\r\n"), UpstreamTimeout),
     "one line": (without_end(b"x" * 1000), UpstreamReset),

@@ -86,11 +86,21 @@ def test_a_reload_finds_everything_made(environ: dict[str, str]) -> None:
 
 def test_the_environment_of_another_master_is_not_believed(environ: dict[str, str]) -> None:
     """A gunicorn started from within another one's environment prepares for itself."""
-    program = "print(prepare(__import__('config').Settings(), os.environ)); forget(os.environ)"
+    program = (
+        "print(prepare(__import__('config').load(os.environ), os.environ)); forget(os.environ)"
+    )
     folder = prepare(Settings(), environ)
     other = in_another_process(program, environ)
     assert other and Path(other) != folder
     assert folder.is_dir()
+
+
+def test_a_given_folder_is_for_the_next_master_too(environ: dict[str, str], tmp_path: Path) -> None:
+    program = (
+        "print(prepare(__import__('config').load(os.environ), os.environ)); forget(os.environ)"
+    )
+    prepare(Settings(instance_folder=str(tmp_path)), environ)
+    assert in_another_process(program, environ) == str(tmp_path)
 
 
 def test_what_was_made_up_is_removed(environ: dict[str, str]) -> None:
