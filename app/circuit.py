@@ -1,4 +1,4 @@
-"""Circuit: stops asking a dependency that does not answer, and lets one request at a time probe.
+"""Circuit: stops asking a dependency that does not answer, and lets one probe at a time through.
 
 pybreaker holds the state machine. Its call() keeps a lock for the whole call, which would make all
 upstream calls queue (16 threads of 0.1 s took 1.6 s), so only the outcome is reported through it,

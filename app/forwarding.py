@@ -190,6 +190,8 @@ class Upstream:
             answer = self._send(inbound.method, target, headers, body, timeout, self._pool)
         try:
             answer, page = answers.beginning(answer, inbound.method)
+        except ReadTimeoutError as why:
+            raise UpstreamTimeout("MLflow's answer began, and then stopped for too long.") from why
         except HTTPError as why:
             raise UpstreamReset("MLflow broke its answer off.") from why
         answers.refuse(permit.route, answer, page)

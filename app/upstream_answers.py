@@ -8,6 +8,7 @@ and the health checks judge by the same functions.
 
 import io
 import json
+import time
 from collections.abc import Mapping
 
 import urllib3
@@ -29,6 +30,9 @@ POOL_LIMIT = "QueuePool limit of size"
 #: Statuses whose body is looked at, and how many bytes of it.
 JUDGED = frozenset((400, 401, 403, 502, 503, 504))
 LONGEST = 16 * 1024
+
+#: Seconds after which no further piece of such a body is waited for.
+PATIENCE = 2.0
 
 #: Basic-auth's refusal where the proxy's account lacks a permission, and the check of Host
 #: (mlflow/server/auth/__init__.py, mlflow/server/security_utils.py).
@@ -59,7 +63,7 @@ def beginning(
     plain = "Content-Encoding" not in answer.headers
     if answer.status not in JUDGED or method == "HEAD" or not plain:
         return answer, b""
-    first = answer.read1(LONGEST, decode_content=False)
+    first = _first_bytes(answer)
     again = urllib3.HTTPResponse(
         body=_Rest(first, answer),
         headers=answer.headers,
@@ -71,6 +75,17 @@ def beginning(
         request_method=method,
     )
     return again, first
+
+
+def _first_bytes(answer: urllib3.BaseHTTPResponse) -> bytes:
+    """Up to LONGEST bytes of the body, which may come in several pieces; fewer where they come too
+    slowly."""
+    first, deadline = b"", time.monotonic() + PATIENCE
+    while piece := answer.read1(LONGEST - len(first), decode_content=False):
+        first += piece
+        if len(first) == LONGEST or time.monotonic() > deadline:
+            break
+    return first
 
 
 class _Rest(io.RawIOBase):

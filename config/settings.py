@@ -61,7 +61,7 @@ class Settings:
              "it, 408. Uploads that are streamed have no such limit.")
     keepalive: int = row("KEEPALIVE", parsers.count(1, 4000), 75, group=SERVING,
         help="Seconds an idle client connection is kept. Above the load balancer's idle time-out "
-             "(ALB: 60 s), or it answers 502 now and then.")
+             "(an ALB's default: 60 s), or it answers 502 now and then.")
     drain_delay: float = row("DRAIN_DELAY", parsers.seconds(0, 100), 0.0, group=SERVING,
         help="Seconds after SIGTERM in which requests are still taken while /ready says 503, so "
              "that the load balancer can take the instance out first. Behind the ALB: 10.")

@@ -218,6 +218,13 @@ def test_every_artifact_route_has_an_artifacts_time_limit() -> None:
     assert [r.operation for r in TABLE.routes if r.copies and r.kind != "artifacts"] == []
 
 
+def test_a_run_that_mlflow_writes_files_for_has_an_artifacts_time_limit() -> None:
+    """MLflow saves a model for it in the artifact store (mlflow/utils/promptlab_utils.py)."""
+    route = TABLE.match("POST", "/ajax-api/2.0/mlflow/runs/create-promptlab-run")
+    assert route is not None
+    assert route.is_slow
+
+
 def test_a_chunked_body_goes_on_to_native_routes_only() -> None:
     others = [r.operation for r in TABLE.routes if r.takes_chunked and r.kind != "gateway"]
     assert others == ["UploadArtifact"]

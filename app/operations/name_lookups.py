@@ -1,6 +1,7 @@
 """Name look-ups in health: a part can answer, by its last good address, while they fail."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from app.names import NAMES
@@ -28,7 +29,7 @@ def _with_name_lookup(question: Question, part: Part, timeout: float) -> Questio
             return found
         return Finding(DEGRADED, part.says("last address"), f"{part.host}: look-ups fail")
 
-    return Question(ask, question.silence, question.logged)
+    return replace(question, ask=ask)
 
 
 def _fails(host: str, timeout: float) -> bool:

@@ -633,6 +633,26 @@ def test_a_full_pool_of_mlflows_may_be_repeated(
     assert caught.value.headers == {"Retry-After": "5"}
 
 
+@pytest.mark.parametrize("pieces", [sized(POOL, 400), chunked(POOL[:40], POOL[40:], status=400)])
+def test_a_full_pool_is_known_though_its_words_come_in_pieces(
+    mlflow: Upstream, forwarder: Forwarder, pieces: bytes
+) -> None:
+    middle = pieces.index(POOL[:40]) + 40
+    mlflow.answers(Answer(send(pieces[:middle]), pause(0.2), send(pieces[middle:])))
+    with pytest.raises(UpstreamOverloaded, match="did nothing"):
+        forward(forwarder, "GET", route=READ)
+
+
+def test_a_refusal_that_stops_in_its_body_is_a_time_out_and_not_repeated(
+    mlflow: Upstream, forwarder: Forwarder
+) -> None:
+    """As a break it would be asked three times, and each waits for the whole time limit."""
+    mlflow.answers(Answer(send(sized(POOL, 400)[:-5]), silence()))
+    with pytest.raises(UpstreamTimeout, match="stopped for too long"):
+        forward(forwarder, "GET", route=READ)
+    assert len(mlflow.requests) == 1
+
+
 def test_a_full_pool_in_the_middle_of_several_steps_is_mlflows_own_answer(
     mlflow: Upstream, forwarder: Forwarder
 ) -> None:
