@@ -63,7 +63,7 @@ class Parts:
         principal = self.authenticate(credentials, inbound, record)
         log.debug("%s authenticated: %s", record.request_id, principal.key_id)
         permit = authorize(principal, inbound, route, self.unknown_paths.refusal)
-        self.limits.limit(permit, counted)
+        record.limit_fields = self.limits.limit(permit, counted)
         self.workspaces.refuse(inbound.environ, inbound.decoded_path)
         log.debug("%s permitted, within its limit", record.request_id)
         return self.pass_on(permit, record, f"{counted} {principal.key_id}")
