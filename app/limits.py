@@ -200,8 +200,8 @@ class InFlight:
             if self._keys[key_id] >= self._per_key:
                 count_limit("in_flight_of_key", False)
                 raise Overloaded(
-                    f"This API key has {self._per_key} requests under way on this worker, the most "
-                    "that one key may have. Let some end, then repeat this one.",
+                    f"You have {self._per_key} requests under way on this worker, the most that "
+                    "a key, or an address without one, may have. Let some end, then repeat this.",
                     1,
                 )
             if self.total >= self._in_all:
