@@ -8,7 +8,7 @@ forwarded without one.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.errors import Forbidden, NoSuchPath
+from app.errors import BadRequest, Forbidden, NoSuchPath
 from app.inbound import Inbound
 from app.principal import Principal
 from app.route_table import Access, Route
@@ -63,6 +63,8 @@ def authorize_anybody(inbound: Inbound, route: Route | None) -> Permit:
     """A Permit without a key, for MLflow's static files and nothing else."""
     if route is None or route.operation != STATIC_FILES or inbound.method not in ("GET", "HEAD"):
         raise NoSuchPath("MLflow has no static file of this name.")
+    if inbound.chunked or inbound.content_length:
+        raise BadRequest("A request for a static file has no body.")
     return Permit(ANYBODY, inbound, route)
 
 

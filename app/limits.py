@@ -23,8 +23,6 @@ from flask import Flask
 from flask_limiter import Limiter
 from limits import RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.limits import RateLimitItem
-from limits.storage import RedisStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 
 from app.addresses import network
 from app.authorization import Permit
@@ -33,6 +31,15 @@ from app.instance_store import InstanceStore
 from app.metrics import FORWARDING, count_fallback, count_limit
 from app.principal import Principal
 from app.redis_link import RedisAway, RedisLink
+from app.windows import (
+    Windows,
+    count_as_the_limiter,
+    look,
+    remaining,
+    seconds_to_change,
+    seconds_to_wait,
+    take,
+)
 
 T = TypeVar("T")
 
@@ -66,60 +73,61 @@ class Limits:
         self._shared = shared
         self._link = link
         self._instances = instances
-        self._own = SlidingWindowCounterRateLimiter(store)
+        self._own = store
         self._failures = RateLimitItemPerMinute(failure_limit)
 
-    def limit(self, permit: Permit, counted: Counted = "key") -> None:
+    def limit(self, permit: Permit, counted: Counted = "key") -> dict[str, str]:
         """Counts one request of a key, or of its browser sessions; RateLimited if it is one too
-        many."""
-        self.count(permit.principal, counted)
+        many. What is left, as header fields of the answer; none for a key without a limit."""
+        return self.count(permit.principal, counted)
 
-    def count(self, principal: Principal, counted: Counted = "key") -> None:
+    def count(self, principal: Principal, counted: Counted = "key") -> dict[str, str]:
         """The same for what needs no permit: signing in."""
         if principal.limit_per_hour is None:
-            return
+            return {}
         item = RateLimitItemPerHour(principal.limit_per_hour)
-        granted = self._hit(item, counted, principal.key_id)
+        granted, granting, windows = self._take(item, counted, principal.key_id)
         count_limit(counted, granted)
         if not granted:
             sentence = USED_UP[counted].format(requests=_requests(item.amount))
-            raise self._over(item, (counted, principal.key_id), sentence)
+            raise _over(item, seconds_to_wait(granting, windows), sentence)
+        left, reset = remaining(granting, windows), seconds_to_change(granting, windows)
+        return _fields(item, left, math.floor(reset) + 1)
 
     def check_failures(self, client_ip: str) -> None:
         """RateLimited if too many authentications failed lately from this address, or from the /64
         network of an IPv6 address: whoever has one address of it has them all."""
         counted = network(client_ip)
-        if self._wait("address", counted, self._failures):
+        wait = self._wait("address", counted, self._failures)
+        if wait:
             count_limit("address", False)
             where = f"address ({client_ip})"
             if counted != client_ip:
                 where = f"network ({counted}, in which your address {client_ip} lies)"
-            raise self._over(
-                self._failures,
-                ("address", counted),
-                f"Too many failed authentications from your {where}.",
-            )
+            raise _over(self._failures, wait, f"Too many failed authentications from your {where}.")
 
     def note_failure(self, client_ip: str) -> None:
         """Counts one failed authentication."""
-        self._hit(self._failures, "address", network(client_ip))
+        self._take(self._failures, "address", network(client_ip))
 
-    def _hit(self, item: RateLimitItem, *identity: str) -> bool:
-        """Counts one, in Redis or by ourselves; False if it is over the limit."""
+    def _take(self, item: RateLimitItem, *identity: str) -> tuple[bool, RateLimitItem, Windows]:
+        """Counts one, in Redis or by ourselves; False if it is over the limit. Then the limit that
+        was granted from, the whole or our part of it, and its windows."""
         names = _quoted(identity)
         try:
-            return self._in_redis(self._shared.limiter.hit, item, *names)
+            return self._in_redis(_taken, self._shared.storage, item, names)
         except RedisAway:
             count_fallback(identity[0])
-            return self._own.hit(self._own_part(item), *names)
+            return _taken(self._own, self._own_part(item), names)
 
     def _wait(self, kind: str, who: str, item: RateLimitItem) -> float:
         """Seconds until one more would be granted; 0 if it would be now."""
         names = _quoted((kind, who))
         try:
-            return self._in_redis(seconds_to_wait, self._shared.storage, item, names)
+            return seconds_to_wait(item, self._in_redis(look, self._shared.storage, item, names))
         except RedisAway:
-            return seconds_to_wait(self._own.storage, self._own_part(item), names)
+            part = self._own_part(item)
+            return seconds_to_wait(part, look(self._own, part, names))
 
     def _in_redis(self, command: Callable[..., T], *arguments: Any) -> T:
         """Through the guard; with memory:// there is nothing to guard."""
@@ -130,36 +138,28 @@ class Limits:
     def _own_part(self, item: RateLimitItem) -> RateLimitItem:
         return type(item)(max(1, item.amount // self._instances) if item.amount else 0)
 
-    def _over(self, item: RateLimitItem, identity: tuple[str, str], sentence: str) -> RateLimited:
-        wait = math.floor(self._wait(*identity, item)) + 1
-        return RateLimited(
-            f"{sentence} Wait {wait} s and repeat the request.",
-            wait,
-            {
-                "X-RateLimit-Limit": str(item.amount),
-                "X-RateLimit-Remaining": "0",
-                "X-RateLimit-Reset": str(math.ceil(time.time()) + wait),
-            },
-        )
+
+def _taken(
+    storage: Any, item: RateLimitItem, names: tuple[str, ...]
+) -> tuple[bool, RateLimitItem, Windows]:
+    granted, windows = take(storage, item, names)
+    return granted, item, windows
 
 
-def seconds_to_wait(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> float:
-    """When the sliding window grants one more; 0 if it does now.
+def _over(item: RateLimitItem, seconds: float, sentence: str) -> RateLimited:
+    wait = math.floor(seconds) + 1
+    return RateLimited(
+        f"{sentence} Wait {wait} s and repeat the request.", wait, _fields(item, 0, wait)
+    )
 
-    The window counts `floor(previous × its rest / period) + current`. One question to the storage
-    answers both "now?" and "when?"; the library's test() and get_window_stats() would be two.
-    """
-    period = item.get_expiry()
-    key = item.key_for(*identity)
-    previous, previous_rest, current, current_rest = storage.get_sliding_window(key, period)
-    if item.amount == 0:
-        return float(period)
-    room = item.amount - current  # what the previous window's part must stay below
-    if room <= 0:
-        return max(0.0, float(current_rest - period))  # then it becomes the previous one
-    if previous == 0:
-        return 0.0
-    return max(0.0, float(previous_rest - room * period / previous))
+
+def _fields(item: RateLimitItem, left: int, seconds: int) -> dict[str, str]:
+    """What is left of a limit, and until when, as header fields."""
+    return {
+        "X-RateLimit-Limit": str(item.amount),
+        "X-RateLimit-Remaining": str(left),
+        "X-RateLimit-Reset": str(math.ceil(time.time()) + seconds),
+    }
 
 
 def _requests(requests: int) -> str:
@@ -169,28 +169,6 @@ def _requests(requests: int) -> str:
 def _quoted(identity: tuple[str, ...]) -> tuple[str, ...]:
     """Names without the characters that have a meaning in the library's keys: / { }."""
     return tuple(quote(name, safe="@:") for name in identity)
-
-
-class LinkStorage(RedisStorage):
-    """Counts through the link's client, be it a Redis, a sentinel's master or a cluster. The
-    library's own storages would open connections of their own, that of a cluster at once."""
-
-    STORAGE_SCHEME = ["link"]  # noqa: RUF012 (the library declares it so)
-
-    def __init__(self, uri: str, client: Any) -> None:
-        super(RedisStorage, self).__init__(uri)
-        self.target_server, self.dependency = "redis", self.dependencies["redis"].module
-        self.key_prefix, self.storage = self.PREFIX, client
-        self.initialize_storage(uri)
-
-
-def count_as_the_limiter(client: Any) -> None:
-    """Counts twice on a name of its own, in a way that takes every branch of the limiter's scripts:
-    the second time has a longer window, so that the first one counts as over."""
-    storage = LinkStorage("link://", client)
-    for window in (1, 10):  # seconds
-        storage.acquire_sliding_window_entry("LIMITER/hokusai-probe", 2**31, window)
-    storage.get_sliding_window("LIMITER/hokusai-probe", 10)
 
 
 def shared_limiter(app: Flask, link: RedisLink) -> Limiter:
@@ -222,8 +200,8 @@ class InFlight:
             if self._keys[key_id] >= self._per_key:
                 count_limit("in_flight_of_key", False)
                 raise Overloaded(
-                    f"This API key has {self._per_key} requests under way on this worker, the most "
-                    "that one key may have. Let some end, then repeat this one.",
+                    f"You have {self._per_key} requests under way on this worker, the most that "
+                    "a key, or an address without one, may have. Let some end, then repeat this.",
                     1,
                 )
             if self.total >= self._in_all:

@@ -13,6 +13,7 @@ from flask import Blueprint, Response, g, redirect, request
 from werkzeug.routing import PathConverter
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from app.addresses import network
 from app.authentication import Authenticator
 from app.authorization import Permit, authorize, authorize_anybody
 from app.buffered_bodies import BufferedBodies
@@ -63,7 +64,7 @@ class Parts:
         principal = self.authenticate(credentials, inbound, record)
         log.debug("%s authenticated: %s", record.request_id, principal.key_id)
         permit = authorize(principal, inbound, route, self.unknown_paths.refusal)
-        self.limits.limit(permit, counted)
+        record.limit_fields = self.limits.limit(permit, counted)
         self.workspaces.refuse(inbound.environ, inbound.decoded_path)
         log.debug("%s permitted, within its limit", record.request_id)
         return self.pass_on(permit, record, f"{counted} {principal.key_id}")
@@ -76,7 +77,12 @@ class Parts:
         record.inbound, record.route = inbound, route
         return authorize_anybody(inbound, route)
 
-    def pass_on(self, permit: Permit, record: Record, counted: str = "anybody") -> Response:
+    def pass_on_for_anybody(self, permit: Permit, record: Record) -> Response:
+        """The same without a key: the requests in flight are those of the client's network, so that
+        one stranger's slow ones take nobody else's places."""
+        return self.pass_on(permit, record, f"network {network(permit.inbound.client_ip)}")
+
+    def pass_on(self, permit: Permit, record: Record, counted: str) -> Response:
         """Body, MLflow, answer; `counted` is for whom the requests in flight are limited."""
         inbound, route = permit.inbound, permit.route
         place = self.in_flight.take(counted)

@@ -29,7 +29,8 @@ class Record:
 
     `answered` is when the head of the answer was there; `attempts` is how often the request was
     tried at MLflow; `body` is the request's, where it was read whole before it went on; `dropped`
-    names the client's header fields that MLflow did not get.
+    names the client's header fields that MLflow did not get; `limit_fields` are header fields that
+    tell the caller what is left of his limit.
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class Record:
         "dropped",
         "error_code",
         "inbound",
+        "limit_fields",
         "method",
         "outcome",
         "path",
@@ -63,6 +65,7 @@ class Record:
         self.path = shown(path)
         self.client_ip = client_ip
         self.inbound: Inbound | None = None
+        self.limit_fields: dict[str, str] = {}
         self.route: Route | None = None
         self.principal: Principal | None = None
         self.auth_source: str | None = None

@@ -135,6 +135,7 @@ def install(app: Flask, hops: int, target: str, audit: Callable[[Record], None])
         record: Record = g.record
         record.status, record.answered = response.status_code, time.monotonic()
         response.headers["X-Request-ID"] = record.request_id
+        response.headers.update(record.limit_fields)
         response.call_on_close(lambda: _finish(record, target, audit))
         return response
 

@@ -89,7 +89,7 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
                 for name in ("client", "connection", "faults", "link", "rights")
             },
         ),
-        ("limits flask_limiter", {"app/limits.py", "app/instance_store.py"}),
+        ("limits flask_limiter", {"app/limits.py", "app/windows.py", "app/instance_store.py"}),
         ("sqlite3", {"app/instance_store.py", "app/instance_file.py"}),
         ("pybreaker", {"app/circuit.py"}),
         ("gunicorn gevent", SERVER),

@@ -32,7 +32,7 @@ def mount(
     who = SignIn(parts.authenticator, parts.limits, sessions, parts.trusted_hops)
     checks = partial(results.of, *CHECKS)
     asked = status.Asked(checks, overall, settings.mlflow_server_url, samples)
-    app.register_blueprint(assets.blueprint(parts.permit_anybody, parts.pass_on))
+    app.register_blueprint(assets.blueprint(parts.permit_anybody, parts.pass_on_for_anybody))
     app.register_blueprint(forms.blueprint(who, METHODS))
     app.register_blueprint(status.blueprint(asked, who.asking))
     app.extensions["hokusai-samples"] = samples

@@ -74,7 +74,7 @@ class SignIn:
                 "later; programs go on with the key meanwhile.",
                 RETRY_AFTER,
             )
-        self.limits.count(principal, "session")
+        g.record.limit_fields = self.limits.count(principal, "session")
         with suppress(AuthServiceUnavailable):  # the old one, if any, ends by itself then
             self._end_ticket()
         token = self.sessions.begin(principal, client_ip, since)

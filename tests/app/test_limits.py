@@ -18,8 +18,9 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from app.authorization import Permit
 from app.errors import Overloaded, RateLimited
 from app.instance_store import InstanceStore
-from app.limits import InFlight, Limits, seconds_to_wait, shared_limiter
+from app.limits import InFlight, Limits, shared_limiter
 from app.redis_link import RedisLink
+from app.windows import LinkStorage, look, remaining, seconds_to_change, seconds_to_wait
 from devstack.redis import Redis
 from tests.app.samples import permit, principal
 from tests.upstreams import eventually, refused_port
@@ -111,6 +112,44 @@ def test_a_refusal_says_when_to_come_back(limits: Limits) -> None:
     assert refused.headers["X-RateLimit-Remaining"] == "0"
     assert int(refused.headers["X-RateLimit-Reset"]) == pytest.approx(time.time() + wait, abs=2)
     assert f"3 requests an hour, and has used them up. Wait {wait} s" in refused.message
+
+
+def test_each_grant_says_what_is_left_and_until_when(limits: Limits) -> None:
+    asked = asking(3)
+    for left in ("2", "1", "0"):
+        fields = limits.limit(asked)
+        assert (fields["X-RateLimit-Limit"], fields["X-RateLimit-Remaining"]) == ("3", left)
+        assert 0 < int(fields["X-RateLimit-Reset"]) - time.time() <= 3602
+    assert refusal(limits, asked).headers["X-RateLimit-Reset"] >= fields["X-RateLimit-Reset"]
+    assert limits.limit(asking(None)) == {}
+
+
+def test_counting_and_what_is_left_are_one_question_to_redis(
+    make_limits: MakeLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, asked, sent = make_limits(), asking(2), []
+    limits.limit(asked)  # the script is known from now on
+    client: Any = limits._link.client
+    execute = client.execute_command
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        sent.append(arguments[0])
+        return execute(*arguments, **options)
+
+    monkeypatch.setattr(client, "execute_command", noted)
+    limits.limit(asked)
+    refusal(limits, asked)
+    assert sent == ["EVALSHA"] * 2
+
+
+def test_what_is_left_of_the_previous_window_counts_too(window: "Window", redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    item, key = window._set(10, (6, 1800.0, 2))
+    granted, windows = LinkStorage("link://", client).take(item.key_for(key), 10, 3600)
+    client.close()
+    assert (granted, windows.previous, windows.current) == (True, 6, 3)
+    assert remaining(item, windows) in (4, 5), "10 - floor(6 x 1799.9 / 3600) - 3"
+    assert seconds_to_change(item, windows) == pytest.approx(1800, abs=SLACK)
 
 
 def test_all_instances_share_the_count(make_limits: MakeLimits) -> None:
@@ -260,7 +299,7 @@ class Window:
 
     def seconds_to_wait(self, limit: int, state: tuple[int, float, int]) -> float:
         item, key = self._set(limit, state)
-        return seconds_to_wait(self.storage, item, (key,))
+        return seconds_to_wait(item, look(self.storage, item, (key,)))
 
     def grants(self, limit: int, state: tuple[int, float, int], after: float) -> bool:
         """Whether the library itself grants one more, `after` seconds on from this state."""
@@ -350,7 +389,7 @@ def test_whoever_waits_for_so_long_is_granted_in_real_time(storage: Any) -> None
     identity = (uuid.uuid4().hex,)
     while limiter.hit(item, *identity):
         pass
-    time.sleep(seconds_to_wait(storage, item, identity) + 0.02)
+    time.sleep(seconds_to_wait(item, look(storage, item, identity)) + 0.02)
     assert limiter.hit(item, *identity)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.limits import count_as_the_limiter
 from app.operations import diagnosis, messages
 from app.redis_faults import LONGEST, said
 from app.redis_link import RedisLink
+from app.windows import count_as_the_limiter
 from devstack.ports import HOST
 from drills.redis_topologies import (
     SERVICE,

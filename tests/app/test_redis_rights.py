@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.limits import count_as_the_limiter
 from app.redis_link import RedisLink, Trouble
 from app.redis_rights import explain
+from app.windows import count_as_the_limiter
 from devstack.ports import HOST
 from devstack.redis import find_server
 from drills.redis_topologies import Cluster, Node, Sentinels, Way, running, tls_server

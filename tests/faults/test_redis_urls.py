@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app.limits import count_as_the_limiter
 from app.redis_link import RedisLink
 from app.redis_rights import CHANNEL
+from app.windows import count_as_the_limiter
 from auth_service import revocation
 from devstack.ports import HOST
 from drills.redis_topologies import (

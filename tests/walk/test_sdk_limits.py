@@ -59,6 +59,16 @@ def test_the_refusal_says_how_long_to_wait(proxy: Proxy, auth_service: Any) -> N
     assert abs(int(refused.headers["X-RateLimit-Reset"]) - wait - time.time()) < 60
 
 
+def test_each_answer_says_what_is_left(proxy: Proxy, auth_service: Any) -> None:
+    headers = {"Authorization": f"Bearer {auth_service.create_key(limit=5).key}"}
+    asked = ("version", "api/2.0/mlflow/runs/get?run_id=none", "version")
+    answers = [requests.get(f"{proxy.api}/{path}", headers=headers, timeout=60) for path in asked]
+    assert [answer.status_code for answer in answers] == [200, 404, 200]
+    assert [answer.headers["X-RateLimit-Limit"] for answer in answers] == ["5"] * 3
+    assert [answer.headers["X-RateLimit-Remaining"] for answer in answers] == ["4", "3", "2"]
+    assert time.time() < int(answers[-1].headers["X-RateLimit-Reset"]) < time.time() + 3603
+
+
 def test_a_key_without_a_limit_is_told_of_none(proxy: Proxy, writer: str) -> None:
     answers = [ask(proxy, writer) for _ in range(5)]
     assert {answer.status_code for answer in answers} == {200}

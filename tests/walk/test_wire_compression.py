@@ -2,14 +2,16 @@
 
 import gzip
 import re
+import threading
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from devstack.proxy import Proxy
-from tests.upstreams import Answer, Received, Upstream, reset, send, sized
-from tests.wire import Response, bearer, call
+from tests.upstreams import OK, Answer, Received, Upstream, reset, send, sized, until
+from tests.wire import Response, Wire, bearer, call, request
 
 SCRIPT = b"export const wave = 'kanagawa';\n" * 20_000
 GZIP = "Accept-Encoding: gzip, deflate, br"
@@ -295,3 +297,29 @@ def test_the_page_that_a_notebook_shows_finds_its_parts(proxy: Proxy) -> None:
 
 def test_both_prefixes_have_it(front: Proxy, upstream: Upstream, key: str, name: str) -> None:
     assert gzip.decompress(ask(front, key, f"/api{name}", GZIP).body) == SCRIPT
+
+
+def test_strangers_slow_requests_take_nobody_elses_places(
+    start_front: Callable[..., Proxy], upstream: Upstream
+) -> None:
+    front, go_on = start_front(TRUSTED_PROXY_HOPS=1, MAX_IN_FLIGHT_PER_KEY=1), threading.Event()
+    path, one, other = "/mlflow/static-files/a.png", "203.0.113.1", "203.0.113.2"
+    upstream.answers(Answer(until(go_on), *OK.steps), OK)
+    with Wire(front.url) as slow:
+        slow.send(request("GET", path, f"X-Forwarded-For: {one}"))
+        upstream.wait_for(lambda: len(upstream.requests) == 1, "the slow request")
+        try:
+            assert call(front.url, "GET", path, f"X-Forwarded-For: {one}").status == 503
+            assert call(front.url, "GET", path, f"X-Forwarded-For: {other}").status == 200
+        finally:
+            go_on.set()
+        assert slow.read().status == 200
+
+
+def test_without_a_key_no_body_is_read(front: Proxy, upstream: Upstream) -> None:
+    head = ("Content-Length: 9000", "Transfer-Encoding: chunked")
+    for field in head:
+        with Wire(front.url) as client:
+            client.send(request("GET", "/mlflow/static-files/a.png", field))
+            assert client.read().error == (400, "BAD_REQUEST")
+    assert not upstream.requests

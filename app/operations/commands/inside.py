@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from app.circuit import Circuit
 from app.errors import ProxyError, UpstreamTimeout
 from app.forwarding import Upstream
-from app.limits import count_as_the_limiter
 from app.operations import diagnosis
 from app.redis_link import RedisLink
+from app.windows import count_as_the_limiter
 from config import Settings
 
 if TYPE_CHECKING:

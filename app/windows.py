@@ -1,0 +1,114 @@
+"""Sliding windows: one more request counted and what is left of a limit, in one question to Redis.
+
+The `limits` library counts with one script and looks with another. Here both run as one script, so
+that an answer can say what is left without a second round trip.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from limits.limits import RateLimitItem
+from limits.storage import RedisStorage
+
+
+class Windows(NamedTuple):
+    """Counts of the previous and the current window, and seconds until they no longer count; the
+    current one still counts while it is the previous one."""
+
+    previous: int
+    previous_rest: float
+    current: int
+    current_rest: float
+
+
+class LinkStorage(RedisStorage):
+    """Counts through the link's client, be it a Redis, a sentinel's master or a cluster. The
+    library's own storages would open connections of their own, that of a cluster at once."""
+
+    STORAGE_SCHEME = ["link"]  # noqa: RUF012 (the library declares it so)
+
+    #: The library's two scripts, one after the other; the second one wants the period only.
+    SCRIPT_TAKE = (
+        "local function acquire(ARGV)\n"
+        f"{RedisStorage.SCRIPT_ACQUIRE_SLIDING_WINDOW.decode()}\nend\n"
+        f"local function look(ARGV)\n{RedisStorage.SCRIPT_SLIDING_WINDOW.decode()}\nend\n"
+        "local granted = acquire(ARGV) and 1 or 0\n"
+        "return {granted, unpack(look({ARGV[2]}))}"
+    )
+
+    def __init__(self, uri: str, client: Any) -> None:
+        super(RedisStorage, self).__init__(uri)
+        self.target_server, self.dependency = "redis", self.dependencies["redis"].module
+        self.key_prefix, self.storage = self.PREFIX, client
+        self.initialize_storage(uri)
+        self._take = client.register_script(self.SCRIPT_TAKE)
+
+    def take(self, key: str, limit: int, period: int) -> tuple[bool, Windows]:
+        """Whether one more is granted within `limit` in `period` seconds, and the windows then."""
+        keys = [
+            self.prefixed_key(name)
+            for name in (self._previous_window_key(key), self._current_window_key(key))
+        ]
+        granted, previous, previous_ms, current, current_ms = self._take(keys, [limit, period, 1])
+        return bool(granted), Windows(
+            int(previous or 0),
+            max(0, previous_ms) / 1000,
+            int(current or 0),
+            max(0, current_ms) / 1000,
+        )
+
+
+def take(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> tuple[bool, Windows]:
+    """Counts one, unless that were over the limit; and the windows afterwards."""
+    key, period = item.key_for(*identity), item.get_expiry()
+    if isinstance(storage, LinkStorage):
+        return storage.take(key, item.amount, period)
+    granted = storage.acquire_sliding_window_entry(key, item.amount, period)
+    return granted, Windows(*storage.get_sliding_window(key, period))
+
+
+def look(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> Windows:
+    """The windows as they are. One question answers both "one more now?" and "when?"; the
+    library's test() and get_window_stats() would be two."""
+    return Windows(*storage.get_sliding_window(item.key_for(*identity), item.get_expiry()))
+
+
+def seconds_to_wait(item: RateLimitItem, windows: Windows) -> float:
+    """When the sliding window grants one more; 0 if it does now.
+
+    The window counts `floor(previous × its rest / period) + current`.
+    """
+    period = item.get_expiry()
+    previous, previous_rest, current, current_rest = windows
+    if item.amount == 0:
+        return float(period)
+    room = item.amount - current  # what the previous window's part must stay below
+    if room <= 0:
+        return max(0.0, float(current_rest - period))  # then it becomes the previous one
+    if previous == 0:
+        return 0.0
+    return max(0.0, float(previous_rest - room * period / previous))
+
+
+def remaining(item: RateLimitItem, windows: Windows) -> int:
+    """How many more the sliding window grants now."""
+    period = item.get_expiry()
+    counted = math.floor(windows.previous * windows.previous_rest / period) + windows.current
+    return max(0, item.amount - counted)
+
+
+def seconds_to_change(item: RateLimitItem, windows: Windows) -> float:
+    """Until the current window ends, from when on it counts less and less; where nothing is left,
+    until one more is granted."""
+    if remaining(item, windows) == 0:
+        return seconds_to_wait(item, windows)
+    return max(0.0, float(windows.current_rest - item.get_expiry()))
+
+
+def count_as_the_limiter(client: Any) -> None:
+    """Counts twice on a name of its own, in a way that takes every branch of the limiter's scripts:
+    the second time has a longer window, so that the first one counts as over."""
+    storage = LinkStorage("link://", client)
+    for window in (1, 10):  # seconds
+        storage.take("LIMITER/hokusai-probe", 2**31, window)
+    storage.get_sliding_window("LIMITER/hokusai-probe", 10)
