@@ -14,13 +14,13 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from config import Settings
+from config.redis_url import PREPARED
 from server import folders
 
 log = logging.getLogger("hokusai.instance")
 
-#: Says, with the master's process id, that the environment has been prepared by this master; and
-#: which folder it made for that.
-PREPARED = "HOKUSAI_INSTANCE_PREPARED"
+#: Says which folder the master made for its instance; PREPARED, with its process id, that it did
+#: prepare the environment.
 MADE = "HOKUSAI_INSTANCE_MADE"
 
 #: How a folder that was made up is named, and the file in it that its processes keep locked.

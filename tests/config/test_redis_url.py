@@ -1,11 +1,13 @@
 """The grammar of REDIS_URL: what it says in every kind, and what is refused without showing it."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from config.redis_url import SCHEMES, RedisUrl, parse
+from config.redis_url import PREPARED, SCHEMES, RedisUrl, parse
 
 HOST = ("cache", 6379)
 
@@ -149,3 +151,15 @@ def test_each_scheme_is_a_kind() -> None:
         assert isinstance(parsed, RedisUrl)
         assert parsed.is_tls == scheme.startswith("rediss")
         assert parsed.kind in scheme
+
+
+@pytest.mark.parametrize("process", [os.getpid, os.getppid], ids=["its master", "its worker"])
+def test_a_file_that_vanishes_ends_no_running_instance(
+    monkeypatch: pytest.MonkeyPatch, process: Callable[[], int]
+) -> None:
+    """A reload, and each new worker, reads the settings again."""
+    url = "rediss://cache?ssl_ca_certs=/no/such/file"
+    with pytest.raises(ValueError, match="can be read"):
+        parse(url)
+    monkeypatch.setenv(PREPARED, str(process()))
+    assert parse(url).tls == {"ssl_ca_certs": "/no/such/file"}
