@@ -27,7 +27,8 @@ class LinkStorage(RedisStorage):
 
     STORAGE_SCHEME = ["link"]  # noqa: RUF012 (the library declares it so)
 
-    #: The library's two scripts, one after the other; the second one wants the period only.
+    #: The library's two scripts, one after the other; the second one wants the period only. Bytes:
+    #: for a string redis-py asks the client for its encoding, and that of a cluster connects.
     SCRIPT_TAKE = (
         "local function acquire(ARGV)\n"
         f"{RedisStorage.SCRIPT_ACQUIRE_SLIDING_WINDOW.decode()}\nend\n"
@@ -41,7 +42,7 @@ class LinkStorage(RedisStorage):
         self.target_server, self.dependency = "redis", self.dependencies["redis"].module
         self.key_prefix, self.storage = self.PREFIX, client
         self.initialize_storage(uri)
-        self._take = client.register_script(self.SCRIPT_TAKE)
+        self._take = client.register_script(self.SCRIPT_TAKE.encode())
 
     def take(self, key: str, limit: int, period: int) -> tuple[bool, Windows]:
         """Whether one more is granted within `limit` in `period` seconds, and the windows then."""
