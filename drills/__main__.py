@@ -53,7 +53,8 @@ DRILLS: dict[str, Drill] = {
     "lost-node": instances.lost_node,
     "overload": lambda stage: [overload.drill(stage, seconds=15, most_ms=250)],
     "stalled": lambda stage: stalled.drill(stage, 200, asked=1000, most_ms=100, idle=20),
-    "slow-sign-in": lambda stage: slow_sign_in.drill(stage, 500, 1000, most_ms=100, limit=10),
+    # A burst of up to 500 new connections each second; an answer may have to wait behind it.
+    "slow-sign-in": lambda stage: slow_sign_in.drill(stage, 500, 1000, most_ms=250, limit=10),
     "names": lambda stage: frozen_names.drill(stage, together=60),
     "instance-folder": lambda stage: instance_folder.drill(stage, answers=500),
     "restarts": lambda stage: [restarts.rolling_restart(stage, rounds=5)],
