@@ -184,7 +184,7 @@ class Upstream:
         headers = upstream_headers(permit, self._host, self._own)
         target = f"{inbound.path}?{inbound.query}" if inbound.query else inbound.path
         timeout = self._timeout(permit.route)
-        if timeout == self._copy_timeout:
+        if permit.route and permit.route.copies:
             headers[IDLE] = str(self._slow_timeout)
         with self.liveness.waiting():
             answer = self._send(inbound.method, target, headers, body, timeout, self._pool)
