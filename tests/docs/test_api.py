@@ -1,5 +1,5 @@
 """docs/api.md tells what the code says: errors, scopes, the headers that stay outside; and
-docs/metrics.md the metrics."""
+docs/observability.md the metrics."""
 
 from collections.abc import Iterator
 
@@ -40,7 +40,7 @@ def test_the_scopes_of_a_row_grant_the_same(scopes: frozenset[str]) -> None:
     assert any(scopes == set(row.split("|")[1].split("`")[1::2]) - {"is_admin"} for row in rows)
 
 
-METRICS_PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+METRICS_PAGE = (ROOT / "docs/observability.md").read_text(encoding="utf-8")
 METRICS = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
 
 

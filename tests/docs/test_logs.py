@@ -1,4 +1,4 @@
-"""docs/logs.md tells what the lines hold: every field, every result, every place of a key."""
+"""docs/observability.md tells what the lines hold: every field and every result."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from server.logs import dict_config
 from tests.app.samples import CREATE, inbound, principal
 from tests.docs.pages import ROOT, blocks
 
-PAGE_FILE = ROOT / "docs/logs.md"
+PAGE_FILE = ROOT / "docs/observability.md"
 PAGE = PAGE_FILE.read_text(encoding="utf-8")
 
 #: What the formatter puts before the fields of a line.
@@ -42,17 +42,17 @@ def record() -> Record:
 
 
 def test_each_field_of_a_requests_line_has_its_row() -> None:
-    assert told("Its fields") == FIRST + list(record().line("http://mlflow.test"))
+    assert told("Request log") == FIRST + list(record().line("http://mlflow.test"))
 
 
 def test_each_field_of_an_audit_line_has_its_row() -> None:
     fields = FIRST + list(audit.line(record(), "accepted"))
-    assert sorted(told("The audit")) == sorted(fields)
+    assert sorted(told("Audit log")) == sorted(fields)
 
 
 def test_each_result_of_a_write_is_explained() -> None:
     results = (audit.ACCEPTED, audit.REFUSED, audit.REFUSED_BY_PROXY, audit.UNKNOWN)
-    rows = section("The audit").partition("| result | means |")[2]
+    rows = section("Audit log").partition("| result | means |")[2]
     assert re.findall(r"^\| `([a-z ]+)` \|", rows, re.MULTILINE) == list(results)
 
 

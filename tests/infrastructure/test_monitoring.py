@@ -188,7 +188,7 @@ def test_no_two_alerts_have_one_name() -> None:
 
 
 def test_each_alert_is_in_the_documentation() -> None:
-    page = (ROOT / "docs/metrics.md").read_text("utf-8")
+    page = (ROOT / "docs/runbook.md").read_text("utf-8")
     assert [rule["alert"] for rule in RULES if f"`{rule['alert']}`" not in page] == []
 
 
