@@ -2,7 +2,7 @@
 
 A browser keeps the key of a Basic sign-in and sends it along with whatever any page asks of this
 host, also a form on somebody else's page. MLflow has a check of its own, but it knows only its own
-addresses; so Origin is judged here, and not passed on (docs/decisions/cross-site.md).
+addresses; so Origin is judged here, and not passed on (docs/decisions/sessions.md).
 """
 
 import logging

@@ -26,7 +26,7 @@ KEY_PARAMETERS = frozenset("api_key apikey api-key x-api-key x_api_key access_to
 FILE_PARAMETERS = frozenset(("path", "artifact_file_path", "artifact_directory_path"))
 
 #: What each request to MLflow carries. Whoever gets it back is not MLflow, but one of our proxies;
-#: see docs/decisions/loops.md.
+#: see docs/decisions/doctor.md.
 HOP = {"X-Hokusai-Hop": "1"}
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")

@@ -3,7 +3,7 @@
 A request's own metrics are written at its end, by count_request: some twenty writes of a
 microsecond each, into memory that the scrape reads. Each worker imports this file once, and starts
 with the values whose labels are known beforehand: a rate needs a zero to begin with.
-docs/metrics.md explains each.
+docs/observability.md explains each.
 """
 
 import os

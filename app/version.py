@@ -1,3 +1,3 @@
-"""The product's version (semantic versioning); docs/changelog.md says what changed."""
+"""The product's version (semantic versioning); CHANGELOG.md says what changed."""
 
 VERSION = "0.1.0"

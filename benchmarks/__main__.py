@@ -79,6 +79,8 @@ def main() -> int:
     progress = Progress()
     if options.use:
         measured = report.read(options.use)
+        for name in sorted(measured):
+            print(f"{report.text_of(name, measured[name])}\n")
     else:
         _prepare(options, progress)
         measured = _measured(options, progress)
@@ -102,7 +104,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", metavar="a,b", type=_parts, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="a minute or two, rough numbers")
     parser.add_argument("--publish", action="store_true", help="refresh docs/performance.*")
-    parser.add_argument("--use", metavar="FILE", type=Path, help="these results, measure nothing")
+    parser.add_argument("--use", metavar="FILE", type=Path, help="print these, measure nothing")
     parser.add_argument("--results", metavar="FILE", type=Path, default=LATEST)
     parser.add_argument(
         "--no-install", action="store_true", help="leave out what is not installed already"

@@ -38,10 +38,11 @@ def with_tables(page: str, whole: Report) -> str:
 
 
 def _generated(whole: Report) -> str:
+    """The picture, the goals and the proxy's own cost; `--use` prints the tables of all parts."""
     picture = f"![The measurements as a picture]({PLOT.name})"
-    parts = [report.text_of(name, whole[name], "### ") for name in sorted(whole)]
     goals = str(tables.of_goals(report.goals(whole)))
-    return "\n\n".join((picture, goals, tables.legend(), *parts))
+    own_cost = report.text_of("b", whole["b"], "### ")
+    return "\n\n".join((picture, goals, tables.legend(), own_cost))
 
 
 def draw(data: Path, picture: Path) -> None:

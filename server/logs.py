@@ -1,8 +1,8 @@
 """Logging: one JSON object a line on stderr (or text for human eyes), secrets nowhere.
 
 Libraries that would log requests with their headers or addresses are held at WARNING, also with the
-debug switch on. The audit has a logger of its own and goes where AUDIT_LOG says. docs/logs.md tells
-what the lines hold.
+debug switch on. The audit has a logger of its own and goes where AUDIT_LOG says.
+docs/observability.md lists the fields.
 """
 
 import json

@@ -4,7 +4,7 @@ They are public code, so they need no key. A file is compressed once in each wor
 reader gets it, and kept. For a kept file MLflow is asked with its ETag: "304 Not Modified" is
 answered with the copy. A file whose name has a hash of its content never changes, so MLflow is not
 asked again. Only MLflow's static files come here; answers and artifacts never do.
-See docs/decisions/compression.md and static_files.py.
+See docs/decisions/static-files.md and static_files.py.
 """
 
 import threading

@@ -6,7 +6,7 @@ what MLflow acts on: of a JSON body that was read whole anyway its names and ids
 takes them, and those in the path; never a value of a parameter, metric or tag. A body that streams
 is not read for it, and an answer neither: the id of something new is in MLflow's answer only.
 
-Fails open: a line that cannot be written does not undo the write. docs/logs.md describes all.
+Fails open: a line that cannot be written does not undo the write. See docs/observability.md.
 """
 
 import json

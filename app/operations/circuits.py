@@ -4,7 +4,7 @@ A circuit lives in the memory of its worker, and stays there. What is told of it
 instance's store, one record for each worker: written when a circuit changes, and once a second
 besides, which says that the worker lives. The health checks and `flask circuit` read the same
 records, and the workers find there what `flask circuit` asks them for. That needs no Redis, which
-may be what is broken. docs/decisions/remote-circuits.md says why so.
+may be what is broken. docs/decisions/circuit.md says why so.
 """
 
 import json

@@ -5,7 +5,7 @@
 - refused: 503 with a Retry-After, as in an overload.
 
 They stand under both prefixes, so that a load balancer routes them like the real thing.
-docs/decisions/self-test.md says why they exist.
+docs/decisions/doctor.md says why they exist.
 """
 
 import socket

@@ -8,7 +8,7 @@ locals {
       WEB_CONCURRENCY = tostring(max(2, floor(var.proxy_cpu / 1024)))
       # While Redis is away each task grants its share of a limit: never more than the limit in all.
       INSTANCES = tostring(var.proxy_max_tasks)
-      # Metrics by endpoint type, in the namespace Hokusai/MLflowProxy: docs/metrics.md.
+      # Metrics by endpoint type, in the namespace Hokusai/MLflowProxy: docs/observability.md.
       METRICS_EMF         = "true"
       METRICS_EMF_SERVICE = "${local.name}-mlflow-proxy"
     },

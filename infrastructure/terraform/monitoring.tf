@@ -18,7 +18,7 @@ resource "aws_cloudwatch_log_group" "mlflow" {
 locals {
   metric_namespace = "Hokusai/MLflowProxy/${var.environment}"
 
-  # Metric: pattern over the proxy's JSON log lines (docs/architecture.md shows one).
+  # Metric: pattern over the proxy's JSON log lines (docs/observability.md shows one).
   log_metrics = {
     Upstream502        = "{ ($.logger = \"hokusai.access\") && ($.status = 502) && (($.outcome = \"upstream_unreachable\") || ($.outcome = \"upstream_reset\") || ($.outcome = \"upstream_refusal\")) }"
     Upstream504        = "{ ($.logger = \"hokusai.access\") && ($.outcome = \"upstream_timeout\") }"

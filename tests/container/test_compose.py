@@ -138,7 +138,7 @@ def test_every_password_comes_from_outside() -> None:
     assert variables == {
         *("AUTH_CACHE_SECRET", "OBJECTS_PASSWORD", "POSTGRES_PASSWORD", "REDIS_PASSWORD")
     }
-    assert len(re.findall(r"\$\{", text)) == text.count(":?see docs/compose.md}")
+    assert len(re.findall(r"\$\{", text)) == text.count(":?see docs/deployment.md}")
     assert "/.env\n" in (ROOT / ".gitignore").read_text("utf-8")
 
 

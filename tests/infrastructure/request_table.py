@@ -1,7 +1,7 @@
 """The table of requests: which the load balancer lets through to the proxy, and which it does not.
 
 It says in examples what routes.json says in patterns, and was written from the public paths of
-docs/architecture.md, not from that file.
+docs/api.md, not from that file.
 """
 
 HOST = "registry.hokus.ai"

@@ -18,7 +18,7 @@ SWITCHES, CLIENTS = 20, 6
 @pytest.mark.slow
 def test_no_request_is_lost_while_groups_are_switched_by_the_file(tmp_path: Path) -> None:
     """Kept connections, half of the requests POSTs: where a reload would lose one at every second
-    switch (docs/decisions/nginx-switch.md)."""
+    switch (docs/decisions/readiness.md)."""
     require_nginx()
     kept: list[Client] = []
     asked = [
