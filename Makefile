@@ -7,7 +7,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --custom-compile-command "make lock" $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-aws bench drill docs check format lock clean
+.PHONY: help install run test test-aws bench drill pages docs check format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,6 +34,10 @@ bench: ## measure it beside its peers, 15 minutes; a part, roughly: ARGS="--only
 drill: ## break real parts under load, about 15 minutes, with a table; some: make drill ARGS="outage"
 	@$(ENVIRONMENT) development mlflow-server
 	@exec $(BIN)/python -m drills $(ARGS)
+
+pages: ## write docs/configuration.md anew, from the settings in the code
+	@$(ENVIRONMENT) development
+	$(BIN)/python -m config > docs/configuration.md
 
 docs: ## build the documentation as a site, into site/, and check its links
 	@$(ENVIRONMENT) development docs

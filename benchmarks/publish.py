@@ -5,9 +5,10 @@ In the page only what stands between the markers is generated.
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import report, tables
+from benchmarks import machine, report, tables
 from benchmarks.report import Report
 from devstack.environments import BENCH, ROOT
 
@@ -38,11 +39,22 @@ def with_tables(page: str, whole: Report) -> str:
 
 
 def _generated(whole: Report) -> str:
-    """The picture, the goals and the proxy's own cost; `--use` prints the tables of all parts."""
+    """The picture, the goals, the contestants, the machine; `--use` prints the tables."""
     picture = f"![The measurements as a picture]({PLOT.name})"
     goals = str(tables.of_goals(report.goals(whole)))
-    own_cost = report.text_of("b", whole["b"], "### ")
-    return "\n\n".join((picture, goals, tables.legend(), own_cost))
+    return "\n\n".join((picture, goals, tables.legend(), "\n".join(_measured_on(whole))))
+
+
+def _measured_on(whole: Report) -> Iterator[str]:
+    """One line for each machine and day; and the parts that other work disturbed."""
+    parts: dict[str, list[str]] = {}
+    for name, part in sorted(whole.items()):
+        parts.setdefault(f"{part.when}, {machine.sentence(part.machine)}", []).append(name)
+    for where, names in parts.items():
+        yield f"- Parts {', '.join(names)}: {where}."
+    busy = [name for name, part in sorted(whole.items()) if machine.is_busy(part.machine)]
+    if busy:
+        yield f"- The machine was busy during {', '.join(busy)}: **rough numbers**."
 
 
 def draw(data: Path, picture: Path) -> None:
