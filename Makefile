@@ -35,9 +35,10 @@ drill: ## break real parts under load, about 15 minutes, with a table; some: mak
 	@$(ENVIRONMENT) development mlflow-server
 	@exec $(BIN)/python -m drills $(ARGS)
 
-pages: ## write docs/configuration.md anew, from the settings in the code
+pages: ## generate docs/configuration.md and nginx.conf
 	@$(ENVIRONMENT) development
 	$(BIN)/python -m config > docs/configuration.md
+	$(BIN)/python -m infrastructure.nginx.configuration > infrastructure/nginx/nginx.conf
 
 docs: ## build the documentation as a site, into site/, and check its links
 	@$(ENVIRONMENT) development docs

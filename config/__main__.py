@@ -31,7 +31,7 @@ def reference() -> str:
         page.append(f"\n## {group}\n\n| variable | default | meaning |\n|---|---|---|")
         for setting in rows:
             facts = setting.metadata
-            secret = " Secret." if facts["secret"] else ""
+            secret = " Secret: never printed." if facts["secret"] else ""
             default = shown(setting.default, facts["secret"])
             page.append(f"| `{facts['variable']}` | {default} | {facts['help']}{secret} |")
     return "\n".join(page) + "\n"
