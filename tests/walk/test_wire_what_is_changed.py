@@ -225,6 +225,8 @@ ELSEWHERE = {
     "early refusal": "app/test_response_head.py"
     "::test_a_refusal_before_the_end_of_an_upload_is_passed_on",
     "full pool": "app/test_forwarding.py::test_a_full_pool_of_mlflows_may_be_repeated",
+    "full pool, read again": "app/test_forwarding.py"
+    "::test_a_read_that_found_a_full_pool_is_sent_again",
     "refused proxy": "faults/test_refusing_mlflow.py"
     "::test_nobodys_key_is_blamed_for_the_proxys_credentials",
     "creates": "walk/test_wire_errors.py::test_the_circuit_opens_lets_one_probe_go_and_closes",
