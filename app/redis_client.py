@@ -55,6 +55,8 @@ def _options(address: RedisUrl, timeout: float) -> dict[str, Any]:
         "protocol": address.protocol,
         **address.tls,
     }
+    if "ssl_certfile" in options:
+        options.setdefault("ssl_password", "")  # without one OpenSSL would ask on the terminal
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -103,6 +103,8 @@ REDIS = {
     "Without TLS it is redis:// instead of rediss://.",
     "client certificate": "Redis wants a certificate of its clients: add ssl_certfile and "
     "ssl_keyfile to REDIS_URL.",
+    "tls files": "The files of TLS in REDIS_URL cannot be used: are those that ssl_ca_certs, "
+    "ssl_certfile and ssl_keyfile name there, in PEM, and does ssl_password fit?",
     "silent": "Redis does not answer within REDIS_TIMEOUT: is it overloaded, frozen, or far away?",
     "no sentinel": "None of the Sentinels answers: are they running, on the hosts and ports in "
     "REDIS_URL?",
