@@ -167,6 +167,9 @@ FAILED = "The check itself failed; see the proxy's log."
 
 #: What it means for users, said behind the cause.
 WITHOUT_REDIS = "Until then each instance counts limits for itself and hears no revocations."
+WITHOUT_SOME = (
+    "Until then the limits, sessions and answers of the nodes concerned go on without Redis."
+)
 WITHOUT_AUTH = "Keys seen lately go on, others get 503."
 WITHOUT_FOLDER = (
     "Until then /metrics may lack values, and each worker counts limits for itself while Redis is "

@@ -116,7 +116,7 @@ def test_who_may_not_subscribe_hears_nothing_and_everybody_is_told(
     found = health_of_redis(proxy)
     assert found["status"] == "degraded"
     assert f"subscribe to {CHANNEL}" in found["message"]
-    assert f"Add to its ACL: &{CHANNEL}." in found["message"]
+    assert f"Add to its ACL, on each node: &{CHANNEL}." in found["message"]
     assert "revocations are not heard" in found["message"]
     eventually(
         lambda: metric(proxy, f'hokusai_proxy_redis_refused{{right="{CHANNEL}"}}') == 2,
