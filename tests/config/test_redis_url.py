@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from config.redis_url import PREPARED, SCHEMES, RedisUrl, parse
+from config.redis_url import SCHEMES, RedisUrl, parse
+from config.running import PREPARED
 
 HOST = ("cache", 6379)
 
