@@ -20,6 +20,8 @@ from ipaddress import AddressValueError, IPv6Address
 from typing import Any
 from urllib.parse import unquote
 
+from config.running import is_running
+
 SCHEMES = (
     "redis",
     "rediss",
@@ -30,9 +32,6 @@ SCHEMES = (
     "rediss+cluster",
     "memory",
 )
-
-#: Set by the master of an instance to its own process id (server/instance.py).
-PREPARED = "HOKUSAI_INSTANCE_PREPARED"
 
 #: What a refused value may have meant.
 ESCAPES = "# is %23, / is %2F, ? is %3F, @ is %40, % is %25"
@@ -186,7 +185,7 @@ def _database(text: str) -> int:
 def _file(text: str) -> str:
     """Checked at the start only. A file that vanishes later must not end an instance that reloads,
     nor keep a new worker from starting: new connections fail then, and health says so."""
-    if not os.access(text, os.R_OK) and not _is_running():
+    if not os.access(text, os.R_OK) and not is_running():
         raise ValueError("must name a file or folder that can be read")
     return text
 
@@ -196,7 +195,7 @@ def _check_tls(tls: Mapping[str, Any]) -> None:
     password: OpenSSL would, on the terminal."""
     if "ssl_keyfile" in tls and "ssl_certfile" not in tls:
         raise ValueError("has the option ssl_keyfile without ssl_certfile")
-    if _is_running():
+    if is_running():
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
@@ -214,11 +213,6 @@ def _check_tls(tls: Mapping[str, Any]) -> None:
             "has an option ssl_certfile that cannot be used: are it and ssl_keyfile in PEM, do "
             "they belong together, and is ssl_password the key's?"
         ) from None
-
-
-def _is_running() -> bool:
-    """Whether this process is the master of an instance that has started, or a worker of it."""
-    return os.environ.get(PREPARED) in (str(os.getpid()), str(os.getppid()))
 
 
 def _one_of(**choices: Any) -> Callable[[str], Any]:

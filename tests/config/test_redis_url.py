@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from config.redis_url import PREPARED, SCHEMES, RedisUrl, parse
+from config.redis_url import SCHEMES, RedisUrl, parse
+from config.running import PREPARED
 from drills.redis_topologies import make_certificates
 
 HOST = ("cache", 6379)
