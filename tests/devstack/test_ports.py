@@ -54,7 +54,9 @@ def test_no_port_is_given_to_two_processes() -> None:
         for _ in range(3)
     ]
     with ThreadPoolExecutor(3) as threads:
-        lines = list(threads.map(lambda process: str(process.stdout and process.stdout.readline()), started))
+        lines = list(
+            threads.map(lambda process: str(process.stdout and process.stdout.readline()), started)
+        )
     for process in started:
         process.communicate("\n")
     ports = " ".join(lines).split()
