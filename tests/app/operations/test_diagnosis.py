@@ -172,7 +172,7 @@ def test_the_auth_services_answers(
     assert found.detail.startswith(f"auth.internal answered {status}")
 
 
-@pytest.mark.parametrize("word", messages.REDIS.keys() - {"permission"})
+@pytest.mark.parametrize("word", sorted(messages.REDIS.keys() - {"permission"}))
 def test_redis_in_trouble(word: str) -> None:
     found = diagnosis.redis_trouble(REDIS, Trouble(word, ValueError("in its words")))
     is_partial = word in ("slots", "is cluster")
