@@ -5,7 +5,7 @@ import os
 import sys
 
 from config import BadSettings, load
-from server import heartbeat, instance, logs, metric_files
+from server import arbiter, heartbeat, instance, logs, metric_files
 from server.hooks import harmless
 from server.request_head import MOST_FIELDS
 from server.worker import ProxyWorker
@@ -51,6 +51,8 @@ header_map = "drop"
 control_socket_disable = True
 # No folder is needed for the workers' heartbeat files.
 heartbeat.install()
+# The master outlives what fails beside workers that serve.
+arbiter.install()
 
 # One access line per request is written by the proxy itself, when the last byte went out.
 accesslog = None

@@ -71,17 +71,20 @@ class Authenticator:
         """The principal behind a key, or behind a browser's session.
 
         `before_asking` runs when the answer is not a cached yes, and may refuse (too many failed
-        attempts); `on_failure` runs for a bad key. Raises Unauthenticated, RateLimited or
-        AuthServiceUnavailable.
+        attempts), but not for a key that was good lately: to ask about that again is no guess, and
+        others at its address may have failed. `on_failure` runs for a bad key. Raises
+        Unauthenticated, RateLimited or AuthServiceUnavailable.
         """
         if isinstance(credentials, Ticket):
             return Authentication(self._of_session(credentials, client_ip), "session")
         digest = self._cache.digest(credentials.key, client_ip, self._service_id)
         verdict, source = self._cache.fresh(digest), "hit"
-        if verdict is None or verdict.principal is None:
-            before_asking()
         if verdict is None:
+            if self._cache.stale(digest) is None:
+                before_asking()
             verdict, source = self._ask(digest, credentials, client_ip)
+        elif verdict.principal is None:
+            before_asking()
         count_authentication(source, verdict.principal is not None)
         if verdict.principal is None:
             on_failure()

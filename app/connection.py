@@ -45,6 +45,9 @@ ESTABLISHED = b"\x01"
 #: Seconds after which a write that MLflow does not take is interrupted, to look for an answer.
 LOOK = 1.0
 
+#: Bytes of an answer that are looked at while the request is still going out.
+EARLY = 4096
+
 #: Methods that have no body where nobody says so (RFC 9110 section 8.6).
 BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 
@@ -66,6 +69,7 @@ class Connection(HTTPConnection):
     _last_used = 0.0
     _connected_at = 0.0
     _refused = False
+    _early = b""
     _method = ""
     _is_open = False
 
@@ -125,7 +129,7 @@ class Connection(HTTPConnection):
         write. ValueError for what would not be one request."""
         if self.sock is not None and self._is_too_old():
             self.close()
-        self._method = method
+        self._method, self._early = method, b""
         self._idle_timeout = float(headers[IDLE]) if IDLE in headers else None
         head = _head(method, headers, body is None, chunked)
         if self.sock is None:
@@ -170,17 +174,23 @@ class Connection(HTTPConnection):
                 self._stop_if_refused()
                 if time.monotonic() >= deadline:
                     raise
+            except OSError:
+                self._stop_if_refused()  # it said why, and closed
+                raise
 
     def _stop_if_refused(self) -> None:
         """Ends an upload that MLflow has refused before its end (413, say): the rest would not be
         read, and the answer lost. urllib3 takes a BrokenPipeError for that, and reads the answer.
         A success is waited for: it may be about the whole body."""
-        if ioctl is None or isinstance(self, HTTPSConnection):
-            return
-        is_answered = any(ioctl(self.sock.fileno(), FIONREAD, bytes(4)))
-        if is_answered and _REFUSAL.search(self.sock.recv(4096, socket.MSG_PEEK)):
+        if _REFUSAL.search(self._beginning()):
             self._refused = True
             raise BrokenPipeError("refused before the end of the body")
+
+    def _beginning(self) -> bytes:
+        """What is there of the answer already, in part; it is read again with the answer."""
+        if ioctl is None or not any(ioctl(self.sock.fileno(), FIONREAD, bytes(4))):
+            return b""
+        return self.sock.recv(EARLY, socket.MSG_PEEK)
 
     def getresponse(self) -> Any:
         """Reads the answer's head, with delayed ACKs off.
@@ -192,7 +202,8 @@ class Connection(HTTPConnection):
             raise http.client.RemoteDisconnected("before the answer")
         if QUICKACK is not None:
             self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
-        answer = UpstreamResponse(self.sock, self._method, float(self.timeout or 0))
+        timeout = float(self.timeout or 0)
+        answer = UpstreamResponse(self.sock, self._method, timeout, self._early)
         try:
             answer.begin()
             response = HTTPResponse(
@@ -218,7 +229,19 @@ class Connection(HTTPConnection):
 
 
 class ConnectionTLS(Connection, HTTPSConnection):
-    """The same over TLS."""
+    """The same over TLS, where nothing can be read twice: what was looked at is kept."""
+
+    def _beginning(self) -> bytes:
+        if len(self._early) < EARLY:
+            limit = self.sock.gettimeout()
+            self.sock.settimeout(0)
+            try:
+                self._early += self.sock.recv(EARLY)
+            except OSError:  # nothing is there, or nothing will be
+                pass
+            finally:
+                self.sock.settimeout(limit)
+        return self._early
 
 
 def _head(method: str, headers: Mapping[str, str], bodiless: bool, chunked: bool) -> bytes:

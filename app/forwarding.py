@@ -9,6 +9,7 @@ import base64
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from app.authorization import Permit
 from app.connection import IDLE, TARGET, Connection, ConnectionTLS
 from app.errors import (
     CircuitOpen,
+    UpstreamOverloaded,
     UpstreamReset,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -35,8 +37,9 @@ from app.headers import upstream_headers
 from app.inbound import HOP
 from app.liveness import Liveness
 from app.retries import Retries
-from app.route_table import Route
+from app.route_table import Access, Route
 from app.streaming import Body
+from app.write_gate import WriteGate
 from config import Settings
 
 #: What says that MLflow is in trouble. Its own 4xx and 5xx do not: they are often the caller's. Nor
@@ -86,6 +89,7 @@ class Upstream:
         self._pool = _pool(settings, settings.mlflow_pool_size)
         self._probes = _pool(settings, 1)
         self._retries = Retries(settings.mlflow_retry_deadline)
+        self._writes = WriteGate(settings.web_concurrency)
         self.liveness = Liveness(circuit, self.is_there)
 
     def forward(
@@ -95,10 +99,10 @@ class Upstream:
         runs before each try.
 
         Raises CircuitOpen, UpstreamUnreachable, UpstreamReset, UpstreamTimeout, UpstreamRefusal,
-        UpstreamOverloaded; and what reading the client's body raises.
+        UpstreamOverloaded, Overloaded; and what reading the client's body raises.
         """
         try:
-            with self.circuit.attempt(FAILURES, self.is_there):
+            with self._slot(permit), self.circuit.attempt(FAILURES, self.is_there):
                 return self._with_retries(permit, body, tried)
         except circuits.Open as open_circuit:
             raise CircuitOpen(
@@ -145,6 +149,12 @@ class Upstream:
         """How many connections to MLflow this worker has opened in all."""
         return self._pool.num_connections
 
+    def _slot(self, permit: Permit) -> AbstractContextManager[None]:
+        """The bound on concurrent writes, for a route that writes to MLflow's database."""
+        route = permit.route
+        writes = route and route.access is Access.WRITE and route.kind != "artifacts"
+        return self._writes.slot(permit.principal.key_id) if writes else nullcontext()
+
     def _with_retries(
         self, permit: Permit, body: Body, tried: Callable[[], None]
     ) -> urllib3.BaseHTTPResponse:
@@ -152,16 +162,25 @@ class Upstream:
 
         A failed connect: nothing was sent, nothing was taken from the body, so any request. A
         reset, or an error page of something in between: GET and HEAD only. A POST that went out may
-        have been carried out, and is never repeated.
+        have been carried out, and is never repeated. A read for which MLflow had no database
+        connection: also a POST, such as a search.
         """
         began, tries = time.monotonic(), 0
         reads_only = permit.inbound.method in ("GET", "HEAD") and body.is_whole
+        reads = permit.route is not None and permit.route.access is Access.READ and body.is_whole
         self._retries.request_made()
         while True:
             tries += 1
             tried()
+            sent = time.monotonic()
             try:
                 answer, page = self._once(permit, body)
+            except UpstreamOverloaded:
+                self._writes.tighten(sent)
+                # MLflow's own wait, 30 s, does not count towards the deadline.
+                if not reads or not self._retries.again(tries, time.monotonic(), was_sent=True):
+                    raise
+                continue
             except UpstreamUnreachable:
                 if not self._retries.again(tries, began, was_sent=False):
                     raise

@@ -111,6 +111,17 @@ FORWARDING = Gauge(
     multiprocess_mode="livesum",
 )
 
+WRITE_BOUND = Gauge(
+    "hokusai_proxy_write_bound",
+    "Writes that go to MLflow at once since its database connections ran out; 0: no bound.",
+    multiprocess_mode="livesum",
+)
+WRITES_WAITING = Gauge(
+    "hokusai_proxy_writes_waiting",
+    "Writes that wait because of that bound.",
+    multiprocess_mode="livesum",
+)
+
 # --- MLflow and circuits ---------------------------------------------------------------------
 
 CONNECTIONS = Counter(
@@ -201,7 +212,8 @@ def count_auth_answer(answer: str) -> None:
 
 
 def count_limit(limit: str, granted: bool) -> None:
-    """A decision of the limit "key", "session", "address", "in_flight_of_key" or "in_flight"."""
+    """A decision of a limit: "key", "session", "address", "in_flight_of_key", "in_flight" or
+    "writes"."""
     labelled(LIMIT_DECISIONS, limit, "granted" if granted else "refused").inc()
 
 
@@ -253,7 +265,7 @@ def _begin() -> None:
         (AUTHENTICATIONS, (("hit", "miss", "stale", "session"), ("accepted", "refused"))),
         (AUTH_ANSWERS, (("valid", "invalid", "throttled", "unavailable", "not_asked"),)),
         (LIMIT_DECISIONS, (("key", "session"), ("granted", "refused"))),
-        (LIMIT_DECISIONS, (("address", "in_flight_of_key", "in_flight"), ("refused",))),
+        (LIMIT_DECISIONS, (("address", "in_flight_of_key", "in_flight", "writes"), ("refused",))),
         (LIMIT_FALLBACKS, (("key", "session", "address"),)),
     )
     for metric, labels in known:

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.commands.core import Script
-from redis.exceptions import SlotNotCoveredError
+from redis.exceptions import NoPermissionError, RedisClusterException, SlotNotCoveredError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
@@ -55,6 +55,8 @@ def _options(address: RedisUrl, timeout: float) -> dict[str, Any]:
         "protocol": address.protocol,
         **address.tls,
     }
+    if "ssl_certfile" in options:
+        options.setdefault("ssl_password", "")  # without one OpenSSL would ask on the terminal
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -198,6 +200,11 @@ class WrongKind(redis.ConnectionError):
         self.kind = kind
 
 
+class SomeNodesFail(RedisClusterException):
+    """Some nodes of a cluster fail, and others carry out what is asked of them; its cause is what
+    one of them raised."""
+
+
 class SentinelFailed(redis.ConnectionError):
     """No Sentinel answers the question for the master; its cause is what one of them raised."""
 
@@ -260,9 +267,22 @@ class LazyCluster:
         if covered < SLOTS:
             raise SlotNotCoveredError(f"{SLOTS - covered} of {SLOTS} slots are not covered")
 
+    def spread(self, name: str) -> list[str]:
+        """Names that begin so, one for each primary: that one has the keys with it in braces."""
+        found: dict[str, str] = {}
+        nodes = len(self.get_primaries())
+        for number in range(SLOTS):  # a node with few slots may be left out
+            tag = f"{name}-{number}"
+            found.setdefault(self.get_node_from_key(tag).name, tag)
+            if len(found) == nodes:
+                break
+        return list(found.values())
+
     def _ping(self, node: ClusterNode) -> Exception | None:
         try:
             self.ping(target_nodes=node)
+        except NoPermissionError:
+            return None  # it answers; who listens needs the right
         except (redis.RedisError, OSError) as why:
             return why
         return None

@@ -1,7 +1,8 @@
 """MLflow is slow, not dead: more writers than its database takes at once, and readers beside them.
 
-The writers make MLflow wait for itself: a batch holds one connection to the database and needs a
-second one, so a pool of 15 is used up, and nobody gets on until MLflow gives up after 30 s.
+A batch holds one database connection and needs a second one. 32 writers use up MLflow's pool of 15,
+and no request gets a connection until MLflow's own time-out of 30 s. From then on the proxy bounds
+concurrent writes (app/write_gate.py).
 """
 
 import json
@@ -10,7 +11,7 @@ from typing import Any
 
 from devstack.proxy import Proxy
 from drills.load import Client, Load
-from drills.report import Row, counted
+from drills.report import Row, counted, median_ms
 from drills.stage import Stage
 from tests.wire import bearer, call, request
 
@@ -24,8 +25,8 @@ READERS = 4
 
 
 def drill(stage: Stage, seconds: float, writers: int = 32) -> Row:
-    """Writers that log batches without a pause, and readers that look at a run. Held if the proxy
-    refused nothing by itself: what was not answered with 200, MLflow itself gave up."""
+    """Writers that log batches without a pause, and readers that look at a run. Held if every
+    reader got 200 every time, and the proxy refused no write by itself."""
     proxy = stage.proxy(MLFLOW_SERVER_URL=stage.mlflow().url)
     key = stage.key()
     runs = [_new_run(proxy, key) for _ in range(writers)]
@@ -42,24 +43,26 @@ def drill(stage: Stage, seconds: float, writers: int = 32) -> Row:
     outcomes = [line["outcome"] for line in proxy.log_lines() if "outcome" in line]
     own = [outcome for outcome in outcomes if outcome in OWN]
     given_up = outcomes.count("upstream_overloaded")
-    refused = sum(status != 200 for status in (*writing.statuses, *reading.statuses))
+    given_up_writes = sum(status != 200 for status in writing.statuses)
     longest = max(seen.seconds for seen in (*writing.seen, *reading.seen))
+    quick = median_ms([seen.seconds for seen in reading.seen])
     numbers: dict[str, Any] = {
         "writers": counted(writing.statuses),
         "readers": counted(reading.statuses),
         "given_up_by_mlflow": given_up,
         "refused_by_the_proxy": len(own),
         "longest_s": round(longest, 1),
+        "readers_p50_ms": quick,
     }
     return Row(
         "slow, not dead",
         "MLflow's database is overloaded",
         f"{writers} writers, {READERS} readers, {seconds:g} s: {len(writing.seen)} batches",
-        f"writers: {numbers['writers']}; readers: {numbers['readers']}; longest "
-        f"{numbers['longest_s']} s; given up by MLflow (no database connection in 30 s): "
-        f"{given_up}; refused by the proxy itself: {len(own)}",
+        f"writers: {numbers['writers']}; readers: {numbers['readers']}, p50 "
+        f"{quick} ms; longest {numbers['longest_s']} s; given up by MLflow (no database "
+        f"connection in 30 s): {given_up}; refused by the proxy itself: {len(own)}",
         None,
-        held=not own and 200 in reading.statuses and refused == given_up,
+        held=not own and set(reading.statuses) == {200} and given_up_writes <= given_up,
         numbers=numbers,
     )
 

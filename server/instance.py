@@ -14,7 +14,7 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from config import Settings
-from config.redis_url import PREPARED
+from config.running import PREPARED
 from server import folders
 
 log = logging.getLogger("hokusai.instance")

@@ -186,7 +186,8 @@ def redis_trouble(part: Part, trouble: Trouble) -> Finding:
     if trouble.lacks:
         return Finding(level, explain(trouble.lacks), detail)
     message = messages.REDIS.get(trouble.word) or unanswered(part, trouble.error).message
-    return Finding(level, f"{message} {messages.WITHOUT_REDIS}", detail)
+    hurts = messages.WITHOUT_SOME if trouble.is_partial else messages.WITHOUT_REDIS
+    return Finding(level, f"{message} {hurts}", detail)
 
 
 def auth_unanswered(part: Part, error: BaseException) -> Finding:

@@ -633,6 +633,29 @@ def test_a_full_pool_of_mlflows_may_be_repeated(
     assert caught.value.headers == {"Retry-After": "5"}
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_read_that_found_a_full_pool_is_sent_again(
+    mlflow: Upstream, make_forwarder: MakeForwarder, method: str
+) -> None:
+    """A search is a POST that reads. MLflow's own wait does not use up the retry deadline."""
+    mlflow.answers(Answer(pause(0.5), send(sized(POOL, 400))), OK)
+    forwarder = make_forwarder(mlflow.url, mlflow_retry_deadline=0.3)
+    body = whole(b"{}") if method == "POST" else NO_BODY
+    assert forward(forwarder, method, route=READ, body=body).status == 200
+    assert len(mlflow.requests) == 2
+
+
+def test_a_full_pool_bounds_the_writes_that_follow(mlflow: Upstream, forwarder: Forwarder) -> None:
+    """One write is sent once: it may have done a part. The bound is that of the instance."""
+    mlflow.answers(Answer(send(sized(POOL, 400))), OK)
+    with pytest.raises(UpstreamOverloaded):
+        forward(forwarder, "POST", route=CREATE)
+    assert len(mlflow.requests) == 1
+    assert forwarder._writes.bound is not None
+    assert forward(forwarder, "POST", route=CREATE).status == 200
+    assert not forwarder._writes._running
+
+
 @pytest.mark.parametrize("pieces", [sized(POOL, 400), chunked(POOL[:40], POOL[40:], status=400)])
 def test_a_full_pool_is_known_though_its_words_come_in_pieces(
     mlflow: Upstream, forwarder: Forwarder, pieces: bytes

@@ -15,6 +15,7 @@ from app.operations import diagnosis, messages
 from app.redis_faults import LONGEST, said
 from app.redis_link import RedisLink
 from app.windows import count_as_the_limiter
+from config.redis_url import PREPARED
 from devstack.ports import HOST
 from drills.redis_topologies import (
     SERVICE,
@@ -223,6 +224,23 @@ def test_tls_that_does_not_come_about(look: Look, with_tls: Way, tmp_path: Path)
         assert look(f"redis://{place}") in ("closed", "unreachable")
 
 
+def test_files_that_cannot_be_used_any_more(
+    look: Look, with_tls: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an instance that has started: the start refuses them."""
+    monkeypatch.setenv(PREPARED, str(os.getpid()))
+    node = Node(tmp_path / "one", way=with_tls)
+    own = f"{node.url}&ssl_certfile={with_tls.tls}/client.crt&ssl_keyfile={with_tls.tls}"
+    (tmp_path / "junk").write_text("no certificate")
+    with running(node):
+        assert look(f"{own}/client.key") is None
+        assert look(f"{own}/server.key") == "tls files"
+        assert look(f"{own}/none.key") == "tls files"
+        for file in (tmp_path / "junk", tmp_path, tmp_path / "none"):
+            assert look(f"rediss://{HOST}:{node.port}?ssl_ca_certs={file}") == "tls files"
+    assert look(f"unix://{tmp_path}/none") == "unreachable"
+
+
 def test_a_client_without_the_certificate_that_is_wanted(
     look: Look, with_tls: Way, tmp_path: Path
 ) -> None:
@@ -317,4 +335,5 @@ def test_each_word_has_a_message() -> None:
         "no sentinel",
         "client certificate",
         "no tls",
+        "tls files",
     }
