@@ -5,7 +5,7 @@ import os
 import sys
 
 from config import BadSettings, load
-from server import arbiter, heartbeat, instance, logs, metric_files
+from server import arbiter, heartbeat, instance, logs, metric_files, open_files
 from server.hooks import harmless
 from server.request_head import MOST_FIELDS
 from server.worker import ProxyWorker
@@ -19,7 +19,7 @@ instance.prepare(settings, os.environ)
 
 bind = settings.bind
 workers = settings.web_concurrency
-worker_connections = settings.max_connections
+worker_connections = open_files.make_room(settings.max_connections, os.environ)
 
 # Slow and stalled clients cost a greenlet, not a thread: docs/decisions/worker-class.md.
 worker_class = ProxyWorker

@@ -11,6 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from urllib3 import HTTPResponse
@@ -23,6 +24,7 @@ try:
 except ImportError:  # no Unix: urllib3's own way is taken
     ioctl = None  # type: ignore[assignment]
 
+from app.handshake import HandshakeDeadline
 from app.metrics import count_connection
 from app.names import open_socket
 from app.response_head import UpstreamResponse
@@ -72,6 +74,8 @@ class Connection(HTTPConnection):
     _early = b""
     _method = ""
     _is_open = False
+    _handshake: HandshakeDeadline | None = None
+    _connecting: ExitStack
 
     @property
     def is_connected(self) -> bool:
@@ -89,19 +93,29 @@ class Connection(HTTPConnection):
         """Called by urllib3's connect, whose own version looks the name up without a timeout."""
         timeout = float(self.timeout or 0)
         try:
-            return open_socket(self._dns_host, self.port, timeout, self.socket_options or ())
+            opened = open_socket(self._dns_host, self.port, timeout, self.socket_options or ())
         except socket.gaierror as why:
             raise NameResolutionError(self.host, self, why) from why
         except TimeoutError as why:
             raise ConnectTimeoutError(self, f"no connection within {timeout:g} s") from why
+        if isinstance(self, HTTPSConnection):
+            self._handshake = HandshakeDeadline(opened, opened.gettimeout() or timeout)
+            self._connecting.enter_context(self._handshake)
+        return opened
 
     def connect(self) -> None:
         """Connects; the connect time-out ends there, or it would bound each write of an upload.
         Whatever goes wrong in it, TLS included, is a failed connect: nothing was sent."""
-        try:
-            super().connect()
-        except OSError as why:
-            raise NewConnectionError(self, f"{type(why).__name__}: {why}") from why
+        self._handshake = None
+        with ExitStack() as self._connecting:
+            try:
+                super().connect()
+            except OSError as why:
+                if self._handshake is None or not self._handshake.has_passed:
+                    raise NewConnectionError(self, f"{type(why).__name__}: {why}") from why
+            if self._handshake is not None and self._handshake.has_passed:
+                late = TimeoutError("the TLS handshake took too long")
+                raise NewConnectionError(self, f"TimeoutError: {late}") from late
         self._connected_at, self._refused = time.monotonic(), False
         self._is_open = True
         if self.counted:

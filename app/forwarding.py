@@ -85,6 +85,7 @@ class Upstream:
         self._read_timeout = settings.mlflow_read_timeout
         self._slow_timeout = settings.mlflow_artifact_read_timeout
         self._copy_timeout = settings.mlflow_artifact_copy_timeout
+        self._model_timeout = settings.mlflow_gateway_read_timeout
         self._probe_timeout = settings.health_timeout
         self._pool = _pool(settings, settings.mlflow_pool_size)
         self._probes = _pool(settings, 1)
@@ -224,6 +225,8 @@ class Upstream:
             return self._read_timeout
         if route.copies:
             return self._copy_timeout
+        if route.asks_model:
+            return self._model_timeout
         return self._slow_timeout if route.is_slow else self._read_timeout
 
     def _send(

@@ -35,7 +35,7 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_QUERY = re.compile(r"[\x21\x22\x24-\x7e]*")  # printable ASCII, no blank, no fragment
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DOT_SEGMENT = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
-_EMPTY_SEGMENT = re.compile(r"(?:https?://[^/]*)?(?P<prefix>/api/mlflow|/mlflow)//(?!/)")
+_EMPTY_SEGMENT = re.compile(r"(?:(?i:https?)://[^/]*)?(?P<prefix>/api/mlflow|/mlflow)//(?!/)")
 _KEY_SHAPED = re.compile(r"hk_(?:live|test)_\w{6}")
 _WHOLE_KEY = re.compile(r"hk_(?:live|test)_[A-Za-z0-9]{16}")  # no name of a file or a model
 
@@ -170,8 +170,8 @@ def checked_path(path: str) -> str:
     if _DOT_SEGMENT.search(decoded):
         raise BadRequest("The path has a dot segment (. or ..), plain or encoded; resolve it.")
     name = artifact_name(decoded)
-    is_control = _CONTROL.search(decoded) if name is None else "\n" in decoded
-    if is_control or "\\" in (path if name is not None else decoded):
+    is_control = _CONTROL.search(decoded if name is None else path)
+    if is_control or "\n" in decoded or "\\" in (path if name is not None else decoded):
         raise BadRequest("The path has a backslash or a control character, plain or encoded.")
     if name is not None:
         check_artifact_name(name)

@@ -225,12 +225,18 @@ def _cluster(address: RedisUrl, options: dict[str, Any]) -> Any:
     if address.is_tls:
         options["ssl"] = True
 
+    def known(announced: tuple[str | None, int]) -> tuple[str, int]:
+        """A cluster behind one address may leave the host out: it is the one that was asked."""
+        return announced[0] or address.hosts[0][0], announced[1]
+
     def make() -> RedisCluster:
         nodes = [
             ClusterNode(host, port)  # type: ignore[no-untyped-call]
             for host, port in address.hosts
         ]
-        return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+        return RedisCluster(
+            startup_nodes=nodes, require_full_coverage=False, address_remap=known, **options
+        )
 
     return LazyCluster(make)
 
@@ -270,21 +276,16 @@ class LazyCluster:
     def spread(self, name: str) -> list[str]:
         """Names that begin so, one for each primary: that one has the keys with it in braces."""
         found: dict[str, str] = {}
-        nodes = len(self.get_primaries())
-        for number in range(SLOTS):  # a node with few slots may be left out
-            tag = f"{name}-{number}"
+        nodes, tags = len(self.get_primaries()), (f"{name}-{n}" for n in range(SLOTS))
+        while len(found) < nodes and (tag := next(tags, "")):  # few slots: may be left out
             found.setdefault(self.get_node_from_key(tag).name, tag)
-            if len(found) == nodes:
-                break
         return list(found.values())
 
     def _ping(self, node: ClusterNode) -> Exception | None:
         try:
             self.ping(target_nodes=node)
-        except NoPermissionError:
-            return None  # it answers; who listens needs the right
         except (redis.RedisError, OSError) as why:
-            return why
+            return None if isinstance(why, NoPermissionError) else why  # refused is answered
         return None
 
     def publish(self, channel: str, message: str) -> int:

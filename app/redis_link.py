@@ -77,6 +77,7 @@ class RedisLink:
         self._answered_at = 0.0
         self._failed_at = 0.0  # first, since the last answer
         self._said_at = -SAID_INTERVAL
+        self._defects: set[type[Exception]] = set()
 
     def call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Runs one command; RedisAway if it fails, and at once until a probe has succeeded."""
@@ -91,6 +92,10 @@ class RedisLink:
                 self.watch()
             elif not self._is_partial and self._is_certain(began):
                 self._leave_alone(why)
+            raise RedisAway from why
+        except Exception as why:  # a defect, of ours or the library's: not the caller's loss
+            self._note_defect(why)
+            self.watch()
             raise RedisAway from why
         self._answered_at = time.monotonic()
         return answer
@@ -198,11 +203,17 @@ class RedisLink:
         except FAILURES as why:
             return Trouble(word(why), why, tuple(missing_to_connect(why)))
         except Exception as why:  # a defect: the thread that looks for Redis must not end by it
-            log.exception("the look at Redis failed")
+            self._note_defect(why)
             return Trouble("", why)
         if not found:
             return None
         return Trouble("permission", redis.RedisError(f"no {found[0].kind}{found[0].right}"), found)
+
+    def _note_defect(self, why: Exception) -> None:
+        """Logs it, once for each kind."""
+        if type(why) not in self._defects:
+            self._defects.add(type(why))
+            log.error("the use of Redis failed", exc_info=why)
 
     def _missing(self) -> tuple[Lack, ...]:
         found = missing(self.client, self.exercise)

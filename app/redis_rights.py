@@ -6,8 +6,10 @@ second. docs/deployment.md has the ACL that grants all of it, and no more.
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from redis.exceptions import NoScriptError
@@ -32,6 +34,9 @@ PATTERNS = {
     "hokusai:session:": "hokusai:session:*",
     "LIMITS:": "LIMITS*",
 }
+
+#: Nodes of a cluster that are looked at at once.
+AT_ONCE = 16
 
 SHARING = "instances do not share what they know of keys"
 MARKS = "a revocation that was not heard is not found later either"
@@ -128,20 +133,23 @@ def missing(client: Any, exercise: Callable[[Any, str], None] | None) -> list[La
     out where one of its commands is refused, since Redis does not name a command that is refused in
     a script. Raises one of FAILURES where Redis fails otherwise: SomeNodesFail where that are some
     nodes of a cluster. Each has its own users, and its own memory, so each is tried."""
-    found: list[Lack] = []
-    failure, is_answered = None, False
-    for tag in client.spread(TAG) if hasattr(client, "spread") else (TAG,):
+    tags = client.spread(TAG) if hasattr(client, "spread") else [TAG]
+
+    def look(tag: str) -> list[Lack] | Exception:
         try:
-            here = _missing_at(client, tag, exercise)
+            return _missing_at(client, tag, exercise)
         except FAILURES as why:
-            failure = failure or why
-            continue
-        is_answered = True
-        found += [lack for lack in here if lack not in found]
-    if failure is not None and is_answered:
-        raise SomeNodesFail("some nodes of the cluster fail") from failure
-    if failure is not None:
-        raise failure
+            return why
+
+    with ThreadPoolExecutor(min(len(tags), AT_ONCE)) as threads:
+        seen = list(threads.map(look, tags))
+    failures = [why for why in seen if isinstance(why, Exception)]
+    if failures and len(failures) < len(seen):
+        raise SomeNodesFail("some nodes of the cluster fail") from failures[0]
+    if failures:
+        raise failures[0]
+    lists = (lacks for lacks in seen if isinstance(lacks, list))
+    found = list(dict.fromkeys(chain.from_iterable(lists)))
     _try(found, ANNOUNCING, CHANNEL, lambda: client.publish(CHANNEL, ""))
     return found
 

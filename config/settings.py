@@ -97,12 +97,15 @@ class Settings:
              "30 s for a database connection.")
     mlflow_artifact_read_timeout: float = row("MLFLOW_ARTIFACT_READ_TIMEOUT", parsers.seconds(0.1, 3600), 120.0,
         group=MLFLOW,
-        help="The same for artifacts, model calls, searches and some writes. A whole transfer has no "
-             "limit.")
+        help="The same for artifacts, searches and some writes. A whole transfer has no limit.")
     mlflow_artifact_copy_timeout: float = row("MLFLOW_ARTIFACT_COPY_TIMEOUT", parsers.seconds(0.1, 14_400), 900.0,
         group=MLFLOW,
         help="Time to the response head of an artifact's upload, download or deletion: MLflow may copy "
              "the file first.")
+    mlflow_gateway_read_timeout: float = row("MLFLOW_GATEWAY_READ_TIMEOUT", parsers.seconds(0.1, 14_400), 330.0,
+        group=MLFLOW,
+        help="The same as MLFLOW_READ_TIMEOUT for calls of MLflow's AI gateway. Above its own "
+             "MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS (300 s).")
     mlflow_retry_deadline: float = row("MLFLOW_RETRY_DEADLINE", parsers.seconds(0, 60), 5.0, group=MLFLOW,
         help="Time from the first try for retries; 0 switches them off. A write that was sent is never "
              "repeated.")

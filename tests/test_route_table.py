@@ -245,6 +245,15 @@ def test_a_run_that_mlflow_writes_files_for_has_an_artifacts_time_limit() -> Non
     assert route.is_slow
 
 
+def test_what_calls_a_model_has_the_time_limit_of_models() -> None:
+    """MLflow's gateway itself gives up after 300 s; the one of old deployments, never."""
+    calls = [r for r in TABLE.routes if r.template.startswith("/gateway/") and "POST" in r.methods]
+    old = [r for r in TABLE.routes if r.template.endswith("/gateway-proxy")]
+    assert len(calls) > 10
+    assert len(old) == 2
+    assert {r.operation for r in TABLE.routes if r.asks_model} == {r.operation for r in calls + old}
+
+
 def test_a_chunked_body_goes_on_to_native_routes_only() -> None:
     others = [r.operation for r in TABLE.routes if r.takes_chunked and r.kind != "gateway"]
     assert others == ["UploadArtifact"]

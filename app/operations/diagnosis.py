@@ -59,9 +59,17 @@ def auth_service_at(url: str) -> Part:
     return Part("The auth service", "HOKUSAI_AUTH_SERVICE_URL", urlsplit(url).netloc)
 
 
+#: Where Redis is said to be, if not by REDIS_URL alone.
+ANNOUNCED = {
+    "+sentinel://": "REDIS_URL (or what the Sentinels announce)",
+    "+cluster://": "REDIS_URL (or what the nodes announce)",
+}
+
+
 def redis_at(url: str) -> Part:
     """Redis at this address, without its credentials."""
-    return Part("Redis", "REDIS_URL", without_credentials(url).partition("://")[2])
+    setting = next((said for kind, said in ANNOUNCED.items() if kind in url), "REDIS_URL")
+    return Part("Redis", setting, without_credentials(url).partition("://")[2])
 
 
 def without_credentials(url: str) -> str:

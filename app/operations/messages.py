@@ -98,7 +98,8 @@ REDIS = {
     "protected": "Redis is in protected mode: give its user a password, and REDIS_URL the same.",
     "old": "Redis does not speak RESP3: it must be 6.2 or newer. Behind a proxy that lacks RESP3, "
     "add ?protocol=2 to REDIS_URL.",
-    "closed": "Redis closes the connection: does it want TLS (rediss:// in REDIS_URL)?",
+    "closed": "Redis closes the connection: is it stopping, or does it want TLS (rediss:// in "
+    "REDIS_URL)?",
     "no tls": "No TLS handshake comes about: does Redis speak TLS on the port in REDIS_URL? "
     "Without TLS it is redis:// instead of rediss://.",
     "client certificate": "Redis wants a certificate of its clients: add ssl_certfile and "

@@ -323,6 +323,33 @@ def test_a_cluster(look: Look, tmp_path: Path) -> None:
         assert look(made.url) == "unreachable"
 
 
+def test_a_cluster_behind_one_address_names_no_host(look: Look, tmp_path: Path) -> None:
+    made = Cluster(tmp_path)
+    with made.running():
+        for node in made.nodes:
+            node.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", "unknown-endpoint")
+        assert look(made.url) is None
+
+
+def test_a_cluster_that_announces_addresses_of_its_own(look: Look, tmp_path: Path) -> None:
+    made = Cluster(tmp_path)
+    with made.running():
+        for node in made.nodes:
+            node.ask("CONFIG", "SET", "cluster-announce-ip", "127.0.0.77")
+
+        def is_announced() -> bool:
+            slots = made.nodes[0].ask("CLUSTER", "SLOTS")
+            return "127.0.0.77" in str(slots)
+
+        eventually(is_announced, "the new address")
+        link = RedisLink(made.url, 2, 1)
+        trouble = link.trouble()
+        assert trouble is not None
+        found = diagnosis.redis_trouble(diagnosis.redis_at(made.url), trouble)
+        assert "REDIS_URL (or what the nodes announce)" in found.message
+        link.client.close()
+
+
 def test_each_word_has_a_message() -> None:
     from app import redis_faults
 

@@ -247,7 +247,7 @@ def test_a_target_that_is_not_ascii_is_refused(
     assert upstream.requests == []
 
 
-@pytest.mark.parametrize("start", ["", "http://registry.hokus.ai"])
+@pytest.mark.parametrize("start", ["", "http://registry.hokus.ai", "HTTPS://registry.hokus.ai"])
 @pytest.mark.parametrize("prefix", ["/api/mlflow", "/mlflow"])
 def test_one_empty_segment_behind_the_prefix_is_taken_off(
     front: Proxy, upstream: Upstream, key: str, prefix: str, start: str
