@@ -108,7 +108,7 @@ PHRASES = {
     "+": "may not run {}",
     "~": "may not use the keys {}",
     "&": "may not {}",
-    "": "finds no {} (Redis 6.2 and newer have it)",
+    "": "finds no {} (Redis 6.2 and newer have it, unless it is renamed)",
 }
 
 
