@@ -100,8 +100,8 @@ class Settings:
              "30 s after which MLflow gives up waiting for a database connection.")
     mlflow_artifact_read_timeout: float = row("MLFLOW_ARTIFACT_READ_TIMEOUT", parsers.seconds(0.1, 3600), 120.0,
         group=MLFLOW,
-        help="The same where MLflow waits for its artifact store, and for searches and some writes. "
-             "There is no limit to a transfer's whole time.")
+        help="The same where MLflow waits for its artifact store, and for searches (but for those of "
+             "experiments) and some writes. There is no limit to a transfer's whole time.")
     mlflow_artifact_copy_timeout: float = row("MLFLOW_ARTIFACT_COPY_TIMEOUT", parsers.seconds(0.1, 14_400), 900.0,
         group=MLFLOW,
         help="Seconds to the response headers of an artifact's upload, download or deletion: MLflow "
