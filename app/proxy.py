@@ -33,6 +33,16 @@ from app.workspaces import Workspaces
 
 log = logging.getLogger("hokusai.walk")
 
+#: What a request for the tracking URI itself is told.
+TRACKING_URI = (
+    "This is the tracking URI; MLflow's client adds the rest of the path to it. It must end here, "
+    "without a '#' behind it. To look at MLflow in a browser, open /mlflow/."
+)
+
+#: How the names of MLflow's own clients begin (mlflow-python-client/3.17.2). They ask for the page
+#: of MLflow only where a `#` in the tracking URI hides the rest of the path.
+CLIENTS = "mlflow-"
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -133,6 +143,8 @@ def blueprint(parts: Parts) -> Blueprint:
     walk.record(lambda state: state.app.url_map.converters.update(any_rest=_AnyRest))
 
     def everything(rest: str = "") -> Response:
+        if not rest and request.headers.get("User-Agent", "").startswith(CLIENTS):
+            raise NoSuchPath(TRACKING_URI)
         return parts.walk(g.record)
 
     for prefix in ("/api/mlflow/", "/mlflow/"):
@@ -153,9 +165,6 @@ def blueprint(parts: Parts) -> Blueprint:
     # MLflow's page.
     @walk.route("/api/mlflow/", methods=sorted({*METHODS} - {"GET", "HEAD"}))
     def tracking_uri() -> Response:
-        raise NoSuchPath(
-            "This is the tracking URI; MLflow's client adds the rest of the path to it. It must "
-            "end here, without a '#' behind it. To look at MLflow in a browser, open /mlflow/."
-        )
+        raise NoSuchPath(TRACKING_URI)
 
     return walk

@@ -49,7 +49,7 @@ def test_a_navigation_without_a_key_gets_the_sign_in_page(
 
 
 NO_NAVIGATIONS = {
-    "the SDK": ["User-Agent: mlflow-python-client/3.17.2", "Accept: */*"],
+    "requests": ["User-Agent: python-requests/2.32.5", "Accept: */*"],
     "no Accept": [],
     "JSON": ["Accept: application/json"],
     "Java": [HTML, "User-Agent: Java/21"],
