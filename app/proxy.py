@@ -90,12 +90,15 @@ class Parts:
     def pass_on_for_anybody(self, permit: Permit, record: Record) -> Response:
         """The same without a key: the requests in flight are those of the client's network, so that
         one stranger's slow ones take nobody else's places."""
-        return self.pass_on(permit, record, f"network {network(permit.inbound.client_ip)}")
+        counted = f"network {network(permit.inbound.client_ip)}"
+        return self.pass_on(permit, record, counted, has_key=False)
 
-    def pass_on(self, permit: Permit, record: Record, counted: str) -> Response:
+    def pass_on(
+        self, permit: Permit, record: Record, counted: str, has_key: bool = True
+    ) -> Response:
         """Body, MLflow, answer; `counted` is for whom the requests in flight are limited."""
         inbound, route = permit.inbound, permit.route
-        place = self.in_flight.take(counted)
+        place = self.in_flight.take(counted, has_key)
         try:
             streams = route is not None and route.takes_chunked
             with self.buffered_bodies.new(counted) as aside:

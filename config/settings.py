@@ -73,7 +73,7 @@ class Settings:
              "waited for the longest are closed for new ones.")
     max_in_flight: int = row("MAX_IN_FLIGHT", parsers.count(1), 512, group=SERVING,
         help="Requests that one worker forwards at once, all keys together; over it, 503. Never more "
-             "than 90 % of MAX_CONNECTIONS.")
+             "than 90 % of MAX_CONNECTIONS. Those without a key (MLflow's static files) get a quarter.")
     max_buffered_body: int = row("MAX_BUFFERED_BODY", parsers.count(0), 64 * 1024 * 1024, group=SERVING,
         help="Bytes of a chunked request body that are put aside for MLflow's REST routes, which "
              "need a Content-Length; over it, 413. Artifact uploads have no limit.")
