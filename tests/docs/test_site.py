@@ -66,6 +66,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_page_is_on_the_site(site: Path) -> None:
     names = {page.relative_to(ROOT / "docs") for page in PAGES if page.parent != ROOT}
     built = {
