@@ -121,6 +121,7 @@ def start_instances(
         instances.client.close()
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_it_ends_a_key_in_every_worker_of_three_instances_within_a_second(
     start_instances: Callable[[int], Instances], auth_service: Any
