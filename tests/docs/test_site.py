@@ -13,7 +13,8 @@ from devstack.environments import DOCS, is_whole
 from tests.conftest import DEVELOPERS_ENVIRONMENT
 from tests.docs.pages import PAGES, ROOT
 
-pytestmark = pytest.mark.timeout(600)  # the first one may have to install what builds the site
+# The first one may have to install what builds the site.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 #: What a browser would fetch by itself.
 FETCHED = {"script": "src", "img": "src", "link": "href", "iframe": "src"}
@@ -66,7 +67,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_every_page_is_on_the_site(site: Path) -> None:
     names = {page.relative_to(ROOT / "docs") for page in PAGES if page.parent != ROOT}
     built = {
