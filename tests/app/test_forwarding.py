@@ -716,6 +716,7 @@ def test_a_full_pool_is_known_though_its_words_come_in_pieces(
         forward(forwarder, "GET", route=READ)
 
 
+@pytest.mark.slow
 def test_a_refusal_that_stops_in_its_body_is_a_time_out_and_not_repeated(
     mlflow: Upstream, forwarder: Forwarder
 ) -> None:

@@ -37,6 +37,7 @@ GIB = 1024 * MIB
 GROWTH = 64 * MIB
 
 
+@pytest.mark.timing
 def test_slow_calls_at_once_do_not_queue(front: Proxy, upstream: Upstream, key: str) -> None:
     """One after the other they would take 8 s. The only test here that looks at the clock."""
     upstream.answers(Answer(pause(0.5), *OK.steps))

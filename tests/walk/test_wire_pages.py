@@ -214,6 +214,7 @@ def test_signing_in_counts_as_a_request_of_the_keys_sessions(
     assert b"browser sessions of this API key may make 2 requests an hour" in answers[-1].body
 
 
+@pytest.mark.slow
 def test_nobody_signs_in_on_a_verdict_that_is_stale(
     start_front: Callable[..., Proxy], upstream: Upstream
 ) -> None:
