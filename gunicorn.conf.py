@@ -4,11 +4,11 @@ default says why; what is a setting comes from config/."""
 import os
 import sys
 
+from app.server import heartbeat, instance, logs, metric_files
+from app.server.hooks import harmless
+from app.server.request_head import MOST_FIELDS
+from app.server.worker import ProxyWorker
 from config import BadSettings, load
-from server import heartbeat, instance, logs, metric_files
-from server.hooks import harmless
-from server.request_head import MOST_FIELDS
-from server.worker import ProxyWorker
 
 try:
     settings = load(os.environ)
@@ -32,12 +32,12 @@ keepalive = settings.keepalive
 # Transfers in progress end by themselves; below the orchestrator's stop time-out.
 graceful_timeout = settings.graceful_timeout
 # Seconds without a sign of life from a worker's loop, not the length of a request; less than
-# LIFETIME in app/operations/circuits.py.
+# LIFETIME in app/health/circuits.py.
 timeout = 60
 # No restart after N requests: it cuts long streams. Memory is bounded by design.
 max_requests = 0
 
-# The bytes of a head are bounded as a whole, not by line and field: server/request_head.py.
+# The bytes of a head are bounded as a whole, not by line and field: app/server/request_head.py.
 limit_request_fields = MOST_FIELDS
 # The C parser accepts bare LF and folded headers, and "auto" would take it where it is installed.
 http_parser = "python"

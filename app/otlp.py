@@ -7,7 +7,7 @@ MLflow's own SDK sends protobuf there too, but reads MLflow's JSON only, so it k
 import orjson
 from flask import Response
 
-from app.inbound import PREFIXES
+from app.request.inbound import PREFIXES
 
 PATHS = frozenset(f"{prefix}/v1/traces" for prefix in PREFIXES)
 

@@ -13,23 +13,23 @@ from flask import Blueprint, Response, g, redirect, request
 from werkzeug.routing import PathConverter
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from app.addresses import network
-from app.authentication import Authenticator
-from app.authorization import Permit, authorize, authorize_anybody
-from app.buffered_bodies import BufferedBodies
-from app.credentials import Credentials, Ticket, identify
-from app.cross_site import refuse_cross_site
-from app.errors import NoSuchPath
-from app.forwarding import Upstream
-from app.inbound import Inbound, check_query, receive
-from app.limits import Counted, InFlight, Limits
-from app.principal import Principal
-from app.record import Record
+from app.auth.authentication import Authenticator
+from app.auth.authorization import Permit, authorize, authorize_anybody
+from app.auth.principal import Principal
+from app.limits.request_limits import Counted, InFlight, Limits
+from app.observability.record import Record
+from app.request.addresses import network
+from app.request.credentials import Credentials, Ticket, identify
+from app.request.cross_site import refuse_cross_site
+from app.request.errors import NoSuchPath
+from app.request.inbound import Inbound, check_query, receive
+from app.request.route_table import RouteTable
+from app.request.unknown_paths import UnknownPaths
 from app.responses import respond
-from app.route_table import RouteTable
-from app.streaming import request_body
-from app.unknown_paths import UnknownPaths
-from app.workspaces import Workspaces
+from app.upstream.buffered_bodies import BufferedBodies
+from app.upstream.forwarding import Upstream
+from app.upstream.streaming import request_body
+from app.upstream.workspaces import Workspaces
 
 log = logging.getLogger("hokusai.walk")
 

@@ -30,7 +30,7 @@ SCHEMES = (
     "memory",
 )
 
-#: Set by the master of an instance to its own process id (server/instance.py).
+#: Set by the master of an instance to its own process id (app/server/instance.py).
 PREPARED = "HOKUSAI_INSTANCE_PREPARED"
 
 #: What a refused value may have meant.

@@ -7,17 +7,17 @@ from urllib.parse import quote
 from flask import Blueprint, Response, redirect, request
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from app.authorization import granted
+from app.auth.authorization import granted
+from app.auth.principal import Principal
 from app.browser import pages
 from app.browser.pages import HOME
 from app.browser.sign_in import SignIn
 from app.browser.sign_in_form import SignInForms
-from app.cross_site import require_own_page
-from app.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, ProxyError
-from app.inbound import check_query, checked_path
-from app.principal import Principal
+from app.request.cross_site import require_own_page
+from app.request.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, ProxyError
+from app.request.inbound import check_query, checked_path
+from app.request.route_table import Access
 from app.responses import refuse
-from app.route_table import Access
 
 STILL_THERE = (
     "This browser is signed out. The session itself could not be ended at the moment: it ends by "

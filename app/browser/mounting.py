@@ -9,11 +9,11 @@ from app.browser import assets, forms, pages, status
 from app.browser.samples import Samples
 from app.browser.sessions import Sessions
 from app.browser.sign_in import SignIn
-from app.instance_store import InstanceStore
-from app.operations import metrics_page
-from app.operations.checks import CHECKS, overall
-from app.operations.results import SharedResults
+from app.health.checks import CHECKS, overall
+from app.health.results import SharedResults
+from app.observability import metrics_page
 from app.proxy import METHODS, Parts
+from app.state.instance_store import InstanceStore
 from config import Settings
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 from prometheus_client import CollectorRegistry
 
-from app.errors import Overloaded
-from app.instance_store import InstanceStore
+from app.request.errors import Overloaded
+from app.state.instance_store import InstanceStore
 
 log = logging.getLogger("hokusai.browser")
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import orjson
 
-from app.addresses import network
-from app.errors import AuthServiceUnavailable, SessionEnded, Unauthenticated
-from app.instance_store import InstanceStore
-from app.principal import Principal, Verdict, dump, parse
-from app.redis_link import RedisAway, RedisLink
+from app.auth.principal import Principal, Verdict, dump, parse
+from app.request.addresses import network
+from app.request.errors import AuthServiceUnavailable, SessionEnded, Unauthenticated
+from app.state.instance_store import InstanceStore
+from app.state.redis_link import RedisAway, RedisLink
 
 PREFIX = "hokusai:session:v1:"
 

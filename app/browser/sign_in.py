@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from flask import g, request
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from app.authentication import Authenticator
+from app.auth.authentication import Authenticator
+from app.auth.principal import Principal
 from app.browser.sessions import Session, Sessions
-from app.credentials import (
+from app.limits.request_limits import Limits
+from app.request.credentials import (
     SESSION_COOKIES,
     Credentials,
     Ticket,
@@ -18,10 +20,8 @@ from app.credentials import (
     identify,
     session_ticket,
 )
-from app.errors import AuthServiceUnavailable, Unauthenticated
-from app.inbound import client_address, scheme_of
-from app.limits import Limits
-from app.principal import Principal
+from app.request.errors import AuthServiceUnavailable, Unauthenticated
+from app.request.inbound import client_address, scheme_of
 
 log = logging.getLogger("hokusai.browser")
 

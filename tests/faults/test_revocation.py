@@ -18,21 +18,21 @@ from typing import Any
 import pytest
 import redis
 
-from app.auth_service import AuthService
-from app.authentication import Authenticator
-from app.circuit import Circuit
-from app.credentials import Credentials
-from app.errors import Unauthenticated
-from app.instance_store import InstanceStore
-from app.redis_link import RedisLink
-from app.revocations import CHANNEL, Revocations
-from app.single_flight import SingleFlight
-from app.verdict_cache import VerdictCache
+from app.auth.authentication import Authenticator
+from app.auth.cache import VerdictCache
+from app.auth.client import AuthService
+from app.auth.revocations import CHANNEL, Revocations
+from app.auth.single_flight import SingleFlight
+from app.request.credentials import Credentials
+from app.request.errors import Unauthenticated
+from app.state.instance_store import InstanceStore
+from app.state.redis_link import RedisLink
+from app.upstream.circuit import Circuit
 from devstack.environments import ROOT
 from devstack.redis import Redis
-from drills.counts import ask
-from drills.load import Load
-from drills.stage import Stage
+from tests.drills.counts import ask
+from tests.drills.load import Load
+from tests.drills.stage import Stage
 from tests.upstreams import Answer, Exchange, Received, Step, Upstream, eventually, send, sized
 
 IP = "203.0.113.7"

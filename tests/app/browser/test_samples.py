@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from app.browser.samples import INTERVAL, KEPT, NAME, Samples, count, quantile
-from app.instance_store import InstanceStore
-from app.operations.metrics_page import AllWorkers
+from app.observability.metrics_page import AllWorkers
+from app.state.instance_store import InstanceStore
 
 
 class Metrics:

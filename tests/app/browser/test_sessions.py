@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from app.auth.principal import Verdict
 from app.browser.sessions import PREFIX, Sessions, _name
-from app.errors import AuthServiceUnavailable, Unauthenticated
-from app.instance_store import InstanceStore
-from app.principal import Verdict
-from app.redis_link import RedisLink
+from app.request.errors import AuthServiceUnavailable, Unauthenticated
+from app.state.instance_store import InstanceStore
+from app.state.redis_link import RedisLink
 from tests.app.samples import principal
 from tests.room import no_room
 
