@@ -29,7 +29,7 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_FORMATTER)
     handler.addFilter(RedactKeys())
-    logger = logging.getLogger("auth_service")
+    logger = logging.getLogger(__package__)
     logger.setLevel(level.upper())
     logger.addHandler(handler)
     logging.getLogger("gunicorn.error").addFilter(RedactKeys())
