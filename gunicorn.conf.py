@@ -32,7 +32,7 @@ keepalive = settings.keepalive
 # Transfers in progress end by themselves; below the orchestrator's stop time-out.
 graceful_timeout = settings.graceful_timeout
 # Seconds without a sign of life from a worker's loop, not the length of a request; less than
-# LIFETIME in app/health/circuits.py.
+# LIFETIME in app/state/circuits.py.
 timeout = 60
 # No restart after N requests: it cuts long streams. Memory is bounded by design.
 max_requests = 0

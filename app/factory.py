@@ -15,16 +15,16 @@ from app.auth.authentication import Authenticator
 from app.auth.cache import VerdictCache
 from app.auth.client import AuthService
 from app.auth.revocations import Revocations
+from app.auth.sessions import Sessions
 from app.auth.single_flight import SingleFlight
 from app.browser import mounting as browser
-from app.browser.sessions import Sessions
-from app.health.circuits import CircuitBoard
 from app.limits.request_limits import InFlight, Limits, shared_limiter
 from app.observability import audit
 from app.observability.metrics import count_circuit_change
 from app.request.inbound import without_empty_segment
 from app.request.route_table import RouteTable
 from app.request.unknown_paths import UnknownPaths
+from app.state.circuits import CircuitBoard
 from app.state.instance_store import FILE, InstanceStore
 from app.state.redis_link import RedisLink
 from app.upstream.buffered_bodies import BufferedBodies

@@ -11,7 +11,6 @@ from app.health import diagnosis, messages
 from app.health import endpoints as health
 from app.health import self_test as self_tests
 from app.health.checks import Checks
-from app.health.circuits import CircuitBoard
 from app.health.instance_check import InstanceCheck, InstanceWatch
 from app.health.internals import Inside
 from app.health.name_lookups import with_name_lookups
@@ -22,6 +21,7 @@ from app.observability.condition_metrics import count_dropped
 from app.observability.emf import EmbeddedMetrics
 from app.observability.metrics import count_refused_head
 from app.proxy import Parts
+from app.state.circuits import CircuitBoard
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from config import Settings

@@ -14,15 +14,17 @@ from werkzeug.routing import PathConverter
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.auth.authentication import Authenticator
-from app.auth.authorization import Permit, authorize, authorize_anybody
-from app.auth.principal import Principal
+from app.auth.authorization import authorize, authorize_anybody
 from app.limits.request_limits import Counted, InFlight, Limits
+from app.observability.condition_metrics import count_address_fallback
 from app.observability.record import Record
 from app.request.addresses import network
 from app.request.credentials import Credentials, Ticket, identify
 from app.request.cross_site import refuse_cross_site
 from app.request.errors import NoSuchPath
 from app.request.inbound import Inbound, check_query, receive
+from app.request.permit import Permit
+from app.request.principal import Principal
 from app.request.route_table import RouteTable
 from app.request.unknown_paths import UnknownPaths
 from app.responses import respond
@@ -52,7 +54,7 @@ class Parts:
 
     def walk(self, record: Record) -> Response:
         """One request, from its head to MLflow's answer."""
-        inbound = receive(request.environ, record.request_id, self.trusted_hops)
+        inbound = self.receive(record)
         route = self.routes.match(inbound.method, inbound.decoded_path)
         record.inbound, record.route = inbound, route
         log.debug(
@@ -69,10 +71,16 @@ class Parts:
         log.debug("%s permitted, within its limit", record.request_id)
         return self.pass_on(permit, record, f"{counted} {principal.key_id}")
 
+    def receive(self, record: Record) -> Inbound:
+        """The request, read once."""
+        return receive(
+            request.environ, record.request_id, self.trusted_hops, count_address_fallback
+        )
+
     def permit_anybody(self, record: Record) -> Permit:
         """A Permit for one of MLflow's static files, which need no key and count against no limit
         but that of the requests in flight."""
-        inbound = receive(request.environ, record.request_id, self.trusted_hops)
+        inbound = self.receive(record)
         route = self.routes.match(inbound.method, inbound.decoded_path)
         record.inbound, record.route = inbound, route
         return authorize_anybody(inbound, route)

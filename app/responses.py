@@ -15,10 +15,8 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed, NotFound
 from werkzeug.wsgi import ClosingIterator
 
-from app.auth.authorization import Permit
 from app.observability.metrics import IN_FLIGHT, count_request
 from app.observability.record import Record
-from app.otlp import as_exporters_read_it
 from app.request.errors import (
     BrokenTransfer,
     ClientGone,
@@ -30,6 +28,8 @@ from app.request.errors import (
     UpstreamReset,
 )
 from app.request.inbound import client_address, refuse_loop, request_id_of
+from app.request.otlp import as_exporters_read_it
+from app.request.permit import Permit
 from app.upstream.headers import dropped_names, returned_headers, returned_status
 from app.upstream.streaming import body_length, response_body
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import redis
 
 from app.auth.cache import VerdictCache
-from app.auth.principal import Principal, Verdict
+from app.request.principal import Principal, Verdict
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from benchmarks.fakes import LIMIT

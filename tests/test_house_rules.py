@@ -103,23 +103,17 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
         ("app.browser", {"app/factory.py"} | BROWSER),
         ("app.proxy", {"app/factory.py", *MOUNTING}),
         ("app.doctor", COMMANDS | DOCTOR),
-        (  # both sides use the folders and files that an instance's processes share
-            "app.server",
-            {"app/observability/condition_metrics.py", "app/observability/metrics.py"}
-            | {"app/state/instance_file.py", "app/auth/single_flight.py"}
-            | {"gunicorn.conf.py"}
-            | SERVER,
-        ),
+        ("app.server", {"gunicorn.conf.py"} | SERVER),
     ],
 )
 def test_these_are_imported_nowhere_else(packages: str, allowed: set[str]) -> None:
     assert importers_of(*packages.split()) <= allowed
 
 
-@pytest.mark.parametrize("module", ["request/errors", "observability/metrics", "version"])
+@pytest.mark.parametrize("module", ["request/errors", "observability/metrics"])
 def test_the_ground_floor_imports_nothing_of_ours(module: str) -> None:
     shared = (
-        {"app/server/metric_file.py", "app/server/folders.py"}
+        {"app/observability/metric_file.py", "app/observability/folders.py"}
         if module == "observability/metrics"
         else set()
     )
@@ -127,7 +121,7 @@ def test_the_ground_floor_imports_nothing_of_ours(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["auth/authorization", "upstream/circuit", "request/route_table", "auth/principal"]
+    "module", ["auth/authorization", "upstream/circuit", "request/route_table", "request/principal"]
 )
 def test_what_only_decides_knows_neither_flask_nor_a_socket(module: str) -> None:
     transports = importers_of("flask", "werkzeug", "socket", "http.client", "requests", "urllib3")

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 from app.auth.cache import VerdictCache
 from app.auth.client import AuthService, throttled
-from app.auth.principal import Principal, Verdict
 from app.auth.single_flight import SingleFlight
 from app.observability.metrics import count_authentication
 from app.request.credentials import Credentials, Ticket
 from app.request.errors import AuthServiceUnavailable, RateLimited, Unauthenticated
+from app.request.principal import Principal, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ forwarded without one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from app.auth.principal import Principal
 from app.request.errors import BadRequest, Forbidden, NoSuchPath
 from app.request.inbound import Inbound
+from app.request.permit import Permit
+from app.request.principal import Principal
 from app.request.route_table import Access, Route
 
 #: Scopes, as the auth service spells them, and what they grant.
@@ -20,16 +20,6 @@ ADMIN_SCOPES = frozenset(("admin", "mlflow:admin", "registry:admin"))
 
 #: The operation of MLflow's scripts, styles and pictures: public code, the same for everybody.
 STATIC_FILES = "ServeStaticFile"
-
-
-@dataclass(frozen=True, slots=True)
-class Permit:
-    """Leave for one request to go on. `inbound.path` is the very string that was authorized and
-    that goes on; `route` is None for an unclassified route, which an admin may use."""
-
-    principal: Principal
-    inbound: Inbound
-    route: Route | None
 
 
 def authorize(

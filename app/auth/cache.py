@@ -12,7 +12,7 @@ import math
 import time
 from collections import OrderedDict
 
-from app.auth.principal import Verdict, dump, parse
+from app.request.principal import Verdict, dump, parse
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisAway, RedisLink
 

@@ -19,9 +19,9 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
 from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from app.auth.principal import Principal
 from app.observability.metrics import count_auth_answer
 from app.request.errors import AuthServiceUnavailable, RateLimited
+from app.request.principal import Principal
 from app.upstream.circuit import Circuit, Open
 from app.upstream.connection import TARGET, Connection
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.server import folders
+from app.observability import folders
 
 
 class SingleFlight:

@@ -8,7 +8,6 @@ from flask import Blueprint, Response, redirect, request
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.auth.authorization import granted
-from app.auth.principal import Principal
 from app.browser import pages
 from app.browser.pages import HOME
 from app.browser.sign_in import SignIn
@@ -16,6 +15,7 @@ from app.browser.sign_in_form import SignInForms
 from app.request.cross_site import require_own_page
 from app.request.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, ProxyError
 from app.request.inbound import check_query, checked_path
+from app.request.principal import Principal
 from app.request.route_table import Access
 from app.responses import refuse
 

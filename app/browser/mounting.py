@@ -5,13 +5,13 @@ from pathlib import Path
 
 from flask import Flask
 
+from app.auth.sessions import Sessions
 from app.browser import assets, forms, pages, status
-from app.browser.samples import Samples
-from app.browser.sessions import Sessions
 from app.browser.sign_in import SignIn
 from app.health.checks import CHECKS, overall
 from app.health.results import SharedResults
 from app.observability import metrics_page
+from app.observability.samples import Samples
 from app.proxy import METHODS, Parts
 from app.state.instance_store import InstanceStore
 from config import Settings

@@ -9,8 +9,7 @@ from flask import g, request
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.auth.authentication import Authenticator
-from app.auth.principal import Principal
-from app.browser.sessions import Session, Sessions
+from app.auth.sessions import Session, Sessions
 from app.limits.request_limits import Limits
 from app.request.credentials import (
     SESSION_COOKIES,
@@ -22,6 +21,7 @@ from app.request.credentials import (
 )
 from app.request.errors import AuthServiceUnavailable, Unauthenticated
 from app.request.inbound import client_address, scheme_of
+from app.request.principal import Principal
 
 log = logging.getLogger("hokusai.browser")
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
+from app.request.body import whole_body
 from app.request.errors import BadRequest, ClientGone, Overloaded, RequestTimeout
-from app.upstream.streaming import whole_body
 
 #: Bytes of a form: three for each character of the longest address that we take, and a key.
 MAX_FORM = 32 * 1024

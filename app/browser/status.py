@@ -13,12 +13,12 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from app.auth.principal import Principal
 from app.browser import pages
 from app.browser.charts import WINDOW, draw
-from app.browser.samples import Samples
+from app.observability.samples import Samples
 from app.request.errors import AuthServiceUnavailable
 from app.request.inbound import check_query
+from app.request.principal import Principal
 
 #: The checks as a person calls them, in the order of the page.
 NAMES = {

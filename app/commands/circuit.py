@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from app.health.circuits import CircuitBoard, instances
+from app.state.circuits import CircuitBoard, instances
 from app.state.instance_store import FILE
 from config import Settings
 

@@ -9,7 +9,7 @@ import json
 import click
 
 from app.auth.authorization import ADMIN_SCOPES, READ_SCOPES, WRITE_SCOPES, granted
-from app.auth.principal import Principal
+from app.request.principal import Principal
 from app.request.route_table import KINDS, METHODS, Route, RouteTable
 
 SCOPES = sorted(READ_SCOPES | WRITE_SCOPES | ADMIN_SCOPES)

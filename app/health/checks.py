@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 
 from app.auth.client import AuthService
 from app.health import diagnosis, messages
-from app.health.circuits import CircuitBoard
 from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY, Finding
 from app.health.results import Check, Question
 from app.request.errors import ProxyError, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
+from app.state.circuits import CircuitBoard
 from app.state.redis_link import RedisLink
 from app.upstream.answers import is_of_mlflow
 from app.upstream.forwarding import HEALTH, Told, Upstream

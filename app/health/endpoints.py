@@ -18,7 +18,7 @@ from app.limits.request_limits import Limits
 from app.request.credentials import identify
 from app.request.inbound import check_query, client_address
 from app.responses import json_response
-from app.version import VERSION
+from config.version import VERSION
 
 COMPREHENSIVE = (
     "/api/health",

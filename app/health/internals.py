@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 from app.auth.client import AuthService
 from app.health import diagnosis
-from app.health.circuits import CircuitBoard
 from app.health.diagnosis import HEALTHY, UNHEALTHY, Finding
 from app.health.results import Question, SharedResults
 from app.limits.request_limits import InFlight
 from app.request.errors import ProxyError
+from app.state.circuits import CircuitBoard
 from app.upstream.forwarding import Upstream
 from app.upstream.names import NAMES
 from config import Settings

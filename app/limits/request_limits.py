@@ -24,8 +24,6 @@ from flask_limiter import Limiter
 from limits import RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.limits import RateLimitItem
 
-from app.auth.authorization import Permit
-from app.auth.principal import Principal
 from app.limits.windows import (
     Windows,
     count_as_the_limiter,
@@ -38,6 +36,8 @@ from app.limits.windows import (
 from app.observability.metrics import FORWARDING, count_fallback, count_limit
 from app.request.addresses import network
 from app.request.errors import Overloaded, RateLimited
+from app.request.permit import Permit
+from app.request.principal import Principal
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisAway, RedisLink
 

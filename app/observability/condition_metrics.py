@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge
 
+from app.observability.metric_file import MetricFile
 from app.observability.metrics import labelled
-from app.server.metric_file import MetricFile
 
 LISTENER_STATES = ("hearing", "refused", "away", "off")
 

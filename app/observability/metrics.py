@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram, values
 
-from app.server.metric_file import MetricFile
+from app.observability.metric_file import MetricFile
 
 #: Upper bounds in seconds: MLflow answers in 2 to 50 ms; transfers take minutes. 42 s is just above
 #: the time-out for MLflow's answers (40 s), whose requests would count as two minutes else.

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from app.auth.principal import Principal
 from app.request.inbound import Inbound
+from app.request.principal import Principal
 from app.request.route_table import Access, Route
 
 #: Methods that ask for no change, whatever the path.

@@ -23,7 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from app.observability.metrics import METHODS
 from app.observability.record import Record, shown, without_keys
-from app.version import VERSION
+from config.version import VERSION
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Any], Iterable[bytes]]

@@ -6,10 +6,8 @@ RFC 7239 section 6 lists the forms of an entry. Some load balancers add the clie
 import ipaddress
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-
-from app.observability.condition_metrics import count_address_fallback
 
 log = logging.getLogger("hokusai.addresses")
 
@@ -83,11 +81,11 @@ def network(address: str) -> str:
 _warned: set[str] = set()
 
 
-def note_fallback(client: ClientAddress, hops: int) -> None:
-    """Counts a fallback, and logs the first one of each kind in this worker."""
+def note_fallback(client: ClientAddress, hops: int, count: Callable[[str], None]) -> None:
+    """Counts a fallback by its kind, and logs the first one of each kind in this worker."""
     if client.fallback is None:
         return
-    count_address_fallback(client.fallback)
+    count(client.fallback)
     if client.fallback not in _warned:
         _warned.add(client.fallback)
         log.warning(

@@ -65,8 +65,16 @@ class Inbound:
     environ: Mapping[str, Any]
 
 
-def receive(environ: Mapping[str, Any], request_id: str, hops: int) -> Inbound:
+def receive(
+    environ: Mapping[str, Any],
+    request_id: str,
+    hops: int,
+    count_fallback: Callable[[str], None] = lambda reason: None,
+) -> Inbound:
     """Reads the request from a WSGI environment with gunicorn's RAW_URI in it.
+
+    Where the client's address is unknown and that of the proxy in front is used, `count_fallback`
+    gets the reason.
 
     Raises BadRequest for a path that MLflow and we could read differently, or a key in the URL.
     """
@@ -79,7 +87,7 @@ def receive(environ: Mapping[str, Any], request_id: str, hops: int) -> Inbound:
     _check_coding(environ.get("HTTP_TRANSFER_ENCODING", ""))
     length = environ.get("CONTENT_LENGTH")
     client = find_client(environ, hops)
-    note_fallback(client, hops)
+    note_fallback(client, hops, count_fallback)
     return Inbound(
         request_id=request_id,
         method=environ["REQUEST_METHOD"],

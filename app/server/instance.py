@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-from app.server import folders
+from app.observability import folders
 from config import Settings
 from config.redis_url import PREPARED
 

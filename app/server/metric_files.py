@@ -4,7 +4,7 @@ Each scrape reads all files. So what a dead worker counted is added to one file 
 and its own files go: 200 restarts later a scrape reads as many files as after the first. What it
 only showed (its gauges) goes with it.
 
-The folder is locked meanwhile, exclusively here and shared by a scrape (app/operations/
+The folder is locked meanwhile, exclusively here and shared by a scrape (app/observability/
 metrics_page.py), or a scrape could see a count twice, or not at all.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from app.server.metric_file import read, whole
+from app.observability.metric_file import read, whole
 
 log = logging.getLogger("hokusai.metrics")
 

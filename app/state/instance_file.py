@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.server import folders
+from app.observability import folders
 
 log = logging.getLogger("hokusai.instance")
 

@@ -22,8 +22,6 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
-from app.auth.authorization import Permit
-from app.limits.write_gate import WriteGate
 from app.request.errors import (
     CircuitOpen,
     UpstreamOverloaded,
@@ -32,6 +30,7 @@ from app.request.errors import (
     UpstreamUnreachable,
 )
 from app.request.inbound import HOP
+from app.request.permit import Permit
 from app.request.route_table import Access, Route
 from app.upstream import answers
 from app.upstream import circuit as circuits
@@ -40,6 +39,7 @@ from app.upstream.headers import upstream_headers
 from app.upstream.liveness import Liveness
 from app.upstream.retries import Retries
 from app.upstream.streaming import Body
+from app.upstream.write_gate import WriteGate
 from config import Settings
 
 #: What says that MLflow is in trouble. Its own 4xx and 5xx do not: they are often the caller's. Nor

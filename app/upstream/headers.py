@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
-from app.auth.authorization import Permit
+from app.request.permit import Permit
 
 #: RFC 9110 section 7.6.1 and the framing, which each hop makes for itself.
 HOP_BY_HOP = frozenset(

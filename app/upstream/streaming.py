@@ -7,19 +7,16 @@ they come. A transfer that broke never looks complete.
 
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import urllib3
 
-from app.request.errors import BrokenTransfer, ClientGone, RequestTimeout
+from app.request.body import PIECE, Input, counted, give_way, read_piece
+from app.request.errors import BrokenTransfer
 from app.request.inbound import Inbound
 from app.upstream.buffered_bodies import BufferedBody
-
-#: Bytes handled at once. At 16 KiB, urllib3's default, a transfer costs 3 to 5 times the CPU.
-PIECE = 256 * 1024
 
 #: Bytes up to which a body is read whole before it goes on: it is then sent in one write, can be
 #: sent again to another connection, and a slow client does not keep MLflow waiting.
@@ -53,7 +50,7 @@ def request_body(
     must come within CLIENT_REQUEST_TIMEOUT. Raises BodyTooLarge, NoRoomForBody, ClientGone or
     RequestTimeout.
     """
-    stream = _Input(inbound.environ["wsgi.input"].read, came)
+    stream = Input(inbound.environ["wsgi.input"].read, came)
     length = inbound.content_length
     _keep(inbound, streams if inbound.chunked else (length or 0) > WHOLE)
     if inbound.chunked:
@@ -61,15 +58,9 @@ def request_body(
     if length is None:
         return Body(None, 0)
     if length <= WHOLE:
-        whole = b"".join(_counted(stream, length))
+        whole = b"".join(counted(stream, length))
         return Body(whole, len(whole))
-    return Body(_counted(stream, length), length)
-
-
-def whole_body(environ: Mapping[str, Any], length: int) -> bytes:
-    """The body of a request to one of our own pages. Raises ClientGone or RequestTimeout."""
-    stream = _Input(environ["wsgi.input"].read, lambda size: None)
-    return b"".join(_counted(stream, length))
+    return Body(counted(stream, length), length)
 
 
 def _keep(inbound: Inbound, streams: bool) -> None:
@@ -79,35 +70,9 @@ def _keep(inbound: Inbound, streams: bool) -> None:
         client.keep(streams)
 
 
-class _Input:
-    """The client's body, as the server hands it over, and somebody who is told what came."""
-
-    def __init__(self, read: Callable[[int], bytes], came: Callable[[int], None]) -> None:
-        self._read = read
-        self._came = came
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes."""
-        piece = self._read(size)
-        self._came(len(piece))
-        return piece
-
-
-def _counted(stream: Any, length: int) -> Iterator[bytes]:
-    """Exactly `length` bytes, in pieces; ClientGone if there are fewer."""
-    missing = length
-    while missing:
-        piece = _read(stream, min(PIECE, missing))
-        if not piece:
-            raise ClientGone(f"{missing} of {length} bytes did not come")
-        missing -= len(piece)
-        yield piece
-        give_way()
-
-
 def _pieces(stream: Any) -> Iterator[bytes]:
     """A chunked body's pieces; its end is checked by the server's parser."""
-    while piece := _read(stream, PIECE):
+    while piece := read_piece(stream, PIECE):
         yield piece
         give_way()
 
@@ -120,20 +85,6 @@ def _put_aside(stream: Any, aside: BufferedBody) -> Body:
     if size <= WHOLE:
         return Body(b"".join(aside.pieces(WHOLE)), size)
     return Body(aside.pieces(PIECE), size)
-
-
-def _read(stream: Any, size: int) -> bytes:
-    """One piece of the client's body, its failures in our words."""
-    try:
-        piece: bytes = stream.read(size)
-    except TimeoutError:
-        raise RequestTimeout(
-            "The request's body stopped coming (CLIENT_IDLE_TIMEOUT), or came too slowly "
-            "(CLIENT_REQUEST_TIMEOUT); repeat the request."
-        ) from None
-    except Exception as why:  # a reset, or a chunk that cannot be parsed: each server has its own
-        raise ClientGone(type(why).__name__) from why
-    return piece
 
 
 def body_length(upstream: urllib3.BaseHTTPResponse, method: str) -> int | None:
@@ -179,12 +130,6 @@ def response_body(
         raise BrokenTransfer(f"MLflow ended after {passed} of {expected} bytes")
     if unframed:
         break_visibly(inbound, False)
-
-
-def give_way() -> None:
-    """Lets the worker's other requests have their turn. A stream whose both ends are quick never
-    waits, and so would keep them from running for as long as it lasts."""
-    time.sleep(0)
 
 
 def break_visibly(inbound: Inbound, on: bool = True) -> None:

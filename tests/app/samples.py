@@ -3,9 +3,9 @@
 from io import BytesIO
 from typing import Any
 
-from app.auth.authorization import Permit
-from app.auth.principal import Principal
 from app.request.inbound import Inbound, receive
+from app.request.permit import Permit
+from app.request.principal import Principal
 from app.request.route_table import Access, Route
 from config import Settings
 

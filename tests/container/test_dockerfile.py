@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.version import VERSION
+from config.version import VERSION
 from tests.container.build import ROOT, Instruction, context, environment, last, lines, stages
 from tests.infrastructure.deployment import INFRASTRUCTURE
 

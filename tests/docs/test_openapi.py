@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from app.request.errors import ProxyError
-from app.version import VERSION
+from config.version import VERSION
 from devstack.ports import HOST
 from devstack.proxy import Proxy
 from tests.docs.pages import ROOT

@@ -41,7 +41,7 @@ def checkout(version: str, code: Path, into: Path) -> Path:
     for name in CODE:
         copy = shutil.copytree if (code / name).is_dir() else shutil.copy
         copy(code / name, into / name)
-    file = into / "app" / "version.py"
+    file = into / "config" / "version.py"
     file.write_text(re.sub(r'VERSION = ".*"', f'VERSION = "{version}"', file.read_text()))
     return into
 

@@ -2,7 +2,7 @@
 
 A batch holds one database connection and needs a second one. 32 writers use up MLflow's pool of 15,
 and no request gets a connection until MLflow's own time-out of 30 s. From then on the proxy bounds
-concurrent writes (app/limits/write_gate.py).
+concurrent writes (app/upstream/write_gate.py).
 """
 
 import json

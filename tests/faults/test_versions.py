@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 
 from app.auth.cache import PREFIX
-from app.auth.principal import STORED_VERSION
 from app.auth.revocations import CHANNEL
+from app.request.principal import STORED_VERSION
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
 from tests.drills.rollback import Release, checkout

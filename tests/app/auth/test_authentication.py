@@ -16,11 +16,11 @@ from flask import Flask
 from app.auth.authentication import Authentication, Authenticator
 from app.auth.cache import VerdictCache
 from app.auth.client import AuthService
-from app.auth.principal import Verdict
 from app.auth.single_flight import SingleFlight
 from app.limits.request_limits import Limits, shared_limiter
 from app.request.credentials import Credentials
 from app.request.errors import AuthServiceUnavailable, ProxyError, RateLimited, Unauthenticated
+from app.request.principal import Verdict
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from app.upstream.circuit import Circuit

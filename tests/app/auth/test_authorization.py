@@ -4,9 +4,10 @@ from dataclasses import fields
 
 import pytest
 
-from app.auth.authorization import Permit, authorize, granted
-from app.auth.principal import Principal
+from app.auth.authorization import authorize, granted
 from app.request.errors import Forbidden
+from app.request.permit import Permit
+from app.request.principal import Principal
 from app.request.route_table import Access, Route
 from tests.app.samples import inbound, principal
 

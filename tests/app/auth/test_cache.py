@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from app.auth.cache import CLOCK_SKEW, MAX_LOCAL, PREFIX, VerdictCache
-from app.auth.principal import Verdict, dump
+from app.request.principal import Verdict, dump
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from devstack.redis import Redis

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from app.auth.client import MAX_ANSWER, AuthService, retry_after_seconds
-from app.auth.principal import Principal
 from app.request.errors import AuthServiceUnavailable, RateLimited
+from app.request.principal import Principal
 from app.upstream.circuit import Circuit
 from tests.app.samples import KEY
 from tests.upstreams import (

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from app.health.circuits import CircuitBoard, Worker, instances
+from app.state.circuits import CircuitBoard, Worker, instances
 from app.state.instance_store import FILE, InstanceStore
 from app.upstream.circuit import Circuit
 from devstack.proxy import Proxy

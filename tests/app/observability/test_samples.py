@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from app.browser.samples import INTERVAL, KEPT, NAME, Samples, count, quantile
 from app.observability.metrics_page import AllWorkers
+from app.observability.samples import INTERVAL, KEPT, NAME, Samples, count, quantile
 from app.state.instance_store import InstanceStore
 
 

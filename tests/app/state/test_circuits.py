@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.health.circuits import CircuitBoard, instances
+from app.state.circuits import CircuitBoard, instances
 from app.state.instance_store import FILE, InstanceStore
 from app.upstream.circuit import Circuit
 from tests.upstreams import eventually

@@ -17,9 +17,9 @@ from typing import Any
 
 import orjson
 
-from app.auth.principal import Principal, Verdict, dump, parse
 from app.request.addresses import network
 from app.request.errors import AuthServiceUnavailable, SessionEnded, Unauthenticated
+from app.request.principal import Principal, Verdict, dump, parse
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisAway, RedisLink
 

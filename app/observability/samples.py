@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from prometheus_client import CollectorRegistry
 
 from app.request.errors import Overloaded
-from app.state.instance_store import InstanceStore
 
 log = logging.getLogger("hokusai.browser")
 
@@ -26,6 +25,16 @@ NAME = "status:samples"
 INTERVAL, KEPT = 10.0, 91
 
 REQUESTS, SECONDS = "hokusai_proxy_requests", "hokusai_proxy_request_seconds"
+
+
+class Store(Protocol):
+    """What the workers of an instance share (state/instance_store.py), as far as it is used."""
+
+    def get_value(self, name: str) -> bytes | None:
+        """The value; None if there is none."""
+
+    def set_value(self, name: str, value: bytes, seconds: float) -> bool:
+        """Keeps a value for so long; False if that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Point:
 class Samples:
     """The ring. `registry` gives the metrics of all workers."""
 
-    def __init__(self, registry: Callable[[], CollectorRegistry], store: InstanceStore) -> None:
+    def __init__(self, registry: Callable[[], CollectorRegistry], store: Store) -> None:
         self._registry = registry
         self._store = store
 

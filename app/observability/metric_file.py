@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakSet
 
-from app.server import folders
+from app.observability import folders
 
 log = logging.getLogger("hokusai.metrics")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.auth.principal import Verdict
-from app.browser.sessions import PREFIX, Sessions, _name
+from app.auth.sessions import PREFIX, Sessions, _name
 from app.request.errors import AuthServiceUnavailable, Unauthenticated
+from app.request.principal import Verdict
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from tests.app.samples import principal

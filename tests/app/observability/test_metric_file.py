@@ -12,9 +12,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.mmap_dict import MmapedDict
 
+from app.observability.metric_file import MetricFile
 from app.observability.metrics_page import AllWorkers
 from app.server import metric_files
-from app.server.metric_file import MetricFile
 from tests.room import no_room
 
 ROOT = Path(__file__).parents[3]

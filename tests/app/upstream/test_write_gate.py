@@ -7,9 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.limits import write_gate
-from app.limits.write_gate import WriteGate
 from app.request.errors import Overloaded
+from app.upstream import write_gate
+from app.upstream.write_gate import WriteGate
 from tests.upstreams import eventually
 
 

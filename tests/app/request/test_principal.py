@@ -5,7 +5,7 @@ import time
 import orjson
 import pytest
 
-from app.auth.principal import Principal, Verdict, dump, parse
+from app.request.principal import Principal, Verdict, dump, parse
 from tests.app.samples import principal
 
 
