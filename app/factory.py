@@ -59,11 +59,12 @@ def create_app(settings: Settings) -> Flask:
         link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
     )
     routes = RouteTable.load()
+    limits = _limits(settings, link, store)
     parts = proxy.Parts(
         routes=routes,
         unknown_paths=UnknownPaths(routes),
-        authenticator=_authenticator(settings, cache, auth_service, sessions),
-        limits=_limits(settings, link, store),
+        authenticator=_authenticator(settings, cache, auth_service, sessions, limits),
+        limits=limits,
         in_flight=InFlight(settings.max_in_flight_per_key, settings.max_forwarded),
         upstream=upstream,
         workspaces=Workspaces(upstream.ask, settings.health_timeout),
@@ -106,7 +107,11 @@ def _auth_service(settings: Settings, on_change: Callable[[str, str], None]) -> 
 
 
 def _authenticator(
-    settings: Settings, cache: VerdictCache, auth_service: AuthService, sessions: Sessions
+    settings: Settings,
+    cache: VerdictCache,
+    auth_service: AuthService,
+    sessions: Sessions,
+    limits: Limits,
 ) -> Authenticator:
     """From key or session to principal. One waits for another's question longer than it takes."""
     return Authenticator(
@@ -117,6 +122,7 @@ def _authenticator(
         2 * settings.auth_timeout,
         settings.auth_retry_interval,
         sessions.principal,
+        failures=limits,
     )
 
 

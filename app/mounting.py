@@ -44,7 +44,7 @@ def mount(
     app.register_blueprint(metrics_page.blueprint(folder / "metrics" if folder else None))
     app.register_blueprint(api_description.blueprint())
     app.register_blueprint(
-        self_tests.blueprint(parts.authenticator, parts.limits, settings.trusted_proxy_hops)
+        self_tests.blueprint(parts.authenticator.authenticate, settings.trusted_proxy_hops)
     )
     commands.add(app.cli, settings, link, revocations, parts.routes)
     app.extensions["hokusai-refused"] = count_refused_head
@@ -86,7 +86,7 @@ def _mount_health(
     results = SharedResults(store, questions, settings.health_cache_ttl, settings.health_timeout)
     readiness = Readiness(results, store, settings.max_stored_verdict_age)
     app.register_blueprint(
-        health.blueprint(results, readiness, inside, parts.authenticator, parts.limits)
+        health.blueprint(results, readiness, inside, parts.authenticator.authenticate)
     )
     app.extensions["hokusai-health"] = readiness
     app.extensions["hokusai-instance"] = InstanceWatch(results)

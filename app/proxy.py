@@ -116,12 +116,7 @@ class Parts:
         """The principal behind key or session; failed attempts of an address are limited."""
         began = time.monotonic()
         try:
-            found = self.authenticator.authenticate(
-                credentials,
-                inbound.client_ip,
-                before_asking=lambda: self.limits.check_failures(inbound.client_ip),
-                on_failure=lambda: self.limits.note_failure(inbound.client_ip),
-            )
+            found = self.authenticator.authenticate(credentials, inbound.client_ip)
         finally:
             record.auth_seconds = time.monotonic() - began
         record.principal, record.auth_source = found.principal, found.source

@@ -18,6 +18,7 @@ with 401. What is open then, and what is not (limits.py says the rest):
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from app.auth.cache import VerdictCache
 from app.auth.client import AuthService, throttled
@@ -36,8 +37,19 @@ class Authentication:
     source: str
 
 
+class FailureLimit(Protocol):
+    """The limit of failed attempts, counted for a client's address or network."""
+
+    def check_failures(self, client_ip: str) -> None:
+        """RateLimited if too many attempts failed lately."""
+
+    def note_failure(self, client_ip: str) -> None:
+        """Counts a failed attempt."""
+
+
 class Authenticator:
-    """Parts: the cache, the single flight, the auth service, and the limit of failed attempts."""
+    """Sole owner of authentication: the cache, the single flight, the auth service, sessions, and
+    the limit of failed attempts."""
 
     def __init__(
         self,
@@ -48,6 +60,8 @@ class Authenticator:
         patience: float,
         retry_interval: float,
         sessions: Callable[[Sequence[str], str], Principal] | None = None,
+        *,
+        failures: FailureLimit,
     ) -> None:
         """`patience` is how long one waits for another's question, in seconds; more than a question
         takes that gets no answer, or both would ask. `sessions` finds the principal of the
@@ -60,31 +74,25 @@ class Authenticator:
         self._patience = patience
         self._retry_interval = retry_interval
         self._sessions = sessions
+        self._failures = failures
 
-    def authenticate(
-        self,
-        credentials: Credentials | Ticket,
-        client_ip: str,
-        before_asking: Callable[[], None],
-        on_failure: Callable[[], None],
-    ) -> Authentication:
+    def authenticate(self, credentials: Credentials | Ticket, client_ip: str) -> Authentication:
         """The principal behind a key, or behind a browser's session.
 
-        `before_asking` runs when the answer is not a cached yes, and may refuse (too many failed
-        attempts); `on_failure` runs for a bad key. Raises Unauthenticated, RateLimited or
-        AuthServiceUnavailable.
+        Failed attempts from one address are limited; a key with a cached yes is let in regardless.
+        Raises Unauthenticated, RateLimited or AuthServiceUnavailable.
         """
         if isinstance(credentials, Ticket):
             return Authentication(self._of_session(credentials, client_ip), "session")
         digest = self._cache.digest(credentials.key, client_ip, self._service_id)
         verdict, source = self._cache.fresh(digest), "hit"
         if verdict is None or verdict.principal is None:
-            before_asking()
+            self._failures.check_failures(client_ip)
         if verdict is None:
             verdict, source = self._ask(digest, credentials, client_ip)
         count_authentication(source, verdict.principal is not None)
         if verdict.principal is None:
-            on_failure()
+            self._failures.note_failure(client_ip)
             raise Unauthenticated(
                 "This API key is not valid: unknown, expired, revoked, or not allowed from "
                 f"your address ({client_ip})."

@@ -105,13 +105,7 @@ class SignIn:
 
     def _validated(self, credentials: Credentials | Ticket) -> Principal:
         """Whose key it is, asked as the walk does; failed attempts are counted."""
-        client_ip = self._client_ip()
-        found = self.authenticator.authenticate(
-            credentials,
-            client_ip,
-            before_asking=lambda: self.limits.check_failures(client_ip),
-            on_failure=lambda: self.limits.note_failure(client_ip),
-        )
+        found = self.authenticator.authenticate(credentials, self._client_ip())
         g.record.principal, g.record.auth_source = found.principal, found.source
         return found.principal
 

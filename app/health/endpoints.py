@@ -4,18 +4,17 @@ Answers are shared by the workers of an instance and kept for HEALTH_CACHE_TTL (
 that probing the proxy hard does not load MLflow, and a part that hangs does not hold the answer.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, request
 
-from app.auth.authentication import Authenticator
 from app.health.checks import CHECKS, overall
 from app.health.diagnosis import UNHEALTHY
 from app.health.internals import Inside
 from app.health.readiness import Readiness, document
 from app.health.results import Check, SharedResults
-from app.limits.request_limits import Limits
-from app.request.credentials import identify
+from app.request.credentials import Credentials, Ticket, identify
 from app.request.inbound import check_query, client_address
 from app.responses import json_response
 from config.version import VERSION
@@ -32,10 +31,10 @@ def blueprint(
     results: SharedResults,
     readiness: Readiness,
     inside: Inside,
-    authenticator: Authenticator,
-    limits: Limits,
+    authenticate: Callable[[Credentials | Ticket, str], object],
 ) -> Blueprint:
-    """The routes. Public ones hold no internal address; the detailed ones want any valid key."""
+    """The routes. Public ones hold no internal address; the detailed ones want any valid key:
+    `authenticate` raises for any other."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/health")
@@ -54,13 +53,7 @@ def blueprint(
     def detailed() -> Response:
         check_query(request.query_string.decode("latin-1"))
         hops = inside.settings.trusted_proxy_hops
-        client_ip = client_address(request.environ, hops)
-        authenticator.authenticate(
-            identify(request.environ, hops),
-            client_ip,
-            before_asking=lambda: limits.check_failures(client_ip),
-            on_failure=lambda: limits.note_failure(client_ip),
-        )
+        authenticate(identify(request.environ, hops), client_address(request.environ, hops))
         checks = results.of(*CHECKS)
         shown = {name: check.detailed() for name, check in checks.items()}
         return _state(checks, shown, {"internal": inside.page(results)})

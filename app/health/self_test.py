@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator
 
 from flask import Blueprint, Response, request
 
-from app.auth.authentication import Authenticator
-from app.limits.request_limits import Limits
-from app.request.credentials import identify
+from app.request.credentials import Credentials, Ticket, identify
 from app.request.errors import BrokenTransfer, Overloaded
 from app.request.inbound import check_query, client_address
 from app.responses import json_response
@@ -30,19 +28,14 @@ BEFORE_THE_BREAK = 256 * 1024
 RETRY_AFTER = 7
 
 
-def blueprint(authenticator: Authenticator, limits: Limits, hops: int) -> Blueprint:
-    """The routes; `hops` is TRUSTED_PROXY_HOPS."""
+def blueprint(authenticate: Callable[[Credentials | Ticket, str], object], hops: int) -> Blueprint:
+    """The routes. `authenticate` raises for a key that is not valid; `hops` is
+    TRUSTED_PROXY_HOPS."""
     routes = Blueprint("self_test", __name__)
 
     def let_in() -> None:
         check_query(request.query_string.decode("latin-1"))
-        client_ip = client_address(request.environ, hops)
-        authenticator.authenticate(
-            identify(request.environ, hops),
-            client_ip,
-            before_asking=lambda: limits.check_failures(client_ip),
-            on_failure=lambda: limits.note_failure(client_ip),
-        )
+        authenticate(identify(request.environ, hops), client_address(request.environ, hops))
 
     def seen() -> Response:
         let_in()

@@ -54,12 +54,7 @@ class Worker:
 
     def authenticate(self, key: str, ip: str = IP) -> Authentication:
         """As the walk does it, failed attempts limited."""
-        return self.authenticator.authenticate(
-            Credentials(key),
-            ip,
-            before_asking=lambda: self.limits.check_failures(ip),
-            on_failure=lambda: self.limits.note_failure(ip),
-        )
+        return self.authenticator.authenticate(Credentials(key), ip)
 
     def outcome(self, key: str, ip: str = IP) -> str:
         """How the answer was found, or which error it was."""
@@ -97,11 +92,11 @@ def make_worker(
         turns = SingleFlight(tmp_path / "turns")
         links.append(link)
         services.append(service)
-        return Worker(
-            cache,
-            Limits(shared_limiter(Flask("test"), link), link, store, 1, FAILURE_LIMIT),
-            Authenticator(cache, turns, service, "platform", patience, RETRY_INTERVAL),
+        limits = Limits(shared_limiter(Flask("test"), link), link, store, 1, FAILURE_LIMIT)
+        authenticator = Authenticator(
+            cache, turns, service, "platform", patience, RETRY_INTERVAL, failures=limits
         )
+        return Worker(cache, limits, authenticator)
 
     yield make
     for link in links:
