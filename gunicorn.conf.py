@@ -5,7 +5,7 @@ import os
 import sys
 
 from app.server import heartbeat, instance, logs, metric_files
-from app.server.hooks import harmless
+from app.server.hooks import harmless, hooks_of
 from app.server.request_head import MOST_FIELDS
 from app.server.worker import ProxyWorker
 from config import BadSettings, load
@@ -61,22 +61,16 @@ proc_name = "hokusai-mlflow-proxy"
 
 @harmless
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
-    """It tells of its circuits, and does what `flask circuit` asks for; watches the instance's
-    folder; the status page draws samples of the metrics; with METRICS_EMF it reports them in the
-    log as well."""
-    worker.wsgi.extensions["hokusai-circuits"].start()
-    worker.wsgi.extensions["hokusai-instance"].start()
-    worker.wsgi.extensions["hokusai-samples"].start()
-    if report := worker.wsgi.extensions.get("hokusai-emf"):
-        report.start()
+    """Starts what runs beside the requests: see Services.start in app/services.py."""
+    if hooks := hooks_of(worker):
+        hooks.start()
 
 
 @harmless
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
     """What it counted since its last report. The master calls this too, for a worker long gone."""
-    application = getattr(worker, "wsgi", None) if worker.pid == os.getpid() else None
-    if report := getattr(application, "extensions", {}).get("hokusai-emf"):
-        report.stop()
+    if worker.pid == os.getpid() and (hooks := hooks_of(worker)):
+        hooks.stop()
 
 
 @harmless

@@ -27,7 +27,7 @@ from app.request.errors import (
     UpstreamOverloaded,
     UpstreamReset,
 )
-from app.request.inbound import client_address, refuse_loop, request_id_of
+from app.request.inbound import client_address, refuse_loop, request_id_of, without_empty_segment
 from app.request.otlp import as_exporters_read_it
 from app.request.permit import Permit
 from app.upstream.headers import dropped_names, returned_headers, returned_status
@@ -128,7 +128,7 @@ def install(app: Flask, hops: int, target: str, audit: Callable[[Record], None])
         refuse_loop(environ)
 
     app.register_error_handler(Exception, refuse)
-    app.wsgi_app = _without_upgrade(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = _without_upgrade(without_empty_segment(app.wsgi_app))  # type: ignore[method-assign]
 
     @app.after_request
     def end(response: Response) -> Response:

@@ -22,7 +22,7 @@ SERVER, BROWSER, HEALTH, COMMANDS, DOCTOR = (
     {file for file in FILES if file.startswith(f"app/{room}/")}
     for room in ("server", "browser", "health", "commands", "doctor")
 )
-MOUNTING = {"app/mounting.py", "app/browser/mounting.py"}
+ASSEMBLY = {"app/factory.py", "app/services.py"}
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -89,21 +89,19 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
         ),
         (
             "limits flask_limiter",
-            {"app/limits/request_limits.py", "app/limits/windows.py"}
+            {"app/limits/request_limits.py", "app/state/windows.py"}
             | {"app/state/instance_store.py"},
         ),
         ("sqlite3", {"app/state/instance_store.py", "app/state/instance_file.py"}),
         ("pybreaker", {"app/upstream/circuit.py"}),
         ("gunicorn gevent", SERVER),
         ("app", {"wsgi.py", "gunicorn.conf.py"} | APP),
-        (
-            "app.health app.commands app.api_description",
-            {"app/factory.py", *MOUNTING} | HEALTH | COMMANDS,
-        ),
+        ("app.health app.commands", ASSEMBLY | HEALTH | COMMANDS),
         ("app.browser", {"app/factory.py"} | BROWSER),
-        ("app.proxy", {"app/factory.py", *MOUNTING}),
+        ("app.proxy", {"app/factory.py"}),
+        ("app.services", {"app/factory.py", "app/proxy.py"} | BROWSER | COMMANDS),
         ("app.doctor", COMMANDS | DOCTOR),
-        ("app.server", {"gunicorn.conf.py"} | SERVER),
+        ("app.server", {"app/factory.py", "gunicorn.conf.py"} | SERVER),
     ],
 )
 def test_these_are_imported_nowhere_else(packages: str, allowed: set[str]) -> None:
@@ -133,7 +131,7 @@ def test_parts_come_from_their_own_files_not_from_the_package() -> None:
         f: [n.module for n in ast.walk(FILES[f]) if isinstance(n, ast.ImportFrom)] for f in APP
     }
     package = {file for file, modules in froms.items() if "app" in modules or None in modules}
-    assert package == {"app/factory.py", "app/mounting.py"}
+    assert package == {"app/factory.py"}
 
 
 def test_no_arrow_runs_up_and_there_is_no_circle() -> None:

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from app.health import diagnosis
-from app.limits.windows import count_as_the_limiter
 from app.request.errors import ProxyError, UpstreamTimeout
-from app.state.redis_link import RedisLink
-from app.upstream.circuit import Circuit
-from app.upstream.forwarding import Upstream
+from app.services import patient_connections
 from config import Settings
 
 if TYPE_CHECKING:
@@ -29,9 +26,7 @@ class Inside:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._link = RedisLink(settings.redis_url, PATIENCE, PATIENCE)
-        self._link.exercise = count_as_the_limiter
-        self._upstream = Upstream(settings, Circuit("mlflow", 1, 1))
+        self._link, self._upstream = patient_connections(settings, PATIENCE)
 
     def checks(self) -> list[tuple[str, Callable[[], str]]]:
         """Each check with its name, in order."""

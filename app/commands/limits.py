@@ -143,7 +143,7 @@ def _count(link: RedisLink, name: str, match: "re.Match[str]") -> Count:
 def _wait(
     limit: int, length: int, previous: int, previous_rest: float, current: int, current_rest: float
 ) -> float:
-    """As seconds_to_wait in app/limits/windows.py."""
+    """As seconds_to_wait in app/state/windows.py."""
     room = limit - current
     if limit == 0:
         return length

@@ -11,8 +11,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from app.auth.client import AuthService
 from app.health import diagnosis, messages
 from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY, Finding
 from app.health.results import Check, Question
@@ -20,6 +20,7 @@ from app.request.errors import ProxyError, UpstreamReset, UpstreamTimeout, Upstr
 from app.state.circuits import CircuitBoard
 from app.state.redis_link import RedisLink
 from app.upstream.answers import is_of_mlflow
+from app.upstream.circuit import Circuit
 from app.upstream.forwarding import HEALTH, Told, Upstream
 from config import Settings
 
@@ -44,6 +45,15 @@ SERVED = 3.0
 
 #: Beside the auth service's path: a 404 here as there means that neither is known to it.
 NO_SUCH_PATH = "-hokusai-health-check"
+
+
+class AuthService(Protocol):
+    """The client of the auth service (auth/client.py), as far as health uses it."""
+
+    circuit: Circuit
+
+    def ping(self, timeout: float, beside: str = "") -> tuple[int, str, bytes]:
+        """The status, Content-Type and body of an answer to a question without a key."""
 
 
 class Checks:

@@ -8,17 +8,17 @@ import platform
 import re
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib.metadata import version as version_of
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.auth.client import AuthService
 from app.health import diagnosis
+from app.health.checks import AuthService
 from app.health.diagnosis import HEALTHY, UNHEALTHY, Finding
 from app.health.results import Question, SharedResults
-from app.limits.request_limits import InFlight
 from app.request.errors import ProxyError
 from app.state.circuits import CircuitBoard
 from app.upstream.forwarding import Upstream
@@ -32,12 +32,12 @@ STARTED = time.monotonic()
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """What the page is made of."""
+    """What the page is made of; `in_flight` counts the requests that are being forwarded."""
 
     settings: Settings
     upstream: Upstream
     auth_service: AuthService
-    in_flight: InFlight
+    in_flight: Callable[[], int]
     board: CircuitBoard
 
     def questions(self) -> dict[str, Question]:
@@ -67,7 +67,7 @@ class Inside:
             "redis": diagnosis.without_credentials(self.settings.redis_url),
             "circuits": self._circuits(),
             "connections_opened": self.upstream.connections_opened(),
-            "in_flight": self.in_flight.total,
+            "in_flight": self.in_flight(),
             "worker": {
                 "pid": os.getpid(),
                 "up_s": round(time.monotonic() - STARTED),

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from flask import Flask
@@ -24,7 +24,15 @@ from flask_limiter import Limiter
 from limits import RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.limits import RateLimitItem
 
-from app.limits.windows import (
+from app.observability.metrics import FORWARDING, count_fallback, count_limit
+from app.request.addresses import network
+from app.request.credentials import Counted
+from app.request.errors import Overloaded, RateLimited
+from app.request.permit import Permit
+from app.request.principal import Principal
+from app.state.instance_store import InstanceStore
+from app.state.redis_link import RedisAway, RedisLink
+from app.state.windows import (
     Windows,
     count_as_the_limiter,
     look,
@@ -33,22 +41,10 @@ from app.limits.windows import (
     seconds_to_wait,
     take,
 )
-from app.observability.metrics import FORWARDING, count_fallback, count_limit
-from app.request.addresses import network
-from app.request.errors import Overloaded, RateLimited
-from app.request.permit import Permit
-from app.request.principal import Principal
-from app.state.instance_store import InstanceStore
-from app.state.redis_link import RedisAway, RedisLink
 
 T = TypeVar("T")
 
 STRATEGY = "sliding-window-counter"
-
-#: Which of a key's two counts, each of the size of its limit: that of the requests with the key, or
-#: that of all its browser sessions together. One count for each session would multiply the limit by
-#: signing in.
-Counted = Literal["key", "session"]
 
 USED_UP: dict[Counted, str] = {
     "key": "This API key may make {requests} an hour, and has used them up.",

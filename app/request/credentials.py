@@ -10,7 +10,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from app.request.cross_site import require_own_page
 from app.request.errors import BadRequest, Unauthenticated
@@ -32,6 +32,12 @@ HOW = (
     "Send an API key as 'Authorization: Bearer <key>' (MLFLOW_TRACKING_TOKEN), as the password of "
     "Basic authentication (MLFLOW_TRACKING_PASSWORD), or as 'X-API-Key: <key>'."
 )
+
+
+#: Which of a key's two counts, each of the size of its limit: that of the requests with the key, or
+#: that of all its browser sessions together. One count for each session would multiply the limit by
+#: signing in.
+Counted = Literal["key", "session"]
 
 
 @dataclass(frozen=True, slots=True)

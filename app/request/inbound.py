@@ -19,6 +19,9 @@ from app.request.errors import BadRequest, LoopDetected
 #: Both public prefixes; the rest of the path is MLflow's.
 PREFIXES = ("/api/mlflow", "/mlflow")
 
+#: The methods that are passed on; the pipeline and the pages beside it know no other.
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
 #: Query parameters in which people put keys. A key in a URL ends up in logs and histories.
 KEY_PARAMETERS = frozenset("api_key apikey api-key x-api-key x_api_key access_token".split())
 

@@ -31,6 +31,7 @@ from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.server.client_socket import ClientSocket
+from app.server.hooks import hooks_of
 from app.server.request_body import ContinuedBody, quick, was_read
 from app.server.request_head import LONGEST_HEAD, BoundedRequest, GivenUp, HeadTimeout, navigation
 
@@ -157,8 +158,8 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def _dropped(self, why: str) -> None:
         """Counts a client that was not waited for any longer."""
-        if count := getattr(self.wsgi, "extensions", {}).get("hokusai-dropped"):
-            count(why)
+        if hooks := hooks_of(self):
+            hooks.count_dropped(why)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """One request, from its head to the end of the response."""
@@ -197,8 +198,8 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         status, request_id = _status(exc), uuid.uuid4().hex
         client_ip = addr[0] if isinstance(addr, tuple) else "127.0.0.1"  # a unix socket
         fields = {"request_id": request_id, "status": status, "client_ip": client_ip}
-        if count := getattr(self.wsgi, "extensions", {}).get("hokusai-refused"):
-            count(status)
+        if hooks := hooks_of(self):
+            hooks.count_refused(status)
         if isinstance(exc, HeadTimeout):
             self._dropped("slow_head")
         if status == 500:
@@ -214,23 +215,19 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         self, exc: BaseException, status: int, message: str, request_id: str
     ) -> tuple[dict[str, str], bytes] | None:
         """Fields and body of a page, where a browser navigates; the application makes it."""
-        make = getattr(self.wsgi, "extensions", {}).get("hokusai-page")
-        received = getattr(exc, "received", b"")
-        if make is None or not received:
+        hooks, received = hooks_of(self), getattr(exc, "received", b"")
+        if hooks is None or not received:
             return None
         environ, path = navigation(received)
-        page: tuple[dict[str, str], bytes] | None = make(environ, path, status, message, request_id)
-        return page
+        return hooks.error_page(environ, path, status, message, request_id)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: drain, then stop."""
         if not self.draining:
             self.draining = True
             # None while it boots; an error here would be a failed boot, and end the instance.
-            application = getattr(self, "wsgi", None)
-            health = getattr(application, "extensions", {}).get("hokusai-health")
-            if health is not None:
-                health.draining = True
+            if hooks := hooks_of(self):
+                hooks.drain()
             gevent.spawn_later(self.drain_delay, self._stop)
 
     def _stop(self) -> None:

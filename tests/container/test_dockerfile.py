@@ -123,7 +123,7 @@ def test_a_build_is_given_the_code_and_two_lock_files() -> None:
     assert {
         "app/__init__.py",
         "app/request/mlflow_routes.tsv",
-        "app/api_description/openapi.json",
+        "app/browser/api_description/openapi.json",
     } <= given
     assert not [path for path in given if "__pycache__" in path or path.endswith(".pyc")]
 

@@ -27,7 +27,7 @@ from tests.wire import Response, call
 
 pytestmark = pytest.mark.timeout(300)
 
-FILE = ROOT / "app/api_description/openapi.json"
+FILE = ROOT / "app/browser/api_description/openapi.json"
 DOCUMENT = json.loads(FILE.read_text(encoding="utf-8"))
 PAGE = "/api/health/docs"
 

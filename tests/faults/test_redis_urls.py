@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app.limits.windows import count_as_the_limiter
 from app.state.redis_link import RedisLink
 from app.state.redis_rights import CHANNEL
+from app.state.windows import count_as_the_limiter
 from devstack.auth_service import revocation
 from devstack.ports import HOST
 from tests.drills.redis_topologies import (

@@ -16,11 +16,11 @@ from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from app.limits.request_limits import InFlight, Limits, shared_limiter
-from app.limits.windows import LinkStorage, look, remaining, seconds_to_change, seconds_to_wait
 from app.request.errors import Overloaded, RateLimited
 from app.request.permit import Permit
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
+from app.state.windows import LinkStorage, look, remaining, seconds_to_change, seconds_to_wait
 from devstack.redis import Redis
 from tests.app.samples import permit, principal
 from tests.upstreams import eventually, refused_port

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 WORKER = """
 import sys
 from pathlib import Path
-from tests.app.operations.test_circuits import opened, worker
+from tests.app.state.test_circuits import opened, worker
 board, circuits = worker(Path(sys.argv[1]))
 opened(circuits["mlflow"])
 print("opened", flush=True)

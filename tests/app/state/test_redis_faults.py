@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from app.health import diagnosis, messages
-from app.limits.windows import count_as_the_limiter
 from app.state.redis_faults import LONGEST, said
 from app.state.redis_link import RedisLink
+from app.state.windows import count_as_the_limiter
 from devstack.ports import HOST
 from tests.drills.redis_topologies import (
     SERVICE,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.limits.windows import count_as_the_limiter
 from app.state.redis_link import RedisLink, Trouble
 from app.state.redis_rights import explain
+from app.state.windows import count_as_the_limiter
 from devstack.ports import HOST
 from devstack.redis import find_server
 from tests.docs.pages import ROOT
