@@ -3,6 +3,8 @@
 PYTHON ?= python3
 ENVIRONMENT := $(PYTHON) -m devstack.environments
 BIN := .venv/bin
+# The tests mostly wait, so two cores carry more than two processes of them.
+JOBS ?= 4
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" $(ARGS)
 
@@ -19,9 +21,9 @@ run: ## start Redis, MLflow, the auth service and the proxy; Ctrl-C ends all
 	@$(ENVIRONMENT) development mlflow-server
 	@exec $(BIN)/python -m devstack $(ARGS)
 
-test: ## run the whole suite; a part of it: make test ARGS="-k health"
+test: ## run the whole suite; a part of it: make test ARGS="-k health"; in one process: JOBS=0
 	@$(ENVIRONMENT) development mlflow-server
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --durations=40 --durations-min=1 $(ARGS)
 
 test-aws: ## apply the Terraform module against a stand-in for AWS, two minutes
 	@$(ENVIRONMENT) development aws

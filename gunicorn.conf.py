@@ -4,7 +4,7 @@ default says why; what is a setting comes from config/."""
 import os
 import sys
 
-from app.server import heartbeat, instance, logs, metric_files
+from app.server import arbiter, heartbeat, instance, logs, metric_files, open_files
 from app.server.hooks import harmless, hooks_of
 from app.server.request_head import MOST_FIELDS
 from app.server.worker import ProxyWorker
@@ -19,7 +19,7 @@ instance.prepare(settings, os.environ)
 
 bind = settings.bind
 workers = settings.web_concurrency
-worker_connections = settings.max_connections
+worker_connections = open_files.make_room(settings.max_connections, os.environ)
 
 # Slow and stalled clients cost a greenlet, not a thread: docs/decisions/worker-class.md.
 worker_class = ProxyWorker
@@ -51,6 +51,8 @@ header_map = "drop"
 control_socket_disable = True
 # No folder is needed for the workers' heartbeat files.
 heartbeat.install()
+# The master outlives what fails beside workers that serve.
+arbiter.install()
 
 # One access line per request is written by the proxy itself, when the last byte went out.
 accesslog = None

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from config.redis_url import parse as parse_redis_url
+from config.running import is_running
 
 #: What OTEL_ENABLED needs, and where it is listed.
 TELEMETRY, TELEMETRY_LOCK = "opentelemetry.instrumentation.wsgi", "requirements/telemetry.lock"
@@ -112,11 +113,16 @@ def seconds(lowest: float = 0.0, highest: float = 86_400.0) -> Callable[[str], f
 
 
 def audit_log(value: str) -> str:
-    """`stderr`, `off`, or the absolute path of a file that can be written."""
+    """`stderr`, `off`, or the absolute path of a file that can be written at the start; later, its
+    lines go to stderr where it cannot."""
     if value.lower() in ("stderr", "off"):
         return value.lower()
     path = Path(value)
-    if not path.is_absolute() or path.is_dir():
+    if not path.is_absolute():
+        raise ValueError("must be stderr, off, or the absolute path of a file")
+    if is_running():
+        return value
+    if path.is_dir():
         raise ValueError("must be stderr, off, or the absolute path of a file")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError("must name a file that can be written; is its folder there?")

@@ -13,11 +13,14 @@ path and option values may be percent-encoded; reserved characters in them must 
 
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv6Address
 from typing import Any
 from urllib.parse import unquote
+
+from config.running import is_running
 
 SCHEMES = (
     "redis",
@@ -29,9 +32,6 @@ SCHEMES = (
     "rediss+cluster",
     "memory",
 )
-
-#: Set by the master of an instance to its own process id (app/server/instance.py).
-PREPARED = "HOKUSAI_INSTANCE_PREPARED"
 
 #: What a refused value may have meant.
 ESCAPES = "# is %23, / is %2F, ? is %3F, @ is %40, % is %25"
@@ -78,6 +78,7 @@ def parse(value: str) -> RedisUrl:
     found: dict[str, Any] = {"kind": kind, "is_tls": is_tls, **_credentials(credentials)}
     _add(found, _options(query, kind, is_tls))
     _add(found, _place(kind, hosts, slash + path))
+    _check_tls(found.get("tls", {}))
     for who in ("", "sentinel_"):
         if found.get(f"{who}username") and not found.get(f"{who}password"):
             raise ValueError(f"names a {who}username without a {who}password")
@@ -109,8 +110,16 @@ def _credentials(text: str) -> dict[str, str]:
     username, colon, password = text.partition(":")
     if username and not colon:
         raise ValueError("has a user but no password; a password alone is written :PASSWORD@")
-    pairs = {"username": unquote(username), "password": unquote(password)}
+    pairs = {"username": _text(username), "password": _text(password)}
     return {name: value for name, value in pairs.items() if value}
+
+
+def _text(text: str) -> str:
+    """Percent-decoded. What is no UTF-8 would be changed in silence."""
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError(f"has escapes that are no UTF-8; {ESCAPES}") from None
 
 
 # --- hosts and path ------------------------------------------------------------------------------
@@ -121,7 +130,7 @@ def _place(kind: str, hosts: str, path: str) -> dict[str, Any]:
     if kind == "unix":
         if hosts or len(path) < 2:
             raise ValueError("must name a socket by its absolute path: unix:///run/redis.sock")
-        return {"path": unquote(path)}
+        return {"path": _text(path)}
     port = 26379 if kind == "sentinel" else 6379
     listed = tuple(_host(host, port) for host in hosts.split(","))
     if kind == "redis" and len(listed) > 1:
@@ -133,7 +142,7 @@ def _place(kind: str, hosts: str, path: str) -> dict[str, Any]:
             raise ValueError(
                 "must name the service behind the hosts, as in HOST:PORT,HOST:PORT/NAME"
             )
-        place["service"] = unquote(parts.pop(0))
+        place["service"] = _text(parts.pop(0))
     if len(parts) > 1:
         raise ValueError("has too many parts behind the hosts; a / in a value is %2F")
     if parts:
@@ -176,14 +185,34 @@ def _database(text: str) -> int:
 def _file(text: str) -> str:
     """Checked at the start only. A file that vanishes later must not end an instance that reloads,
     nor keep a new worker from starting: new connections fail then, and health says so."""
-    if not os.access(text, os.R_OK) and not _is_running():
+    if not os.access(text, os.R_OK) and not is_running():
         raise ValueError("must name a file or folder that can be read")
     return text
 
 
-def _is_running() -> bool:
-    """Whether this process is the master of an instance that has started, or a worker of it."""
-    return os.environ.get(PREPARED) in (str(os.getpid()), str(os.getppid()))
+def _check_tls(tls: Mapping[str, Any]) -> None:
+    """Whether what the files hold can be used; as with _file, at the start only. Never asks for a
+    password: OpenSSL would, on the terminal."""
+    if "ssl_keyfile" in tls and "ssl_certfile" not in tls:
+        raise ValueError("has the option ssl_keyfile without ssl_certfile")
+    if is_running():
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if file := tls.get("ssl_ca_certs"):
+            context.load_verify_locations(file)
+    except OSError:
+        raise ValueError(
+            "has an option ssl_ca_certs, which names no file of certificates in PEM"
+        ) from None
+    try:
+        if file := tls.get("ssl_certfile"):
+            context.load_cert_chain(file, tls.get("ssl_keyfile"), tls.get("ssl_password", ""))
+    except OSError:
+        raise ValueError(
+            "has an option ssl_certfile that cannot be used: are it and ssl_keyfile in PEM, do "
+            "they belong together, and is ssl_password the key's?"
+        ) from None
 
 
 def _one_of(**choices: Any) -> Callable[[str], Any]:
@@ -255,6 +284,6 @@ def _check_option(name: str, number: int, kind: str, is_tls: bool) -> None:
 def _option_value(name: str, text: str) -> Any:
     parse_value = (OPTIONS | TLS_OPTIONS | SENTINEL_OPTIONS)[name]
     try:
-        return parse_value(unquote(text))
+        return parse_value(_text(text))
     except ValueError as why:
         raise ValueError(f"has an option {name}, which {why}") from None

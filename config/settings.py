@@ -100,12 +100,17 @@ class Settings:
              "30 s after which MLflow gives up waiting for a database connection.")
     mlflow_artifact_read_timeout: float = row("MLFLOW_ARTIFACT_READ_TIMEOUT", parsers.seconds(0.1, 3600), 120.0,
         group=MLFLOW,
-        help="The same where MLflow waits for its artifact store or a language model, and for "
-             "searches and some writes. There is no limit to a transfer's whole time.")
+        help="The same where MLflow waits for its artifact store, and for searches and some writes. "
+             "There is no limit to a transfer's whole time.")
     mlflow_artifact_copy_timeout: float = row("MLFLOW_ARTIFACT_COPY_TIMEOUT", parsers.seconds(0.1, 14_400), 900.0,
         group=MLFLOW,
         help="Seconds to the response headers of an artifact's upload, download or deletion: MLflow "
              "may copy whole files to or from its store before it answers.")
+    mlflow_gateway_read_timeout: float = row("MLFLOW_GATEWAY_READ_TIMEOUT", parsers.seconds(0.1, 14_400), 330.0,
+        group=MLFLOW,
+        help="Seconds to the response headers, and between two pieces of the body, of a call to a "
+             "language model by MLflow's AI gateway. Above the gateway's own limit "
+             "(MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS there, 300 s).")
     mlflow_retry_deadline: float = row("MLFLOW_RETRY_DEADLINE", parsers.seconds(0, 60), 5.0, group=MLFLOW,
         help="Seconds from a request's first try in which it may be tried again; 0 switches retries "
              "off. A POST that went out is never repeated.")

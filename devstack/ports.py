@@ -1,7 +1,16 @@
-"""Free ports on this machine."""
+"""Free ports on this machine.
 
+No two processes of a user get the same port: each locks one byte of a shared file for every port
+that it hands out, at the port's number. The kernel lets go of the bytes when the process ends.
+"""
+
+import fcntl
+import os
 import random
 import socket
+import tempfile
+from functools import cache
+from pathlib import Path
 
 HOST = "127.0.0.1"
 _RANGE = range(20_000, 32_000)
@@ -18,7 +27,7 @@ def free_port() -> int:
         RuntimeError: when a hundred tries found none.
     """
     for port in random.sample(_RANGE, 100):
-        if port not in _handed_out and _is_free(port):
+        if port not in _handed_out and _is_ours(port) and _is_free(port):
             _handed_out.add(port)
             return port
     raise RuntimeError(f"no free port found on {HOST}")
@@ -34,6 +43,22 @@ def reserve(preferred: int) -> socket.socket:
         return socket.create_server((HOST, preferred))
     except OSError:
         return socket.create_server((HOST, free_port()))
+
+
+def _is_ours(port: int) -> bool:
+    """Whether no other process has handed it out; from now on none does."""
+    try:
+        fcntl.lockf(_claims(os.getpid()), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def _claims(pid: int) -> int:
+    """The file of the locks, opened once in each process: closing it would drop them all."""
+    path = Path(tempfile.gettempdir()) / f"hokusai-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def _is_free(port: int) -> bool:

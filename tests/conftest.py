@@ -1,8 +1,8 @@
 """What all tests share: a clean environment, loopback only, and the real servers.
 
 The servers live as long as the session, each on a free port with a folder of its
-own, so two test runs side by side do not meet. A test that breaks or reconfigures
-one starts its own: `start_proxy`, `start_redis`.
+own, so two test runs side by side do not meet. Each worker has its own, save MLflow, which
+all share. A test that breaks or reconfigures one starts its own: `start_proxy`, `start_redis`.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, SimpleNamespace
@@ -29,10 +29,14 @@ from devstack.environments import MLFLOW_SERVER, ROOT, is_whole
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
+from tests.parallel import Room, SharedMLflow, slow_files_first
 
 DEVELOPERS_ENVIRONMENT = dict(os.environ)
 KEPT = {"CI", "COLUMNS", "FORCE_COLOR", "LANG", "NO_COLOR", "PATH", "TERM", "TMPDIR", "TZ"}
 KEPT_PREFIXES = ("LC_", "PYTEST", "PY_COLORS")
+SHARED = pytest.StashKey[Path]()  # the folder that all processes of this run share
+ROOM = pytest.StashKey[Room]()
+MLFLOW = pytest.StashKey[SharedMLflow]()
 SHARED_PROXY = {
     "WEB_CONCURRENCY": "2",
     "GRACEFUL_TIMEOUT": "2",
@@ -44,18 +48,35 @@ SHARED_PROXY = {
 # --- a clean environment -------------------------------------------------------------------
 
 
-def pytest_configure() -> None:
-    """Hide the developer's settings, credentials and home folder from tests and servers."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the developer's settings, credentials and home folder from tests and servers.
+
+    The first process hands to its workers what it has hidden, and the folder that all share.
+    """
+    told = getattr(config, "workerinput", {})
+    DEVELOPERS_ENVIRONMENT.update(told.get("developers_environment", {}))
     for name in list(os.environ):
         if name not in KEPT and not name.startswith(KEPT_PREFIXES):
             del os.environ[name]
     os.environ["HOME"] = tempfile.mkdtemp(prefix="home-")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    config.stash[SHARED] = Path(told.get("shared") or tempfile.mkdtemp(prefix="tests-"))
+    config.stash[ROOM] = Room(config.stash[SHARED])
 
 
-def pytest_unconfigure() -> None:
-    """Remove the home folder again."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A worker is about to start."""
+    node.workerinput["developers_environment"] = DEVELOPERS_ENVIRONMENT
+    node.workerinput["shared"] = str(node.config.stash[SHARED])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the folders again."""
+    config.stash[ROOM].close()
     shutil.rmtree(os.environ["HOME"], ignore_errors=True)
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(config.stash[SHARED], ignore_errors=True)
 
 
 def pytest_sessionstart() -> None:
@@ -83,13 +104,47 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+# --- the order, and who is alone -----------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first."""
+    slow_files_first(items)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for the room before any test's time runs."""
+    with item.config.stash[ROOM].entered(alone=item.get_closest_marker("timing") is not None):
+        return (yield)
+
+
 # --- MLflow --------------------------------------------------------------------------------
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Make MLflow's environment before any test's time runs; it can take a minute."""
-    if not session.config.option.collectonly and _needed(session, "mlflow_python"):
+    """Make MLflow's environment before any test's time runs; it can take a minute.
+
+    MLflow needs 8 s: it begins while the tests that do without it run.
+    """
+    if session.config.option.collectonly:
+        return
+    if _needed(session, "mlflow_python"):
         _make_mlflow_environment()
+    if _needed(session, "mlflow_server"):
+        _the_mlflow(session.config)
+
+
+def _the_mlflow(config: pytest.Config) -> MLflow:
+    if MLFLOW not in config.stash:
+        config.stash[MLFLOW] = SharedMLflow(config.stash[SHARED])
+    return config.stash[MLFLOW].server
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End MLflow, when no other process uses it any more."""
+    if shared := session.config.stash.get(MLFLOW, None):
+        shared.leave()
 
 
 def _needed(session: pytest.Session, fixture: str) -> bool:
@@ -109,26 +164,12 @@ def mlflow_python() -> Path:
     return MLFLOW_SERVER.python
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _head_start(request: pytest.FixtureRequest) -> None:
-    """MLflow needs 8 s: let it begin while the tests that do without it run."""
-    if _needed(request.session, "mlflow_server"):
-        request.getfixturevalue("_mlflow_starting")
-
-
 @pytest.fixture(scope="session")
-def _mlflow_starting(mlflow_python: Path, servers: Path) -> Iterator[MLflow]:
-    server = MLflow(servers / "mlflow")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(_mlflow_starting: MLflow) -> MLflow:
-    """A real MLflow: `.url`, `.folder`, `.artifacts`, `.log`."""
-    _mlflow_starting.wait_until_ready()
-    return _mlflow_starting
+def mlflow_server(mlflow_python: Path, request: pytest.FixtureRequest) -> MLflow:
+    """A real MLflow, the same for all tests: `.url`, `.folder`, `.artifacts`, `.log`."""
+    server = _the_mlflow(request.config)
+    server.wait_until_ready()
+    return server
 
 
 # --- Redis ---------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from _pytest.outcomes import Failed
 
 from devstack.proxy import Proxy
 from devstack.server import ServerFailed
+from tests.upstreams import eventually
 
 
 def test_the_developers_settings_and_home_are_hidden() -> None:
@@ -32,7 +33,9 @@ def test_the_shared_proxy_reaches_mlflow_with_a_key_and_logs_it(
         f"{proxy.api}/version", headers={"Authorization": f"Bearer {key.key}"}, timeout=10
     )
     assert answer.status_code == 200
-    assert any(line.get("key_id") == key.key_id for line in proxy.log_lines())
+    eventually(
+        lambda: any(line.get("key_id") == key.key_id for line in proxy.log_lines()), "its line"
+    )
 
 
 def test_a_proxy_of_its_own_takes_other_settings(

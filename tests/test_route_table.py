@@ -218,11 +218,40 @@ def test_every_artifact_route_has_an_artifacts_time_limit() -> None:
     assert [r.operation for r in TABLE.routes if r.copies and r.kind != "artifacts"] == []
 
 
+def test_whoever_waits_twice_for_a_database_connection_has_time_for_it(mlflow_python: Path) -> None:
+    """Each wait may take 30 s, so MLFLOW_READ_TIMEOUT (40 s) is too short for two."""
+    command = [mlflow_python, "-B", Path(__file__).with_name("mlflow_connections.py")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert finished.returncode == 0, finished.stderr
+    waits = {(method, path): waits for method, path, waits in json.loads(finished.stdout)}
+    assert len(waits) > 70
+    assert waits["POST", "/api/2.0/mlflow/runs/search"] == 1, "it counts"
+    several = [match_route(*call) for call, number in waits.items() if number > 1]
+    assert len(several) > 15
+    assert [route.operation for route in several if not route.is_slow] == []
+
+
+def test_every_search_has_the_time_limit_of_searches() -> None:
+    """MLFLOW_ARTIFACT_READ_TIMEOUT, as docs/configuration.md promises."""
+    searches = [r for r in TABLE.routes if r.operation.startswith("Search")]
+    quick = [r.operation for r in searches if not r.is_slow]
+    assert quick == ["SearchDatasetsMisspelt"], "MLflow answers 404 there"
+
+
 def test_a_run_that_mlflow_writes_files_for_has_an_artifacts_time_limit() -> None:
     """MLflow saves a model for it in the artifact store (mlflow/utils/promptlab_utils.py)."""
     route = TABLE.match("POST", "/ajax-api/2.0/mlflow/runs/create-promptlab-run")
     assert route is not None
     assert route.is_slow
+
+
+def test_what_calls_a_model_has_the_time_limit_of_models() -> None:
+    """MLflow's gateway itself gives up after 300 s; the one of old deployments, never."""
+    calls = [r for r in TABLE.routes if r.template.startswith("/gateway/") and "POST" in r.methods]
+    old = [r for r in TABLE.routes if r.template.endswith("/gateway-proxy")]
+    assert len(calls) > 10
+    assert len(old) == 2
+    assert {r.operation for r in TABLE.routes if r.asks_model} == {r.operation for r in calls + old}
 
 
 def test_a_chunked_body_goes_on_to_native_routes_only() -> None:

@@ -14,6 +14,7 @@ the exchange, so a new fault is a function of three lines.
 import contextlib
 import hashlib
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -238,9 +239,11 @@ OK = Answer(send(sized(b"{}", 200, ("Content-Type", "application/json"))))
 
 class Upstream:
     """A server on a free port of 127.0.0.1, one thread a connection; a context manager. A second
-    one can have the same port of another loopback address."""
+    one can have the same port of another loopback address. With `tls` it speaks TLS."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.stopping = threading.Event()
         self.requests: list[Received] = []
         self.open_connections = 0
@@ -251,7 +254,8 @@ class Upstream:
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server((host, port), backlog=512)
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://{host}:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
+        self._tls = tls
 
     def __enter__(self) -> "Upstream":
         self._spawn(self._accept)
@@ -304,6 +308,10 @@ class Upstream:
             if self.stopping.is_set():
                 connection.close()
                 return
+            if self._tls:
+                connection = self._tls.wrap_socket(
+                    connection, server_side=True, do_handshake_on_connect=False
+                )
             with self._changed:
                 self.connections += 1
                 self.open_connections += 1

@@ -79,17 +79,20 @@ class Authenticator:
     def authenticate(self, credentials: Credentials | Ticket, client_ip: str) -> Authentication:
         """The principal behind a key, or behind a browser's session.
 
-        Failed attempts from one address are limited; a key with a cached yes is let in regardless.
-        Raises Unauthenticated, RateLimited or AuthServiceUnavailable.
+        Failed attempts from one address are limited, but not for a key that was good lately: to ask
+        about that again is no guess, and others at its address may have failed. Raises
+        Unauthenticated, RateLimited or AuthServiceUnavailable.
         """
         if isinstance(credentials, Ticket):
             return Authentication(self._of_session(credentials, client_ip), "session")
         digest = self._cache.digest(credentials.key, client_ip, self._service_id)
         verdict, source = self._cache.fresh(digest), "hit"
-        if verdict is None or verdict.principal is None:
-            self._failures.check_failures(client_ip)
         if verdict is None:
+            if self._cache.stale(digest) is None:
+                self._failures.check_failures(client_ip)
             verdict, source = self._ask(digest, credentials, client_ip)
+        elif verdict.principal is None:
+            self._failures.check_failures(client_ip)
         count_authentication(source, verdict.principal is not None)
         if verdict.principal is None:
             self._failures.note_failure(client_ip)

@@ -34,6 +34,11 @@ MAX_AGE = 60.0
 INVALID = (401, 403, 404)
 
 
+class _NoVerdict(Exception):
+    """The service is there, and what it says of this one key cannot be used. It does not open the
+    circuit: one caller's key, good or bad, must not shut the others out."""
+
+
 class AuthService:
     """The auth service at `url`, asked for keys of `service_id`. Safe to share among threads."""
 
@@ -66,6 +71,8 @@ class AuthService:
         except Open:
             answer = "not_asked"
             self._give_up("is left alone, its circuit is open")
+        except _NoVerdict as why:
+            self._give_up(str(why))
         finally:
             count_auth_answer(answer)
 
@@ -78,6 +85,8 @@ class AuthService:
             return None
         if status == 429:
             raise throttled(retry_after_seconds(headers.get("Retry-After", ""), self._retry_after))
+        if 400 <= status < 500:
+            raise _NoVerdict(f"answered {status}")
         if status != 200:
             self._give_up(f"answered {status}")
         return self._principal(body)
@@ -89,7 +98,10 @@ class AuthService:
         Raises AuthServiceUnavailable if nobody does.
         """
         question = {"service_id": self._service_id}
-        status, headers, body = self._ask(question, {}, timeout, self._url + beside)
+        try:
+            status, headers, body = self._ask(question, {}, timeout, self._url + beside)
+        except _NoVerdict as why:
+            self._give_up(str(why))
         return status, headers.get("Content-Type", ""), body
 
     def _ask(
@@ -122,8 +134,10 @@ class AuthService:
         # What is there, however little: waiting for a whole piece could take for ever.
         while piece := response.raw.read1(8192, decode_content=True):
             body += piece
-            if len(body) > MAX_ANSWER or time.monotonic() > deadline:
-                self._give_up("answered too much or too slowly")
+            if len(body) > MAX_ANSWER:
+                raise _NoVerdict("answered too much")
+            if time.monotonic() > deadline:
+                self._give_up("answered too slowly")
         return body
 
     def _principal(self, body: bytes) -> Principal | None:
@@ -138,11 +152,11 @@ class AuthService:
         if False in verdicts:
             return None
         if verdicts != (True, True):
-            self._give_up("answered neither yes nor no")
+            raise _NoVerdict("answered neither yes nor no")
         try:
             return _read_principal(answer, self._service_id)
         except ValueError as why:
-            self._give_up(f"answered without a usable {why}")
+            raise _NoVerdict(f"answered without a usable {why}") from None
 
     def _give_up(self, why: str) -> NoReturn:
         """Raises AuthServiceUnavailable; its cause is for the operator."""

@@ -37,7 +37,8 @@ SECURITY = {
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: with that, a browser sends `Origin: null` with our own forms.
+    # Not no-referrer: with that, a browser sends `Origin: null` with our own forms. base.html says
+    # it again, because many servers in front add no-referrer.
     "Referrer-Policy": "same-origin",
 }
 

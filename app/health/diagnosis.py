@@ -59,9 +59,17 @@ def auth_service_at(url: str) -> Part:
     return Part("The auth service", "HOKUSAI_AUTH_SERVICE_URL", urlsplit(url).netloc)
 
 
+#: Where Redis is said to be, if not by REDIS_URL alone.
+ANNOUNCED = {
+    "+sentinel://": "REDIS_URL (or what the Sentinels announce)",
+    "+cluster://": "REDIS_URL (or what the nodes announce)",
+}
+
+
 def redis_at(url: str) -> Part:
     """Redis at this address, without its credentials."""
-    return Part("Redis", "REDIS_URL", without_credentials(url).partition("://")[2])
+    setting = next((said for kind, said in ANNOUNCED.items() if kind in url), "REDIS_URL")
+    return Part("Redis", setting, without_credentials(url).partition("://")[2])
 
 
 def without_credentials(url: str) -> str:
@@ -186,7 +194,8 @@ def redis_trouble(part: Part, trouble: Trouble) -> Finding:
     if trouble.lacks:
         return Finding(level, explain(trouble.lacks), detail)
     message = messages.REDIS.get(trouble.word) or unanswered(part, trouble.error).message
-    return Finding(level, f"{message} {messages.WITHOUT_REDIS}", detail)
+    hurts = messages.WITHOUT_SOME if trouble.is_partial else messages.WITHOUT_REDIS
+    return Finding(level, f"{message} {hurts}", detail)
 
 
 def auth_unanswered(part: Part, error: BaseException) -> Finding:

@@ -98,11 +98,14 @@ REDIS = {
     "protected": "Redis is in protected mode: give its user a password, and REDIS_URL the same.",
     "old": "Redis does not speak RESP3: it must be 6.2 or newer. Behind a proxy that lacks RESP3, "
     "add ?protocol=2 to REDIS_URL.",
-    "closed": "Redis closes the connection: does it want TLS (rediss:// in REDIS_URL)?",
+    "closed": "Redis closes the connection: is it stopping, or does it want TLS (rediss:// in "
+    "REDIS_URL)?",
     "no tls": "No TLS handshake comes about: does Redis speak TLS on the port in REDIS_URL? "
     "Without TLS it is redis:// instead of rediss://.",
     "client certificate": "Redis wants a certificate of its clients: add ssl_certfile and "
     "ssl_keyfile to REDIS_URL.",
+    "tls files": "The files of TLS in REDIS_URL cannot be used: are those that ssl_ca_certs, "
+    "ssl_certfile and ssl_keyfile name there, in PEM, and does ssl_password fit?",
     "silent": "Redis does not answer within REDIS_TIMEOUT: is it overloaded, frozen, or far away?",
     "no sentinel": "None of the Sentinels answers: are they running, on the hosts and ports in "
     "REDIS_URL?",
@@ -165,6 +168,9 @@ FAILED = "The check itself failed; see the proxy's log."
 
 #: What it means for users, said behind the cause.
 WITHOUT_REDIS = "Until then each instance counts limits for itself and hears no revocations."
+WITHOUT_SOME = (
+    "Until then the limits, sessions and answers of the nodes concerned go on without Redis."
+)
 WITHOUT_AUTH = "Keys seen lately go on, others get 503."
 WITHOUT_FOLDER = (
     "Until then /metrics may lack values, and each worker counts limits for itself while Redis is "

@@ -15,6 +15,10 @@ log = logging.getLogger("hokusai.addresses")
 #: peer is on this machine.
 LOCAL = "127.0.0.1"
 
+#: IPv6 addresses that a translator writes, each for an IPv4 address (NAT64 and SIIT: RFC 6052,
+#: RFC 8215, RFC 7915). Neighbours there have nothing in common.
+_OF_IPV4 = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")))
+
 _WITH_PORT = re.compile(r"(?:\[([^][]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
 
 #: Why the peer's address is used instead of an entry of X-Forwarded-For.
@@ -70,11 +74,13 @@ def parse(entry: str) -> str | None:
 
 
 def network(address: str) -> str:
-    """What stays the same for one client: an IPv4 address, or the /64 of an IPv6 address, within
-    which a machine changes its address by itself (RFC 8981)."""
+    """What stays the same for one client: an IPv4 address, or one that stands for it, or the /64 of
+    another IPv6 address, within which a machine changes its address by itself (RFC 8981)."""
     parsed = parse(address)
     if parsed is None or ":" not in parsed:
         return parsed or address
+    if any(ipaddress.IPv6Address(parsed) in addresses for addresses in _OF_IPV4):
+        return parsed
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 

@@ -47,16 +47,14 @@ def check_artifact_name(name: str) -> None:
 
 
 def _as_mlflow_reads_it(name: str) -> str:
-    """The name that MLflow works with. A NUL in the given name stays, so that it is refused."""
-    if "\0" in name:
-        return name
+    """The name that MLflow works with."""
     try:
         read = _decoded(name)
         if (parsed := urlparse(read)).scheme == "file":
             return unquote(parsed.path)
     except ValueError:  # urlparse takes `//[` for half an IPv6 address
         raise InvalidName("Invalid path: MLflow cannot read this artifact's name.") from None
-    return read.replace("\0", "%00")  # MLflow escapes the control characters that it decodes
+    return read.replace("\0", "%00")  # MLflow escapes control characters again
 
 
 def _decoded(name: str) -> str:

@@ -102,18 +102,27 @@ _logged: set[str] = set()
 
 
 def _hint(environ: Mapping[str, Any], hops: int) -> str:
-    """For the caller, how a proxy in front must be set where Origin alone refused the request; for
-    the operator, once a worker, the two names in the log."""
-    origin: str = environ.get("HTTP_ORIGIN", "")
-    if not origin or origin == "null" or "HTTP_SEC_FETCH_SITE" in environ:
+    """For the caller, how a proxy in front must be set where Origin, or in its place Referer, alone
+    refused the request; for the operator, once a worker, the two names in the log."""
+    page: str = environ.get("HTTP_ORIGIN") or _origin(environ.get("HTTP_REFERER", ""))
+    if not page or page == "null" or "HTTP_SEC_FETCH_SITE" in environ:
         return ""
     if not _logged:
-        _logged.add(origin)
+        _logged.add(page)
         log.warning(
             "a write was refused: its Origin is %.200r, the proxy was asked as %.200r. If that is "
             "one host, the proxy in front must keep Host, or TRUSTED_PROXY_HOPS must be set and "
             "X-Forwarded-Host sent.",
-            origin,
+            page,
             public_host(environ, hops),
         )
     return f" {WRONG_HOST}"
+
+
+def _origin(page: str) -> str:
+    """A page's address without what may be secret in it; "" for none."""
+    try:
+        parts = urlsplit(page)
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""

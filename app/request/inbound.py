@@ -38,9 +38,9 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_QUERY = re.compile(r"[\x21\x22\x24-\x7e]*")  # printable ASCII, no blank, no fragment
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DOT_SEGMENT = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
-_EMPTY_SEGMENT = re.compile(r"(?:https?://[^/]*)?(?P<prefix>/api/mlflow|/mlflow)//(?!/)")
+_EMPTY_SEGMENT = re.compile(r"(?:(?i:https?)://[^/]*)?(?P<prefix>/api/mlflow|/mlflow)//(?!/)")
 _KEY_SHAPED = re.compile(r"hk_(?:live|test)_\w{6}")
-_WHOLE_KEY = re.compile(r"hk_(?:live|test)_[A-Za-z0-9]{20}")  # no name that a file would have
+_WHOLE_KEY = re.compile(r"hk_(?:live|test)_[A-Za-z0-9]{16}")  # no name of a file or a model
 
 KEY_IN_URL = (
     "An API key must not be in the URL, where logs keep it. Send it as the header "
@@ -165,7 +165,8 @@ def checked_path(path: str) -> str:
 
     Refused: dot segments and backslashes (plain or encoded), `//`, NUL and other control
     characters, a percent sign that escapes nothing, and escapes that are not UTF-8. An artifact's
-    name may have an encoded backslash, and is judged by what MLflow decodes it to (InvalidName).
+    name may have an encoded backslash, and encoded control characters but the line feed, for which
+    MLflow has no route; it is judged by what MLflow decodes it to (InvalidName).
     """
     if _BAD_ESCAPE.search(path):
         raise BadRequest("The path has a percent sign that escapes nothing; encode it as %25.")
@@ -180,7 +181,8 @@ def checked_path(path: str) -> str:
     if _DOT_SEGMENT.search(decoded):
         raise BadRequest("The path has a dot segment (. or ..), plain or encoded; resolve it.")
     name = artifact_name(decoded)
-    if _CONTROL.search(decoded) or "\\" in (path if name is not None else decoded):
+    is_control = _CONTROL.search(decoded if name is None else path)
+    if is_control or "\n" in decoded or "\\" in (path if name is not None else decoded):
         raise BadRequest("The path has a backslash or a control character, plain or encoded.")
     if name is not None:
         check_artifact_name(name)
@@ -197,7 +199,7 @@ def check_query(query: str) -> None:
     for pair in query.split("&"):
         raw_name, _, raw_value = pair.partition("=")
         name = unquote_plus(raw_name).lower()
-        if name in KEY_PARAMETERS or _KEY_SHAPED.search(unquote_plus(pair)):
+        if name in KEY_PARAMETERS or _WHOLE_KEY.search(unquote_plus(pair)):
             raise BadRequest(KEY_IN_URL)
         if name in FILE_PARAMETERS:
             check_artifact_name(unquote_plus(raw_value))

@@ -28,6 +28,7 @@ TRAITS = {
     "chunked": "takes_chunked",
     "copies": "copies",
     "slow": "is_slow",
+    "model": "asks_model",
     "partial": "partial",
     "optional": "optional",
 }
@@ -53,8 +54,8 @@ class Route:
     """One row of the file, whose header explains the columns.
 
     `takes_chunked`: a request body may go on chunked (MLflow loses one on all its other routes).
-    `copies` and `is_slow` choose the time limit until MLflow answers. `partial`: a failure may
-    leave a part of the work done.
+    `copies`, `is_slow` and `asks_model` choose the time limit until MLflow answers. `partial`: a
+    failure may leave a part of the work done.
     """
 
     methods: frozenset[str]
@@ -66,6 +67,7 @@ class Route:
     takes_chunked: bool = False
     copies: bool = False
     is_slow: bool = False
+    asks_model: bool = False
     partial: bool = False
     optional: bool = False
 

@@ -102,7 +102,12 @@ class ClientSocket:
         """Ends the wait, to make room for another client."""
         self.is_given_up = True
         with suppress(OSError):  # the client has closed it
-            self._sock.shutdown(self._waits_for or socket.SHUT_RD)
+            self.shutdown(self._waits_for or socket.SHUT_RD)
+
+    def shutdown(self, how: int) -> None:
+        """Ends one direction, or both, as the kernel does: what has come is still read, and then
+        comes the end. gevent's own makes an error out of the wait of another greenlet."""
+        getattr(self._sock, "_sock", self._sock).shutdown(how)
 
     # --- receiving ---------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from app.observability import folders
 from config import Settings
-from config.redis_url import PREPARED
+from config.running import PREPARED
 
 log = logging.getLogger("hokusai.instance")
 

@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 import time
+from contextlib import suppress
 from functools import lru_cache
 from logging.handlers import WatchedFileHandler
 from typing import Any
@@ -73,8 +74,11 @@ class AuditFile(WatchedFileHandler):
     that cannot be written there goes to stderr instead, where the others are."""
 
     def __init__(self, filename: str) -> None:
-        super().__init__(filename, encoding="utf-8", errors="backslashreplace")
+        super().__init__(filename, encoding="utf-8", delay=True, errors="backslashreplace")
         self._said = -LOG_INTERVAL
+        with suppress(OSError):  # each line tries again, and says so
+            self.stream = self._open()
+            self._statstream()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the line; unlike the library's, it does not raise where the folder is gone."""
@@ -111,6 +115,14 @@ def _whole_second(seconds: int) -> str:
 class NoAccessLog(Logger):  # type: ignore[misc]
     """gunicorn's logger without its access lines: they hold the request line as it came, query and
     all, and are worked out for each request even where nobody reads them."""
+
+    def reopen_files(self) -> None:
+        """SIGUSR1 and SIGHUP. A file that cannot be opened now must not end the master; the next
+        line tries again."""
+        try:
+            super().reopen_files()
+        except OSError as why:
+            log.error("a log file cannot be opened again: %s", why)
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
         """The proxy writes its own line when the last byte went out."""

@@ -65,6 +65,13 @@ class BoundedRequest(Request):  # type: ignore[misc]
             self.headers += [(DROPPED, name) for name in self._dropped]
         return rest
 
+    def should_close(self) -> bool:
+        """Whether the connection ends with the response. gunicorn looks for `close` alone; it may
+        stand in a list (RFC 9112 section 9.6), as Perl's LWP has it: `TE, close`."""
+        options = ",".join(value for name, value in self.headers if name == "CONNECTION")
+        is_last = "close" in (option.strip().lower() for option in options.split(","))
+        return is_last or bool(super().should_close())
+
     def _apply_header_policy(self, name: str, *arguments: Any, **options: Any) -> Any:
         """gunicorn's decision about a field; None drops it, as it does names with an underscore."""
         kept = super()._apply_header_policy(name, *arguments, **options)

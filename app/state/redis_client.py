@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.commands.core import Script
-from redis.exceptions import SlotNotCoveredError
+from redis.exceptions import NoPermissionError, RedisClusterException, SlotNotCoveredError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
@@ -55,6 +55,8 @@ def _options(address: RedisUrl, timeout: float) -> dict[str, Any]:
         "protocol": address.protocol,
         **address.tls,
     }
+    if "ssl_certfile" in options:
+        options.setdefault("ssl_password", "")  # without one OpenSSL would ask on the terminal
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -198,6 +200,11 @@ class WrongKind(redis.ConnectionError):
         self.kind = kind
 
 
+class SomeNodesFail(RedisClusterException):
+    """Some nodes of a cluster fail, and others carry out what is asked of them; its cause is what
+    one of them raised."""
+
+
 class SentinelFailed(redis.ConnectionError):
     """No Sentinel answers the question for the master; its cause is what one of them raised."""
 
@@ -218,12 +225,18 @@ def _cluster(address: RedisUrl, options: dict[str, Any]) -> Any:
     if address.is_tls:
         options["ssl"] = True
 
+    def known(announced: tuple[str | None, int]) -> tuple[str, int]:
+        """A cluster behind one address may leave the host out: it is the one that was asked."""
+        return announced[0] or address.hosts[0][0], announced[1]
+
     def make() -> RedisCluster:
         nodes = [
             ClusterNode(host, port)  # type: ignore[no-untyped-call]
             for host, port in address.hosts
         ]
-        return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+        return RedisCluster(
+            startup_nodes=nodes, require_full_coverage=False, address_remap=known, **options
+        )
 
     return LazyCluster(make)
 
@@ -260,11 +273,19 @@ class LazyCluster:
         if covered < SLOTS:
             raise SlotNotCoveredError(f"{SLOTS - covered} of {SLOTS} slots are not covered")
 
+    def spread(self, name: str) -> list[str]:
+        """Names that begin so, one for each primary: that one has the keys with it in braces."""
+        found: dict[str, str] = {}
+        nodes, tags = len(self.get_primaries()), (f"{name}-{n}" for n in range(SLOTS))
+        while len(found) < nodes and (tag := next(tags, "")):  # few slots: may be left out
+            found.setdefault(self.get_node_from_key(tag).name, tag)
+        return list(found.values())
+
     def _ping(self, node: ClusterNode) -> Exception | None:
         try:
             self.ping(target_nodes=node)
         except (redis.RedisError, OSError) as why:
-            return why
+            return None if isinstance(why, NoPermissionError) else why  # refused is answered
         return None
 
     def publish(self, channel: str, message: str) -> int:

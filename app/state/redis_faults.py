@@ -5,6 +5,7 @@ errors around those of the server, and cuts the server's code off those that it 
 of an exception are looked at, by their types and by how their texts begin.
 """
 
+import re
 import ssl
 from collections.abc import Iterator
 
@@ -72,6 +73,12 @@ AROUND: tuple[tuple[type[BaseException], str], ...] = (
     (RedisClusterException, "no cluster"),
 )
 
+#: What OpenSSL says of certificates and keys that it cannot use.
+FILE_REASONS = ("NO_CERTIFICATE_OR_CRL_FOUND", "KEY_VALUES_MISMATCH", "PEM LIB")
+
+#: How redis-py reports a file that is not there; that of a Unix socket has no port.
+NO_FILE = re.compile(r"ERROR (2|21) CONNECTING TO \S+:\d+\. ")
+
 #: Of Sentinels, which have a user and a password of their own, and are asked for the master only.
 OF_SENTINELS = {
     "no password": "sentinel no password",
@@ -84,6 +91,7 @@ OF_SENTINELS = {
     "no tls": "no tls",
     "certificate": "certificate",
     "client certificate": "client certificate",
+    "tls files": "tls files",
 }
 
 
@@ -128,6 +136,9 @@ def _of_tls(cause: BaseException, text: str) -> str:
         return "certificate"
     if isinstance(cause, ssl.SSLError) and "CERTIFICATE_REQUIRED" in text:
         return "client certificate"
+    is_of_files = isinstance(cause, ssl.SSLError) and any(words in text for words in FILE_REASONS)
+    if is_of_files or NO_FILE.match(text):
+        return "tls files"
     is_handshake = "WRONG_VERSION_NUMBER" in text or "HANDSHAKE OPERATION TIMED OUT" in text
     return "no tls" if is_handshake else ""
 

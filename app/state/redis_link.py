@@ -6,7 +6,7 @@ then a thread probes every REDIS_RETRY_INTERVAL, and requests go on without Redi
 A Redis that is slower than REDIS_TIMEOUT counts as away.
 
 A Redis that answers and refuses one command is not away for the others. The thread then finds out
-what is refused (py), logs it once, and looks again until nothing is.
+what is refused (redis_rights.py), logs it once, and looks again until nothing is.
 """
 
 import logging
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import redis
 
 from app.observability.condition_metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
-from app.state.redis_client import connect
-from app.state.redis_faults import FAILURES, is_refusal, said, word
+from app.state.redis_client import SomeNodesFail, connect
+from app.state.redis_faults import FAILURES, causes, is_refusal, said, word
 from app.state.redis_rights import Lack, explain, missing, missing_to_connect, missing_to_hear
 
 log = logging.getLogger("hokusai.redis")
@@ -50,7 +50,9 @@ class Trouble(NamedTuple):
     @property
     def is_partial(self) -> bool:
         """Whether Redis carries out other commands."""
-        return self.word in PARTIAL and not any(lack.right in CONNECTING for lack in self.lacks)
+        is_some = any(isinstance(cause, SomeNodesFail) for cause in causes(self.error))
+        is_partial = is_some or self.word in PARTIAL
+        return is_partial and not any(lack.right in CONNECTING for lack in self.lacks)
 
 
 class RedisAway(Exception):
@@ -63,7 +65,7 @@ class RedisLink:
     def __init__(self, url: str, timeout: float, retry_interval: float) -> None:
         self.client: Any = connect(url, timeout)
         #: Counts once as the limiter does, when Redis is examined; limits.py sets it.
-        self.exercise: Callable[[Any], None] | None = None
+        self.exercise: Callable[[Any, str], None] | None = None
         #: Whether this process listens to revocations: True, what refused it, or None if unknown.
         self.subscription: bool | BaseException | None = None
         self._timeout = timeout
@@ -75,6 +77,7 @@ class RedisLink:
         self._answered_at = 0.0
         self._failed_at = 0.0  # first, since the last answer
         self._said_at = -SAID_INTERVAL
+        self._defects: set[type[Exception]] = set()
 
     def call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Runs one command; RedisAway if it fails, and at once until a probe has succeeded."""
@@ -89,6 +92,10 @@ class RedisLink:
                 self.watch()
             elif not self._is_partial and self._is_certain(began):
                 self._leave_alone(why)
+            raise RedisAway from why
+        except Exception as why:  # a defect, of ours or the library's: not the caller's loss
+            self._note_defect(why)
+            self.watch()
             raise RedisAway from why
         self._answered_at = time.monotonic()
         return answer
@@ -147,7 +154,7 @@ class RedisLink:
                 was_said = was_said or self._say_that_it_is_away(type(found.error).__name__)
             else:
                 was_said = self._be_back(was_said)
-            if found.word in PARTIAL:
+            if found.word in PARTIAL or found.is_partial:
                 known = self._note_refusals(found, known)
             time.sleep(self._retry_interval if is_away else REFUSAL_INTERVAL)
         with self._guard:
@@ -196,11 +203,17 @@ class RedisLink:
         except FAILURES as why:
             return Trouble(word(why), why, tuple(missing_to_connect(why)))
         except Exception as why:  # a defect: the thread that looks for Redis must not end by it
-            log.exception("the look at Redis failed")
+            self._note_defect(why)
             return Trouble("", why)
         if not found:
             return None
         return Trouble("permission", redis.RedisError(f"no {found[0].kind}{found[0].right}"), found)
+
+    def _note_defect(self, why: Exception) -> None:
+        """Logs it, once for each kind."""
+        if type(why) not in self._defects:
+            self._defects.add(type(why))
+            log.error("the use of Redis failed", exc_info=why)
 
     def _missing(self) -> tuple[Lack, ...]:
         found = missing(self.client, self.exercise)

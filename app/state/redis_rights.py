@@ -6,20 +6,26 @@ second. docs/deployment.md has the ACL that grants all of it, and no more.
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from redis.exceptions import NoScriptError
 
+from app.state.redis_client import SomeNodesFail
 from app.state.redis_faults import FAILURES, causes, word
 
 CHANNEL = "hokusai:auth:revoked"
 
-VERDICT, TOMBSTONE = "hokusai:auth:v1:hokusai-probe", "hokusai:auth:revoked:hokusai-probe"
-SESSION = "hokusai:session:v1:hokusai-probe"
+#: What is tried, is tried on names with this in braces: they are at one node of a cluster.
+TAG = "LIMITER/hokusai-probe"
+
+VERDICT, TOMBSTONE = f"hokusai:auth:v1:{{{TAG}}}", f"hokusai:auth:revoked:{{{TAG}}}"
+SESSION = f"hokusai:session:v1:{{{TAG}}}"
 #: As the limits library calls a window and the one before.
-COUNT, COUNT_BEFORE = "LIMITS:{LIMITER/hokusai-probe}", "LIMITS:{LIMITER/hokusai-probe}/-1"
+COUNT, COUNT_BEFORE = f"LIMITS:{{{TAG}}}", f"LIMITS:{{{TAG}}}/-1"
 
 #: Patterns of an ACL by how a name begins.
 PATTERNS = {
@@ -28,6 +34,9 @@ PATTERNS = {
     "hokusai:session:": "hokusai:session:*",
     "LIMITS:": "LIMITS*",
 }
+
+#: Nodes of a cluster that are looked at at once.
+AT_ONCE = 16
 
 SHARING = "instances do not share what they know of keys"
 MARKS = "a revocation that was not heard is not found later either"
@@ -59,8 +68,8 @@ NO_SUCH_KEY = "no such key"
 
 #: Of health and log.
 EXPLAINED = (
-    "Redis does not let this user do what the proxy needs: it {lacks}. Add to its ACL: {rule}. "
-    "Until then {hurts}."
+    "Redis does not let this user do what the proxy needs: it {lacks}. Add to its ACL, on each "
+    "node: {rule}. Until then {hurts}."
 )
 
 #: What any command of this table, of the scripts or of the channel is called in the metric.
@@ -111,7 +120,7 @@ def explain(found: Sequence[Lack]) -> str:
         if any(lack.kind == kind for lack in found)
     ]
     rule = " ".join(dict.fromkeys(lack.kind + lack.right for lack in found if lack.kind))
-    template = EXPLAINED if rule else EXPLAINED.replace(" Add to its ACL: {rule}.", "")
+    template = EXPLAINED if rule else re.sub(r" Add to its ACL.+\{rule\}\.", "", EXPLAINED)
     return template.format(
         lacks=", ".join(said),
         rule=rule,
@@ -119,22 +128,43 @@ def explain(found: Sequence[Lack]) -> str:
     )
 
 
-def missing(client: Any, exercise: Callable[[Any], None] | None) -> list[Lack]:
-    """What the client's user lacks. `exercise` counts as the limiter does; it is left out where one
-    of its commands is refused, since Redis does not name a command that is refused in a script.
-    Raises one of FAILURES where Redis fails otherwise."""
+def missing(client: Any, exercise: Callable[[Any, str], None] | None) -> list[Lack]:
+    """What the client's user lacks. `exercise` counts as the limiter does, on a name; it is left
+    out where one of its commands is refused, since Redis does not name a command that is refused in
+    a script. Raises one of FAILURES where Redis fails otherwise: SomeNodesFail where that are some
+    nodes of a cluster. Each has its own users, and its own memory, so each is tried."""
+    tags = client.spread(TAG) if hasattr(client, "spread") else [TAG]
+
+    def look(tag: str) -> list[Lack] | Exception:
+        try:
+            return _missing_at(client, tag, exercise)
+        except FAILURES as why:
+            return why
+
+    with ThreadPoolExecutor(min(len(tags), AT_ONCE)) as threads:
+        seen = list(threads.map(look, tags))
+    failures = [why for why in seen if isinstance(why, Exception)]
+    if failures and len(failures) < len(seen):
+        raise SomeNodesFail("some nodes of the cluster fail") from failures[0]
+    if failures:
+        raise failures[0]
+    lists = (lacks for lacks in seen if isinstance(lacks, list))
+    found = list(dict.fromkeys(chain.from_iterable(lists)))
+    _try(found, ANNOUNCING, CHANNEL, lambda: client.publish(CHANNEL, ""))
+    return found
+
+
+def _missing_at(client: Any, tag: str, exercise: Callable[[Any, str], None] | None) -> list[Lack]:
+    """The same of the names with this tag."""
     found: list[Lack] = []
     for hurts, words in COMMANDS:
-        _try(found, hurts, words[1], partial(client.execute_command, *words))
-    attempts: list[tuple[str, str, Callable[[], object]]] = [
-        (LIMITS, COUNT, lambda: client.script_load("return 1")),
-        (LIMITS, COUNT, lambda: client.evalsha("0" * 40, 1, COUNT)),
-        (ANNOUNCING, CHANNEL, lambda: client.publish(CHANNEL, "")),
-    ]
-    for hurts, name, attempt in attempts:
-        _try(found, hurts, name, attempt)
+        own = [word.replace(TAG, tag) if isinstance(word, str) else word for word in words]
+        _try(found, hurts, own[1], partial(client.execute_command, *own))
+    count = COUNT.replace(TAG, tag)
+    _try(found, LIMITS, count, lambda: client.script_load("return 1"))
+    _try(found, LIMITS, count, lambda: client.evalsha("0" * 40, 1, count))
     if exercise is not None and not any(lack.hurts == LIMITS for lack in found):
-        _try(found, LIMITS, COUNT, lambda: exercise(client))
+        _try(found, LIMITS, count, lambda: exercise(client, tag))
     return found
 
 

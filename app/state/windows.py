@@ -106,10 +106,10 @@ def seconds_to_change(item: RateLimitItem, windows: Windows) -> float:
     return max(0.0, float(windows.current_rest - item.get_expiry()))
 
 
-def count_as_the_limiter(client: Any) -> None:
+def count_as_the_limiter(client: Any, name: str = "LIMITER/hokusai-probe") -> None:
     """Counts twice on a name of its own, in a way that takes every branch of the limiter's scripts:
     the second time has a longer window, so that the first one counts as over."""
     storage = LinkStorage("link://", client)
     for window in (1, 10):  # seconds
-        storage.take("LIMITER/hokusai-probe", 2**31, window)
-    storage.get_sliding_window("LIMITER/hokusai-probe", 10)
+        storage.take(name, 2**31, window)
+    storage.get_sliding_window(name, 10)

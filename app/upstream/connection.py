@@ -11,6 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from urllib3 import HTTPResponse
@@ -24,6 +25,7 @@ except ImportError:  # no Unix: urllib3's own way is taken
     ioctl = None  # type: ignore[assignment]
 
 from app.observability.metrics import count_connection
+from app.upstream.handshake import HandshakeDeadline
 from app.upstream.names import open_socket
 from app.upstream.response_head import UpstreamResponse
 
@@ -44,6 +46,9 @@ ESTABLISHED = b"\x01"
 
 #: Seconds after which a write that MLflow does not take is interrupted, to look for an answer.
 LOOK = 1.0
+
+#: Bytes of an answer that are looked at while the request is still going out.
+EARLY = 4096
 
 #: Methods that have no body where nobody says so (RFC 9110 section 8.6).
 BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
@@ -66,8 +71,11 @@ class Connection(HTTPConnection):
     _last_used = 0.0
     _connected_at = 0.0
     _refused = False
+    _early = b""
     _method = ""
     _is_open = False
+    _handshake: HandshakeDeadline | None = None
+    _connecting: ExitStack
 
     @property
     def is_connected(self) -> bool:
@@ -85,19 +93,29 @@ class Connection(HTTPConnection):
         """Called by urllib3's connect, whose own version looks the name up without a timeout."""
         timeout = float(self.timeout or 0)
         try:
-            return open_socket(self._dns_host, self.port, timeout, self.socket_options or ())
+            opened = open_socket(self._dns_host, self.port, timeout, self.socket_options or ())
         except socket.gaierror as why:
             raise NameResolutionError(self.host, self, why) from why
         except TimeoutError as why:
             raise ConnectTimeoutError(self, f"no connection within {timeout:g} s") from why
+        if isinstance(self, HTTPSConnection):
+            self._handshake = HandshakeDeadline(opened, opened.gettimeout() or timeout)
+            self._connecting.enter_context(self._handshake)
+        return opened
 
     def connect(self) -> None:
         """Connects; the connect time-out ends there, or it would bound each write of an upload.
         Whatever goes wrong in it, TLS included, is a failed connect: nothing was sent."""
-        try:
-            super().connect()
-        except OSError as why:
-            raise NewConnectionError(self, f"{type(why).__name__}: {why}") from why
+        self._handshake = None
+        with ExitStack() as self._connecting:
+            try:
+                super().connect()
+            except OSError as why:
+                if self._handshake is None or not self._handshake.has_passed:
+                    raise NewConnectionError(self, f"{type(why).__name__}: {why}") from why
+            if self._handshake is not None and self._handshake.has_passed:
+                late = TimeoutError("the TLS handshake took too long")
+                raise NewConnectionError(self, f"TimeoutError: {late}") from late
         self._connected_at, self._refused = time.monotonic(), False
         self._is_open = True
         if self.counted:
@@ -125,7 +143,7 @@ class Connection(HTTPConnection):
         write. ValueError for what would not be one request."""
         if self.sock is not None and self._is_too_old():
             self.close()
-        self._method = method
+        self._method, self._early = method, b""
         self._idle_timeout = float(headers[IDLE]) if IDLE in headers else None
         head = _head(method, headers, body is None, chunked)
         if self.sock is None:
@@ -170,17 +188,23 @@ class Connection(HTTPConnection):
                 self._stop_if_refused()
                 if time.monotonic() >= deadline:
                     raise
+            except OSError:
+                self._stop_if_refused()  # it said why, and closed
+                raise
 
     def _stop_if_refused(self) -> None:
         """Ends an upload that MLflow has refused before its end (413, say): the rest would not be
         read, and the answer lost. urllib3 takes a BrokenPipeError for that, and reads the answer.
         A success is waited for: it may be about the whole body."""
-        if ioctl is None or isinstance(self, HTTPSConnection):
-            return
-        is_answered = any(ioctl(self.sock.fileno(), FIONREAD, bytes(4)))
-        if is_answered and _REFUSAL.search(self.sock.recv(4096, socket.MSG_PEEK)):
+        if _REFUSAL.search(self._beginning()):
             self._refused = True
             raise BrokenPipeError("refused before the end of the body")
+
+    def _beginning(self) -> bytes:
+        """What is there of the answer already, in part; it is read again with the answer."""
+        if ioctl is None or not any(ioctl(self.sock.fileno(), FIONREAD, bytes(4))):
+            return b""
+        return self.sock.recv(EARLY, socket.MSG_PEEK)
 
     def getresponse(self) -> Any:
         """Reads the answer's head, with delayed ACKs off.
@@ -192,7 +216,8 @@ class Connection(HTTPConnection):
             raise http.client.RemoteDisconnected("before the answer")
         if QUICKACK is not None:
             self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
-        answer = UpstreamResponse(self.sock, self._method, float(self.timeout or 0))
+        timeout = float(self.timeout or 0)
+        answer = UpstreamResponse(self.sock, self._method, timeout, self._early)
         try:
             answer.begin()
             response = HTTPResponse(
@@ -218,7 +243,19 @@ class Connection(HTTPConnection):
 
 
 class ConnectionTLS(Connection, HTTPSConnection):
-    """The same over TLS."""
+    """The same over TLS, where nothing can be read twice: what was looked at is kept."""
+
+    def _beginning(self) -> bytes:
+        if len(self._early) < EARLY:
+            limit = self.sock.gettimeout()
+            self.sock.settimeout(0)
+            try:
+                self._early += self.sock.recv(EARLY)
+            except OSError:  # nothing is there, or nothing will be
+                pass
+            finally:
+                self.sock.settimeout(limit)
+        return self._early
 
 
 def _head(method: str, headers: Mapping[str, str], bodiless: bool, chunked: bool) -> bytes:

@@ -15,12 +15,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NewConnectionError,
-    ReadTimeoutError,
-)
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from app.request.errors import (
     CircuitOpen,
@@ -85,6 +80,7 @@ class Upstream:
         self._read_timeout = settings.mlflow_read_timeout
         self._slow_timeout = settings.mlflow_artifact_read_timeout
         self._copy_timeout = settings.mlflow_artifact_copy_timeout
+        self._model_timeout = settings.mlflow_gateway_read_timeout
         self._probe_timeout = settings.health_timeout
         self._pool = _pool(settings, settings.mlflow_pool_size)
         self._probes = _pool(settings, 1)
@@ -224,6 +220,8 @@ class Upstream:
             return self._read_timeout
         if route.copies:
             return self._copy_timeout
+        if route.asks_model:
+            return self._model_timeout
         return self._slow_timeout if route.is_slow else self._read_timeout
 
     def _send(

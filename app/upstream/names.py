@@ -31,6 +31,9 @@ SHARE = 0.5
 #: Seconds that a connect gets at least, however long the look-up took.
 LEAST = 0.05
 
+#: Seconds for which an address that failed is tried behind the others, and how many are kept.
+SHUN, MOST_FAILED = 30.0, 256
+
 #: The name server answered: the name does not exist, or has no address. The last good addresses
 #: are forgotten then: they may belong to somebody else by now.
 NO_SUCH_NAME = frozenset((socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)))
@@ -136,6 +139,28 @@ class Names:
             running.set()
 
 
+class Failed:
+    """Addresses and ports at which a connect failed lately, of one process. One that swallows
+    connects (an IPv6 route that leads nowhere, say) would cost each new connection its share of the
+    timeout."""
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[Any, ...], float] = {}
+
+    def note(self, address: tuple[Any, ...], port: int) -> None:
+        """A connect to it failed just now."""
+        if len(self._until) >= MOST_FAILED:
+            self._until.clear()
+        self._until[(*address, port)] = time.monotonic() + SHUN
+
+    def last(self, found: list[Address], port: int) -> list[Address]:
+        """The addresses in their order, those that failed lately behind the others."""
+        if not self._until or len(found) < 2:
+            return found
+        now = time.monotonic()
+        return sorted(found, key=lambda at: self._until.get((*at[1], port), 0.0) > now)
+
+
 def _failed(why: str) -> LookupFailed:
     return LookupFailed(socket.EAI_AGAIN, why)
 
@@ -175,6 +200,10 @@ def _unique(found: Iterable[Any]) -> list[Address]:
 NAMES = Names()
 
 
+#: The addresses at which a connect failed lately.
+FAILED = Failed()
+
+
 def open_socket(
     host: str, port: int, timeout: float, options: Iterable[tuple[int, int, int | bytes]] = ()
 ) -> socket.socket:
@@ -184,7 +213,7 @@ def open_socket(
     Raises OSError: socket.gaierror from the look-up, else what the last address raised.
     """
     deadline = time.monotonic() + timeout
-    found = NAMES.addresses(host.strip("[]"), timeout)
+    found = FAILED.last(NAMES.addresses(host.strip("[]"), timeout), port)
     error: OSError = OSError("the look-up returned no address")
     for number, (family, address) in enumerate(found):
         left = max(LEAST, deadline - time.monotonic())
@@ -192,6 +221,7 @@ def open_socket(
             opened = _connected(family, address, port, left / (len(found) - number), options)
         except OSError as why:
             error = why
+            FAILED.note(address, port)
         else:
             opened.settimeout(max(LEAST, deadline - time.monotonic()))
             return opened

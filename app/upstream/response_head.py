@@ -7,6 +7,7 @@ RFC 9112 asks of a proxy; what could be read in two ways is an error.
 """
 
 import http.client
+import io
 import re
 import socket
 import time
@@ -38,9 +39,14 @@ class UpstreamResponse(http.client.HTTPResponse):
 
     headers: Any
 
-    def __init__(self, sock: socket.socket, method: str, timeout: float) -> None:
-        """`timeout` is in seconds, for the whole head, and then for each read of the body."""
+    def __init__(
+        self, sock: socket.socket, method: str, timeout: float, early: bytes = b""
+    ) -> None:
+        """`timeout` is in seconds, for the whole head, and then for each read of the body; `early`
+        was read from the socket before."""
         super().__init__(sock, method=method)
+        if early:
+            self.fp = io.BufferedReader(_After(early, self.fp))
         self._socket = sock
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
@@ -144,6 +150,31 @@ class UpstreamResponse(http.client.HTTPResponse):
             room -= len(line)
             if room < 0:
                 raise MalformedResponse(f"its trailing fields are longer than {MAX_HEAD} bytes")
+
+
+class _After(io.RawIOBase):
+    """A stream that begins with bytes which were read before."""
+
+    def __init__(self, early: bytes, rest: io.BufferedIOBase) -> None:
+        self._early = early
+        self._rest = rest
+
+    def readable(self) -> bool:
+        """Yes: io.BufferedReader asks."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes, as many as are there."""
+        size = len(buffer)
+        piece = self._early[:size] or self._rest.read1(size)
+        self._early = self._early[size:]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        """Ends the rest, too."""
+        self._rest.close()
+        super().close()
 
 
 def _fields(lines: list[str]) -> HTTPHeaderDict:

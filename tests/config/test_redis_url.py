@@ -1,13 +1,17 @@
 """The grammar of REDIS_URL: what it says in every kind, and what is refused without showing it."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from config.redis_url import PREPARED, SCHEMES, RedisUrl, parse
+from config.redis_url import SCHEMES, RedisUrl, parse
+from config.running import PREPARED
+from tests.drills.redis_topologies import make_certificates
 
 HOST = ("cache", 6379)
 
@@ -67,11 +71,48 @@ def test_what_it_says(url: str) -> None:
     assert {name: getattr(parsed, name) for name in GOOD[url]} == GOOD[url]
 
 
-def test_a_file_for_tls_must_be_readable(tmp_path: Path) -> None:
-    file = tmp_path / "ca.crt"
-    file.write_text("")
-    parsed = parse(f"rediss+cluster://a?ssl_ca_certs={file}&ssl_cert_reqs=optional")
-    assert parsed.tls == {"ssl_ca_certs": str(file), "ssl_cert_reqs": "optional"}
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, two certificates with their keys, a locked key, and what is none of these."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here")
+    folder = make_certificates(tmp_path_factory.mktemp("tls"))
+    locked = ("rsa", "-aes128", "-passout", "pass:s3é&", "-in", "client.key", "-out", "locked.key")
+    subprocess.run(["openssl", *locked], cwd=folder, capture_output=True, check=True)
+    (folder / "junk").write_text("no certificate")
+    return folder
+
+
+CERTIFICATE = "ssl_certfile={}/client.crt"
+
+
+def test_files_of_tls(files: Path) -> None:
+    parsed = parse(f"rediss+cluster://a?ssl_ca_certs={files}/ca.crt&ssl_cert_reqs=optional")
+    assert parsed.tls == {"ssl_ca_certs": f"{files}/ca.crt", "ssl_cert_reqs": "optional"}
+    own = CERTIFICATE.format(files)
+    assert parse(f"rediss://a?{own}&ssl_keyfile={files}/client.key").tls
+    assert parse(f"rediss://a?{own}&ssl_keyfile={files}/locked.key&ssl_password=s3%C3%A9%26").tls
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("ssl_ca_certs={}/junk", "no file of certificates"),
+        ("ssl_ca_certs={}", "no file of certificates"),
+        ("ssl_keyfile={}/client.key", "ssl_keyfile without ssl_certfile"),
+        (CERTIFICATE, "ssl_certfile that cannot be used"),
+        (CERTIFICATE + "&ssl_keyfile={}/server.key", "ssl_certfile that cannot be used"),
+        (CERTIFICATE + "&ssl_keyfile={}/locked.key", "ssl_certfile that cannot be used"),
+        (CERTIFICATE + "&ssl_keyfile={}/locked.key&ssl_password=s3", "is ssl_password the key's"),
+    ],
+)
+def test_files_of_tls_that_cannot_be_used_are_refused_at_the_start(
+    files: Path, options: str, complaint: str
+) -> None:
+    """Each connection would fail by them; the locked key would ask on the terminal."""
+    with pytest.raises(ValueError, match=complaint) as refused:
+        parse(f"rediss://cache?{options.replace('{}', str(files))}")
+    assert "s3" not in str(refused.value)
 
 
 #: Each with a part of the complaint. `s3` is where a password is, or may be.
@@ -87,6 +128,9 @@ BAD = {
     "redis://:s3?x@cache/0": "an @ behind the hosts",
     "redis://:s3@x@cache/0": "more than one @",
     "redis://:s3%x@cache/0": "a % without two hexadecimal digits",
+    "redis://:s3%E9@cache/0": "no UTF-8",
+    "redis://cache?password=s3%E9": "no UTF-8",
+    "redis+sentinel://a/s3%E9": "no UTF-8",
     "redis://:s3 x@cache/0": "printable ASCII",
     "redis://:s3ü@cache/0": "printable ASCII",
     "redis+sentinel://:s3/x@a/mine": "an @ behind the hosts",

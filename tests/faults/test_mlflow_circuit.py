@@ -46,6 +46,7 @@ def start(stage: Stage, faults: FaultProxy) -> Start:
         quick = {
             "MLFLOW_SERVER_URL": faults.url,
             "MLFLOW_READ_TIMEOUT": 0.3,
+            "MLFLOW_ARTIFACT_READ_TIMEOUT": 0.3,
             "HEALTH_TIMEOUT": 0.2,
             "MLFLOW_RETRY_DEADLINE": 0.2,
             "CIRCUIT_FAIL_MAX": FAIL_MAX,
@@ -97,7 +98,7 @@ def test_a_frozen_mlflow_opens_it_long_before_a_request_times_out(
     start: Start, faults: FaultProxy, key: str
 ) -> None:
     """After 3 s in which nobody is answered, and two questions of HEALTH_TIMEOUT."""
-    proxy = start(MLFLOW_READ_TIMEOUT=60)
+    proxy = start(MLFLOW_READ_TIMEOUT=60, MLFLOW_ARTIFACT_READ_TIMEOUT=60)
     assert ask(proxy, key).status == 200
     faults.stall()
     with Wire(proxy.url) as wire:
@@ -266,7 +267,12 @@ def stall_in_the_upload(wire: Wire, key: str) -> None:
 def test_what_clients_do_does_not_open_it(
     start: Start, fake: Upstream, key: str, leave: Callable[[Wire, str], None]
 ) -> None:
-    proxy = start(CIRCUIT_FAIL_MAX=1, CLIENT_IDLE_TIMEOUT=1, MLFLOW_READ_TIMEOUT=5)
+    proxy = start(
+        CIRCUIT_FAIL_MAX=1,
+        CLIENT_IDLE_TIMEOUT=1,
+        MLFLOW_READ_TIMEOUT=5,
+        MLFLOW_ARTIFACT_READ_TIMEOUT=5,
+    )
     big = Answer(send(head(200, ("Content-Length", str(10**9)))), generate(10**9))
     fake.answers_by(lambda asked: big if b"weights" in asked.target else OK)
     for _ in range(3):

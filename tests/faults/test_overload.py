@@ -261,6 +261,7 @@ def one_place(stage: Stage, _faults: FaultProxy) -> Proxy:
         MAX_IN_FLIGHT=1,
         CLIENT_IDLE_TIMEOUT=1,
         MLFLOW_READ_TIMEOUT=0.3,
+        MLFLOW_ARTIFACT_READ_TIMEOUT=0.3,
         MLFLOW_RETRY_DEADLINE=0.1,
         CIRCUIT_FAIL_MAX=1_000_000,
         MAX_BUFFERED_BODY=100_000,

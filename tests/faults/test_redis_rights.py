@@ -116,7 +116,7 @@ def test_who_may_not_subscribe_hears_nothing_and_everybody_is_told(
     found = health_of_redis(proxy)
     assert found["status"] == "degraded"
     assert f"subscribe to {CHANNEL}" in found["message"]
-    assert f"Add to its ACL: &{CHANNEL}." in found["message"]
+    assert f"Add to its ACL, on each node: &{CHANNEL}." in found["message"]
     assert "revocations are not heard" in found["message"]
     eventually(
         lambda: metric(proxy, f'hokusai_proxy_redis_refused{{right="{CHANNEL}"}}') == 2,
@@ -257,6 +257,22 @@ def test_one_right_less_is_named_and_nothing_alternates(
     assert metric(proxy, "hokusai_proxy_redis_away") == 0
     session = page(proxy, auth_service.create_key().key)
     assert session == (503 if without == "+getex" else 200)
+
+
+def test_a_redis_that_forgets_ends_sessions_and_begins_the_counts(
+    operator: Operator, start: Callable[..., Proxy], auth_service: Any
+) -> None:
+    """As one that starts empty, or evicts."""
+    proxy = start()
+    limited = auth_service.create_key(limit=1)
+    assert [ask(proxy, limited.key) for _ in range(2)] == [200, 429]
+    cookie = cookie_of(sign_in(proxy, auth_service.create_key().key))
+    target = "/mlflow/api/2.0/mlflow/runs/get?run_id=1"
+    assert call(proxy.url, "GET", target, cookie).status == 200
+    operator.client.flushall()
+    assert call(proxy.url, "GET", target, cookie).status == 401
+    assert [ask(proxy, limited.key) for _ in range(2)] == [200, 429]
+    assert health_of_redis(proxy)["status"] == "healthy"
 
 
 def page(proxy: Proxy, key: str) -> int:

@@ -162,6 +162,7 @@ def test_idle_connections_do_not_hold_a_stop_up(
     assert took < SLACK
     assert [wire.end() for wire in (*wires, unfinished)] == ["fin"] * 101
     unfinished.socket.close()
+    assert not [line for line in proxy.log_lines() if line["level"] == "ERROR"]
 
 
 @pytest.mark.slow

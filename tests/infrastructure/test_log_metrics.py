@@ -71,7 +71,12 @@ def test_an_mlflow_that_refuses_the_proxy(count: CountFailures) -> None:
 def test_an_mlflow_that_is_silent(count: CountFailures) -> None:
     with Upstream() as upstream:
         upstream.answers(Answer(silence()))
-        counted = count(SEARCH, MLFLOW_SERVER_URL=upstream.url, MLFLOW_READ_TIMEOUT=0.2)
+        counted = count(
+            SEARCH,
+            MLFLOW_SERVER_URL=upstream.url,
+            MLFLOW_READ_TIMEOUT=0.2,
+            MLFLOW_ARTIFACT_READ_TIMEOUT=0.2,
+        )
         assert counted == {"Upstream504": 1}
         upstream.drop_connections()
 

@@ -96,18 +96,20 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack(mlflow_server: MLflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """All of it; Redis and the auth service are this module's own."""
+def stack(mlflow_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """All of it, this module's own: what is frozen here must not be another test's."""
     folder = tmp_path_factory.mktemp("outages")
     with contextlib.ExitStack() as ends:
         own_redis = Redis(folder / "redis")
         auth = KeyedAuthService(folder / "auth", own_redis.url)
+        mlflow = MLflow(folder / "mlflow")
         ends.callback(auth.store.close)
-        for server in (own_redis, auth):
+        for server in (mlflow, own_redis, auth):
             server.start()
             ends.callback(server.stop)
+        for server in (mlflow, own_redis, auth):
             server.wait_until_ready()
-        servers = {"mlflow": mlflow_server, "auth": auth, "redis": own_redis}
+        servers = {"mlflow": mlflow, "auth": auth, "redis": own_redis}
         ways = {n: ends.enter_context(FaultProxy(s.port)) for n, s in servers.items()}
         wrong = ends.enter_context(Upstream())
         made = Stack(ways, servers, wrong, folder / "proxy")

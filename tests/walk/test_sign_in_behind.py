@@ -109,6 +109,8 @@ X_PORT = "proxy_set_header Host $host; proxy_set_header X-Forwarded-Port $server
         ("nginx", 1, X_HOST, 303),
         ("nginx", 1, X_PORT, 303),
         ("nginx", 0, "proxy_set_header Host $http_host;", 303),
+        ("nginx", 1, 'proxy_set_header Origin "";', 403),
+        ("nginx", 1, 'proxy_set_header Origin ""; proxy_set_header Host $http_host;', 303),
         ("apache2", 1, "", 303),
         ("apache2", 0, "", 403),
         ("apache2", 0, "ProxyPreserveHost On", 303),
@@ -125,6 +127,8 @@ def test_sign_in_works_or_names_the_setting(
 ) -> None:
     front = start_behind(name, hops, more)
     own = (f"Host: mlflow.test:{front.port}", f"Origin: http://mlflow.test:{front.port}")
+    if 'Origin ""' in more:  # Referer is left
+        own += (f"Referer: http://mlflow.test:{front.port}/mlflow/-/sign-in",)
     answer = sign_in(front, key, *own)  # type: ignore[arg-type]
     assert answer.status == status, answer.body
     if status == 403:

@@ -10,7 +10,7 @@ import subprocess
 import uuid
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 import requests
@@ -27,7 +27,7 @@ FILES = "/api/2.0/mlflow-artifacts/artifacts"
 #: Parts of names, as they stand on the wire; the second table below puts them together.
 PARTS = """
     a %25 %2525 %2e %252e %25252e .. %2F %252F %5C %255C %2500 %250A %2517 C%3A file%3A %2523 %253F
-    %20 + %252B %25e4 ~ %25zz %E5%8C%97 ; %3D
+    %20 + %252B %00 %17 %7F %25e4 ~ %25zz %E5%8C%97 ; %3D
 """.split()
 
 #: What MLflow's client 2.x, and 3 up to 3.10, calls an image.
@@ -72,8 +72,6 @@ NAMES = [
 REFUSED_HERE_ONLY = {
     "an empty segment": "x//y",
     "an empty segment, encoded": "x%2F%2Fy",
-    "a control character, which MLflow escapes": "x%17y",
-    "NUL, which MLflow escapes": "x%00y",
     "a percent sign that escapes nothing": "100%",
     "a folder above, between backslashes": "x%5C..%5Cy",
     "a folder above, between encoded backslashes": "x%255C..%255Cy",
@@ -183,8 +181,11 @@ def test_an_image_of_each_name_that_mlflow_makes_is_stored_listed_and_fetched(
         listed = pair.ask("GET", f"{FILES}?path={{}}")
         assert listed["proxied"].json == listed["direct"].json
         (found,) = [file["path"] for file in listed["proxied"].json["files"]]
-        answers = pair.ask("GET", f"{FILES}/{{}}/{quote(found)}")
-        assert answers["proxied"].body == answers["direct"].body == b"x", name
+        for asked in (found, unquote(found)):  # as MLflow lists it, and as clients 2.12 to 2.15 ask
+            answers = pair.ask("GET", f"{FILES}/{{}}/{quote(asked)}")
+            assert answers["proxied"].status == answers["direct"].status, name
+            assert answers["proxied"].body == answers["direct"].body, name
+        assert answers["proxied"].body == b"x" or "\n" in asked, name
 
 
 @pytest.mark.parametrize("why", REFUSED_HERE_ONLY)

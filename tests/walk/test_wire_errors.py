@@ -143,6 +143,7 @@ def hasty(start_front: Callable[..., Proxy]) -> Proxy:
     """A proxy that waits 0.3 s for MLflow."""
     return start_front(
         MLFLOW_READ_TIMEOUT=0.3,
+        MLFLOW_ARTIFACT_READ_TIMEOUT=0.3,
         CIRCUIT_FAIL_MAX=1000,
     )
 
@@ -183,6 +184,7 @@ def test_the_circuit_opens_lets_one_probe_go_and_closes(
 ) -> None:
     front = start_front(
         MLFLOW_READ_TIMEOUT=0.1,
+        MLFLOW_ARTIFACT_READ_TIMEOUT=0.1,
         HEALTH_TIMEOUT=2,
         CIRCUIT_RESET_TIMEOUT=0.6,
     )

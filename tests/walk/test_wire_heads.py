@@ -38,6 +38,15 @@ def test_a_field_may_be_long_and_fields_may_be_many(front: Proxy, fields: list[s
     assert call(front.url, "GET", "/health", *fields).status == 200
 
 
+@pytest.mark.parametrize("options", ["close", "TE, close", "Close ,te"])
+def test_close_is_obeyed_wherever_it_stands(front: Proxy, options: str) -> None:
+    with Wire(front.url) as wire:
+        head = request("GET", "/health", f"Connection: {options}", "TE: deflate")
+        answer = wire.ask(head, "GET")
+        assert answer.status == 200 and answer.one("Connection") == "close"
+        assert wire.end() == "fin"
+
+
 def test_the_head_is_measured_as_a_whole(front: Proxy) -> None:
     def head_of(size: int) -> bytes:
         begin = request("GET", "/health", "X-A: ")

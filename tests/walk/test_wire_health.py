@@ -289,6 +289,7 @@ def test_an_open_circuit_hides_neither_that_mlflow_is_gone_nor_that_it_is_back(
         CIRCUIT_FAIL_MAX=1,
         CIRCUIT_RESET_TIMEOUT=600,
         MLFLOW_READ_TIMEOUT=0.2,
+        MLFLOW_ARTIFACT_READ_TIMEOUT=0.2,
         **ANEW | {"HEALTH_TIMEOUT": 1},
     )
     upstream.answers(Answer(silence()))

@@ -205,7 +205,12 @@ def test_what_is_refused_before_the_application_sees_it(front: Proxy) -> None:
 
 
 def test_an_outage_of_mlflow(start: Start, upstream: Upstream, key: str) -> None:
-    front = start(MLFLOW_READ_TIMEOUT=1, HEALTH_TIMEOUT=0.1, CIRCUIT_RESET_TIMEOUT=3600)
+    front = start(
+        MLFLOW_READ_TIMEOUT=1,
+        MLFLOW_ARTIFACT_READ_TIMEOUT=1,
+        HEALTH_TIMEOUT=0.1,
+        CIRCUIT_RESET_TIMEOUT=3600,
+    )
     upstream.answers(Answer(silence()))
     assert call(front.url, "GET", SEARCH, bearer(key)).status == 504
     wait_for(front, 1, "circuit_changes_total", circuit="mlflow", state="open")

@@ -124,11 +124,11 @@ REFUSED_PATHS = {
     "a backslash in capitals": f"{RUN}%5Cb",
     "a backslash in a route's name": "/api/2.0%5Cmlflow-artifacts/artifacts/a",
     "a plain backslash": f"{ARTIFACTS}/a\\..\\b",
-    "NUL": f"{ARTIFACTS}/a%00b",
+    "NUL": f"{RUN}%00b",
     "a line feed": f"{ARTIFACTS}/a%0Ab",
     "a line feed at the end": f"{RUN}%0a",
     "a carriage return": f"{ARTIFACTS}/a%0d%0aX-Hokusai-User-Id:%20root",
-    "delete": f"{ARTIFACTS}/a%7F",
+    "delete": f"{RUN}%7F",
     "a bad escape": f"{ARTIFACTS}/%zz",
     "half an escape": f"{ARTIFACTS}/%4",
     "a percent sign at the end": f"{ARTIFACTS}/100%",
@@ -172,7 +172,6 @@ def test_what_could_be_read_two_ways_is_refused(
         "%252e%252e%252fsecret",
         "%25252e%25252e",
         "a%5c..%5cb",
-        "a%00b",
     ],
 )
 @pytest.mark.parametrize(
@@ -248,7 +247,7 @@ def test_a_target_that_is_not_ascii_is_refused(
     assert upstream.requests == []
 
 
-@pytest.mark.parametrize("start", ["", "http://registry.hokus.ai"])
+@pytest.mark.parametrize("start", ["", "http://registry.hokus.ai", "HTTPS://registry.hokus.ai"])
 @pytest.mark.parametrize("prefix", ["/api/mlflow", "/mlflow"])
 def test_one_empty_segment_behind_the_prefix_is_taken_off(
     front: Proxy, upstream: Upstream, key: str, prefix: str, start: str

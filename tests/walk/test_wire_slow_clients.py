@@ -182,3 +182,16 @@ def test_a_client_that_goes_on_sending_after_a_refusal_stops_nobody_and_is_cut_o
         assert sending.running(), "it was cut off before the others were asked"
         sending.result(PATIENCE)
     assert [asked.target for asked in upstream.requests] == [b"/version"] * 5
+
+
+def test_half_a_head_that_makes_room_is_answered_and_no_defect(
+    start_front: Callable[..., Proxy],
+) -> None:
+    small = start_front(MAX_CONNECTIONS=20)
+    with ExitStack() as clients:
+        wires = [clients.enter_context(Wire(small.url)) for _ in range(30)]
+        for wire in wires:
+            wire.send(b"GET /health HTTP/1.1\r\nHost: proxy")
+        assert wires[0].read().error == (503, "TEMPORARILY_UNAVAILABLE")
+    assert call(small.url, "GET", "/health").status == 200
+    assert not [line for line in small.log_lines() if line["level"] == "ERROR"]

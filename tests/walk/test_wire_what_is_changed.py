@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from app.upstream.headers import REMOVED_EVERYWHERE
 from devstack.proxy import Proxy
-from tests.upstreams import Answer, Received, Upstream, chunk, close, head, send, sized
+from tests.upstreams import Answer, Received, Upstream, chunk, close, eventually, head, send, sized
 from tests.wire import Response, Wire, bearer, call, request
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -139,6 +140,13 @@ def empty_segment(stage: Stage) -> None:
     assert seen.target == SEARCH.removeprefix("/api/mlflow").encode()
 
 
+def not_http(stage: Stage) -> None:
+    fields = (bearer(stage.key), "Content-Type: a/b", "Content-Type: c/d")
+    assert call(stage.front.url, "POST", CREATE, *fields, body=b"{}").status == 400
+    assert stage.upstream.requests == []
+    eventually(lambda: "refused: " in str(stage.front.log_lines()[-3:]), "the line in the log")
+
+
 def ambiguous_path(stage: Stage) -> None:
     for target in ("/mlflow/a/../b", "/mlflow/a//b", "/mlflow/a%5Cb", "/mlflow/a%"):
         assert stage.refused(target)[0] == 400
@@ -194,6 +202,7 @@ CHECKS: tuple[Check, ...] = (
     expectation,
     absolute_target,
     empty_segment,
+    not_http,
     ambiguous_path,
     key_in_the_url,
     own_fields,
@@ -209,6 +218,10 @@ ELSEWHERE = {
     "::test_what_mlflow_cannot_have_is_404_with_what_is_near",
     "workspace": "walk/test_wire_callers.py"
     "::test_a_named_workspace_is_refused_as_mlflow_refuses_it",
+    "repeats": "walk/test_wire_retries.py::test_a_read_is_tried_three_times_at_most",
+    "limit fields": "walk/test_sdk_limits.py::test_each_answer_says_what_is_left",
+    "forgotten keys": "faults/test_redis_rights.py"
+    "::test_a_redis_that_forgets_ends_sessions_and_begins_the_counts",
     "client address": "app/request/test_inbound.py"
     "::test_the_client_is_who_the_outermost_trusted_proxy_saw",
     "unusable address": "walk/test_wire_callers.py"
@@ -270,3 +283,12 @@ def test_each_row_has_a_check_and_each_check_a_row() -> None:
 def test_the_test_of_a_row_is_there(row: str) -> None:
     file, _, name = ELSEWHERE[row].partition("::")
     assert f"def {name}(" in (TESTS / file).read_text("utf-8")
+
+
+def test_each_field_that_is_removed_in_silence_is_on_the_page() -> None:
+    names = re.findall(r"`([A-Za-z0-9*-]+)`", PAGE.read_text("utf-8"))
+    listed = {name if name[0] != "-" else f"X-Forwarded{name}" for name in names}
+    folded = {name.lower() for name in listed}
+    families = tuple(name.rstrip("*") for name in folded if name.endswith("*"))
+    silent = REMOVED_EVERYWHERE - {"expect"}  # which has a row of its own
+    assert {name for name in silent if not name.startswith(families)} <= folded

@@ -375,6 +375,23 @@ def test_an_address_over_its_limit_can_go_on_with_a_key_that_is_known_to_be_good
     assert worker.outcome(key, ip) == "hit"
 
 
+def test_a_key_that_was_good_lately_is_asked_about_in_spite_of_it(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    """Else one person's bad key in a loop shuts out everybody in his office."""
+    worker.knows(key, age=TTL + 1, ip=ip)
+    server.answers(NO)
+    for _ in range(FAILURE_LIMIT + 1):
+        worker.outcome("hk_test_bad", ip)
+    assert worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip) == "RateLimited"
+    server.answers(YES)
+    assert worker.outcome(key, ip) == "miss"
+    worker.knows(key, age=TTL + 1, ip=ip)
+    server.answers(NO)
+    assert worker.outcome(key, ip) == "Unauthenticated"
+    assert worker.outcome(key, ip) == "RateLimited", "it is not a good key any more"
+
+
 def test_an_outage_is_no_failed_attempt(worker: Worker, server: Upstream, ip: str) -> None:
     server.answers(DOWN)
     for _ in range(FAILURE_LIMIT * 2):

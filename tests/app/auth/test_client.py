@@ -364,6 +364,30 @@ def test_a_clear_answer_is_no_failure(
     assert len(server.requests) == 3
 
 
+ABOUT_ONE_KEY = {
+    "a form of key that it refuses": says({"detail": "not a key"}, 422),
+    "400": says({}, 400),
+    "no user": says({"user_id": None, "key_id": "key-1"}),
+    "an odd limit": says(YES | {"rate_limit_per_hour": -1}),
+    "neither yes nor no": says(YES | {"valid": "maybe"}),
+    "too much": says(YES | {"workspaces": ["x" * 100] * 1000}),
+}
+
+
+@pytest.mark.parametrize("case", ABOUT_ONE_KEY)
+def test_what_it_says_of_one_key_keeps_nobody_else_out(
+    server: Upstream, make_client: Callable[..., AuthService], case: str
+) -> None:
+    client = make_client(server.url, fail_max=1)
+    server.answers(ABOUT_ONE_KEY[case])
+    for _ in range(3):
+        with pytest.raises(AuthServiceUnavailable):
+            client.validate(KEY, IP)
+    assert client.circuit.state == "closed"
+    server.answers(says(YES))
+    assert client.validate("hk_test_another", IP) is not None
+
+
 # --- nothing but the question goes out -----------------------------------------------------------
 
 

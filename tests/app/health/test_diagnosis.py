@@ -6,9 +6,11 @@ import ssl
 from itertools import pairwise
 
 import pytest
+import redis
 
 from app.health import diagnosis, messages
 from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY
+from app.state.redis_client import SomeNodesFail
 from app.state.redis_link import Trouble
 from app.state.redis_rights import HEARING, Lack
 
@@ -170,12 +172,21 @@ def test_the_auth_services_answers(
     assert found.detail.startswith(f"auth.internal answered {status}")
 
 
-@pytest.mark.parametrize("word", messages.REDIS.keys() - {"permission"})
+@pytest.mark.parametrize("word", sorted(messages.REDIS.keys() - {"permission"}))
 def test_redis_in_trouble(word: str) -> None:
     found = diagnosis.redis_trouble(REDIS, Trouble(word, ValueError("in its words")))
-    assert found.status == (DEGRADED if word in ("slots", "is cluster") else UNHEALTHY)
-    assert found.message == f"{messages.REDIS[word]} {messages.WITHOUT_REDIS}"
+    is_partial = word in ("slots", "is cluster")
+    assert found.status == (DEGRADED if is_partial else UNHEALTHY)
+    hurts = messages.WITHOUT_SOME if is_partial else messages.WITHOUT_REDIS
+    assert found.message == f"{messages.REDIS[word]} {hurts}"
     assert found.detail == "redis.internal:6379/0: in its words"
+
+
+def test_some_nodes_of_a_cluster_in_trouble() -> None:
+    error = chain(SomeNodesFail("some"), redis.OutOfMemoryError("OOM"))
+    found = diagnosis.redis_trouble(REDIS, Trouble("full", error))
+    assert found.status == DEGRADED
+    assert found.message == f"{messages.REDIS['full']} {messages.WITHOUT_SOME}"
 
 
 def test_a_redis_that_refuses_some_of_it() -> None:
@@ -189,9 +200,9 @@ def test_a_redis_that_refuses_some_of_it() -> None:
     assert found.status == DEGRADED
     assert found.message == (
         "Redis does not let this user do what the proxy needs: it may not run GETEX, SCRIPT LOAD, "
-        "may not use the keys LIMITS*, may not subscribe to revoked. Add to its ACL: +getex "
-        "&revoked +script|load ~LIMITS*. Until then sessions end; revocations are not heard; "
-        "limits end."
+        "may not use the keys LIMITS*, may not subscribe to revoked. Add to its ACL, on each "
+        "node: +getex &revoked +script|load ~LIMITS*. Until then sessions end; revocations are not "
+        "heard; limits end."
     )
     assert found.detail == "redis.internal:6379/0: NOPERM"
 

@@ -256,6 +256,19 @@ def test_failures_are_counted_for_the_network_of_an_ipv6_address(limits: Limits)
     limits.check_failures("2001:db9::1")
 
 
+@pytest.mark.parametrize("written", ["64:ff9b::", "64:ff9b:1::", "::ffff:0:"])
+def test_an_ipv6_address_that_stands_for_an_ipv4_address_has_a_count_of_its_own(
+    limits: Limits, written: str
+) -> None:
+    """A translator in front writes all of them into one network."""
+    theirs, ours = (f"{written}198.51.100.{number}" for number in random.sample(range(256), 2))
+    for _ in range(5):
+        limits.note_failure(theirs)
+    with pytest.raises(RateLimited):
+        limits.check_failures(theirs)
+    limits.check_failures(ours)
+
+
 def test_browser_sessions_and_the_key_itself_have_a_count_each(limits: Limits) -> None:
     who = principal(limit_per_hour=2, key_id=uuid.uuid4().hex)
     for counted in ("session", "key"):

@@ -196,7 +196,12 @@ def wait_for(proxy: Proxy, requests: int) -> None:
 
 
 def test_an_outage_of_mlflow(start: Start, fake: Upstream, key: str) -> None:
-    proxy = start(MLFLOW_READ_TIMEOUT=0.3, HEALTH_TIMEOUT=0.1, CIRCUIT_RESET_TIMEOUT=3600)
+    proxy = start(
+        MLFLOW_READ_TIMEOUT=0.3,
+        MLFLOW_ARTIFACT_READ_TIMEOUT=0.3,
+        HEALTH_TIMEOUT=0.1,
+        CIRCUIT_RESET_TIMEOUT=3600,
+    )
     fake.answers(Answer(silence()))
     search = f"{API}/experiments/search"
     assert call(proxy.url, "GET", search, bearer(key)).status == 504

@@ -54,6 +54,8 @@ def test_the_path_goes_on_as_it_came_and_is_decoded_once(
         "key=value&token=next",
         "run_id=hk_test_",
         "page_token=hk_live_1",
+        "name=hk_live_trading_model&alias=hk_test_champion",
+        "filter=name%3D%27hk_test_abcdefghi%27",
     ],
 )
 def test_the_query_goes_on_as_it_came(query: str) -> None:
@@ -80,6 +82,7 @@ def test_the_query_goes_on_as_it_came(query: str) -> None:
         ("/mlflow/a%00", "control character"),
         ("/mlflow/a%0A", "control character"),
         ("/mlflow/a%7f", "control character"),
+        (f"/mlflow{ARTIFACTS}/a%0Ab", "control character"),
         ("/mlflow/100%", "percent sign"),
         ("/mlflow/%zz", "percent sign"),
         ("/mlflow/%u0041", "percent sign"),
@@ -116,7 +119,7 @@ def test_what_could_be_read_two_ways_is_refused(target: str, message: str) -> No
         "access_token=a",
         "api%5Fkey=a",
         f"run_id={KEY}",
-        f"a=b&c=%68k_live_{'x' * 6}",
+        f"a=b&c=%68k_live_{'x' * 20}",
         KEY,
         f"{KEY}=1",
     ],
@@ -140,7 +143,8 @@ def test_a_key_in_the_query_is_refused_with_the_place_where_it_belongs(query: st
         "PATH=../b",
         "p%61th=../b",
         "path=a%5C..%5Cb",
-        "path=a%00",
+        "path=file:a%00",
+        "path=.%09.",
         "path=ok&path=../b",
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,21 @@ ROOT = Path(__file__).parents[3]
 GUNICORN = Path(sys.executable).with_name("gunicorn")
 
 
-def gunicorn(option: str, folder: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
+def gunicorn(
+    option: str, folder: Path, files: tuple[int, int] | None = None, **environ: str
+) -> "subprocess.CompletedProcess[str]":
+    """`files` are the soft and the hard limit of open files."""
+
+    def limit() -> None:
+        if files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, files)
+
     own = {"PATH": os.environ["PATH"], "PYTHONWARNINGS": "error", "INSTANCE_FOLDER": str(folder)}
     return subprocess.run(
         [GUNICORN, option, "-c", "gunicorn.conf.py", "wsgi:app"],
         cwd=ROOT,
         env=own | environ,
+        preexec_fn=limit,
         capture_output=True,
         text=True,
         timeout=60,
@@ -112,3 +122,16 @@ def test_bad_settings_stop_the_start_with_every_complaint_and_nothing_else(tmp_p
     assert [complaint.split()[1] for complaint in complaints] == list(wrong)
     assert "s3cret" not in finished.stderr
     assert not (tmp_path / "unused").exists()
+
+
+def test_the_usual_limit_of_open_files_is_raised(tmp_path: Path) -> None:
+    """Else a worker could not accept long before MAX_CONNECTIONS are reached."""
+    finished = gunicorn("--print-config", tmp_path, (256, 5000), MAX_CONNECTIONS="2000")
+    assert re.search(r"worker_connections += 2000\n", finished.stdout)
+    assert finished.stderr == ""
+
+
+def test_a_low_hard_limit_of_open_files_means_fewer_connections(tmp_path: Path) -> None:
+    finished = gunicorn("--print-config", tmp_path, (256, 512), MAX_CONNECTIONS="2000")
+    assert re.search(r"worker_connections += 206\n", finished.stdout)
+    assert "ulimit -n" in finished.stderr and "raise it to 4100" in finished.stderr

@@ -49,7 +49,7 @@ def test_a_heartbeat_beats_without_a_folder() -> None:
 def test_gunicorn_makes_such_heartbeats() -> None:
     """Fails where gunicorn no longer looks for the class where it is put."""
     program = (
-        "from server import heartbeat; heartbeat.install()\n"
+        "from app.server import heartbeat; heartbeat.install()\n"
         "from gunicorn.config import Config\n"
         "from gunicorn.workers.sync import SyncWorker\n"
         "worker = SyncWorker(1, 1, [], None, 1, Config(), None)\n"

@@ -127,6 +127,8 @@ SHOWN = {
         "redis_refused",
         "revocation_listeners",
         "upstream_connections",
+        "write_bound",
+        "writes_waiting",
     )
 }
 

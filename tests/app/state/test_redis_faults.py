@@ -15,6 +15,7 @@ from app.health import diagnosis, messages
 from app.state.redis_faults import LONGEST, said
 from app.state.redis_link import RedisLink
 from app.state.windows import count_as_the_limiter
+from config.running import PREPARED
 from devstack.ports import HOST
 from tests.drills.redis_topologies import (
     SERVICE,
@@ -223,6 +224,23 @@ def test_tls_that_does_not_come_about(look: Look, with_tls: Way, tmp_path: Path)
         assert look(f"redis://{place}") in ("closed", "unreachable")
 
 
+def test_files_that_cannot_be_used_any_more(
+    look: Look, with_tls: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an instance that has started: the start refuses them."""
+    monkeypatch.setenv(PREPARED, str(os.getpid()))
+    node = Node(tmp_path / "one", way=with_tls)
+    own = f"{node.url}&ssl_certfile={with_tls.tls}/client.crt&ssl_keyfile={with_tls.tls}"
+    (tmp_path / "junk").write_text("no certificate")
+    with running(node):
+        assert look(f"{own}/client.key") is None
+        assert look(f"{own}/server.key") == "tls files"
+        assert look(f"{own}/none.key") == "tls files"
+        for file in (tmp_path / "junk", tmp_path, tmp_path / "none"):
+            assert look(f"rediss://{HOST}:{node.port}?ssl_ca_certs={file}") == "tls files"
+    assert look(f"unix://{tmp_path}/none") == "unreachable"
+
+
 def test_a_client_without_the_certificate_that_is_wanted(
     look: Look, with_tls: Way, tmp_path: Path
 ) -> None:
@@ -305,6 +323,33 @@ def test_a_cluster(look: Look, tmp_path: Path) -> None:
         assert look(made.url) == "unreachable"
 
 
+def test_a_cluster_behind_one_address_names_no_host(look: Look, tmp_path: Path) -> None:
+    made = Cluster(tmp_path)
+    with made.running():
+        for node in made.nodes:
+            node.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", "unknown-endpoint")
+        assert look(made.url) is None
+
+
+def test_a_cluster_that_announces_addresses_of_its_own(look: Look, tmp_path: Path) -> None:
+    made = Cluster(tmp_path)
+    with made.running():
+        for node in made.nodes:
+            node.ask("CONFIG", "SET", "cluster-announce-ip", "127.0.0.77")
+
+        def is_announced() -> bool:
+            slots = made.nodes[0].ask("CLUSTER", "SLOTS")
+            return "127.0.0.77" in str(slots)
+
+        eventually(is_announced, "the new address")
+        link = RedisLink(made.url, 2, 1)
+        trouble = link.trouble()
+        assert trouble is not None
+        found = diagnosis.redis_trouble(diagnosis.redis_at(made.url), trouble)
+        assert "REDIS_URL (or what the nodes announce)" in found.message
+        link.client.close()
+
+
 def test_each_word_has_a_message() -> None:
     from app.state import redis_faults
 
@@ -317,4 +362,5 @@ def test_each_word_has_a_message() -> None:
         "no sentinel",
         "client certificate",
         "no tls",
+        "tls files",
     }

@@ -94,6 +94,19 @@ def test_an_answer_is_passed_on(link: RedisLink) -> None:
     assert not link.away
 
 
+def test_a_defect_in_its_use_fails_no_request_and_is_logged_once(
+    link: RedisLink, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise TypeError("of a library")
+
+    for _ in range(3):
+        with pytest.raises(RedisAway):
+            link.call(fail)
+    assert [record.message for record in caplog.records] == ["the use of Redis failed"]
+    assert ping(link), "others use it on"
+
+
 @pytest.mark.parametrize("fault", ["refuse", "stall"])
 def test_after_two_failures_it_is_left_alone(link: RedisLink, way: FaultProxy, fault: str) -> None:
     assert ping(link)

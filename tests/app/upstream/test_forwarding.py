@@ -723,10 +723,12 @@ def test_mlflows_own_page_is_not_asked_past(
 
 
 SLOW = replace(READ, is_slow=True)
+MODEL = replace(READ, asks_model=True)
 
 
 @pytest.mark.parametrize(
-    ("route", "limit"), [(READ, 0.05), (None, 0.05), (SLOW, 0.15), (TRANSFER, 0.25)]
+    ("route", "limit"),
+    [(READ, 0.05), (None, 0.05), (SLOW, 0.15), (TRANSFER, 0.25), (MODEL, 0.35)],
 )
 def test_what_a_route_does_decides_how_long_it_may_take(
     mlflow: Upstream, make_forwarder: MakeForwarder, route: Route | None, limit: float
@@ -737,6 +739,7 @@ def test_what_a_route_does_decides_how_long_it_may_take(
         mlflow_read_timeout=0.05,
         mlflow_artifact_read_timeout=0.15,
         mlflow_artifact_copy_timeout=0.25,
+        mlflow_gateway_read_timeout=0.35,
     )
     began = time.monotonic()
     with pytest.raises(UpstreamTimeout, match=f"{limit:g} s"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from app.auth.client import AuthService
 from app.state import redis_client
 from app.state.redis_link import FAILURES
 from app.upstream.circuit import Circuit
-from app.upstream.names import NAMES, Names, open_socket
+from app.upstream.names import NAMES, Failed, Names, open_socket
 from devstack.environments import ROOT
 from devstack.redis import Redis
 from tests.name_server import NameServer, why_not
@@ -205,6 +206,41 @@ def test_addresses_of_both_families_are_tried_in_turn(names: NameServer, process
         found, seconds, _ = process.look(timeout=3, port=port)[0]
     assert found == ["127.0.0.1", port]
     assert seconds < 3.5
+
+
+@needs_name_server
+def test_an_address_that_swallows_connects_delays_the_first_one_only(
+    names: NameServer, process: Process
+) -> None:
+    """Else each new connection would wait for its share of the timeout, for ever."""
+    names.names["mlflow.test"] = ["127.0.0.1", "127.0.0.2"]
+    with full_port() as port, socket.create_server(("127.0.0.2", port)):
+        first, second = (process.look(timeout=2, port=port)[0] for _ in range(2))
+    assert first[0][0] == second[0][0] == "127.0.0.2"
+    assert first[1] > 0.5 > second[1]
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """A port of 127.0.0.1 whose queue is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def test_addresses_that_failed_come_behind_the_others_for_a_while() -> None:
+    failed, found = Failed(), [LOOPBACK, (socket.AF_INET, ("127.0.0.2",))]
+    assert failed.last(found, 5000) == found
+    failed.note(("127.0.0.1",), 5000)
+    assert failed.last(found, 5000) == found[::-1]
+    assert failed.last(found, 5001) == found, "another port of it"
+    assert failed.last([LOOPBACK], 5000) == [LOOPBACK], "there is no other one"
+    failed.note(("127.0.0.2",), 5000)
+    assert failed.last(found, 5000) == found
 
 
 @needs_name_server

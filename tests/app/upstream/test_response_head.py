@@ -1,8 +1,12 @@
 """Heads of answers: the unusual but valid passes, the endless is ended, in bytes and in time."""
 
+import shutil
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import urllib3
@@ -13,6 +17,7 @@ from app.upstream.forwarding import Upstream as Forwarder
 from app.upstream.response_head import MAX_INTERIM
 from app.upstream.streaming import Body, body_length
 from tests.app.samples import READ, TRANSFER, inbound, permit, settings
+from tests.drills.redis_topologies import make_certificates
 from tests.upstreams import (
     PATIENCE,
     Answer,
@@ -45,6 +50,13 @@ def mlflow() -> Iterator[Upstream]:
 
 @pytest.fixture
 def forwarder(mlflow: Upstream) -> Iterator[Forwarder]:
+    with forwarder_to(mlflow) as forwarder:
+        yield forwarder
+
+
+@contextmanager
+def forwarder_to(mlflow: Upstream) -> Iterator[Forwarder]:
+    """What forwards to this MLflow."""
     chosen = settings(
         mlflow_server_url=mlflow.url,
         mlflow_retry_deadline=0.0,
@@ -362,6 +374,36 @@ def test_a_refusal_before_the_end_of_an_upload_is_passed_on(
     assert (status, body) == (413, b"too large")
     assert time.monotonic() - began < PATIENCE / 2
     assert get(forwarder)[1] == b"next", "the connection with half a request is not used again"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority, and a certificate of this machine."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl(1) to make certificates with")
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.mark.parametrize("end", [reads_nothing, close()], ids=["reads nothing", "closes"])
+def test_a_refusal_over_tls_is_passed_on_too(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch, end: Step
+) -> None:
+    """Nothing of TLS can be peeked at: what was looked at is read again with the answer."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+    refusal, stored = sized(b"too large", 413), sized(b"s" * 100_000)
+    with Upstream(tls=context) as mlflow, forwarder_to(mlflow) as forwarder:
+        mlflow.answers(
+            Answer(send(refusal), end, early=True), OK, Answer(send(stored), early=True), OK
+        )
+        began = time.monotonic()
+        assert upload(forwarder, pieces_of(SIZE)) == (413, b"too large")
+        assert time.monotonic() - began < PATIENCE / 2
+        assert get(forwarder)[1] == b"next"
+        assert upload(forwarder, pieces_of(SIZE)) == (200, b"s" * 100_000)
+        mlflow.wait_for(lambda: mlflow.requests[-1].end == "whole", "the end of the upload")
+        assert get(forwarder)[1] == b"next"
 
 
 @pytest.mark.parametrize("early", [head(100), head(103), b""], ids=["100", "103", "200"])
