@@ -2,7 +2,8 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -29,13 +30,48 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 def imported_by(file: str) -> Iterator[str]:
     """The full names of the modules that a file imports, at its top or anywhere else."""
-    for node in ast.walk(FILES[file]):
+    return names_in(FILES[file], MODULES)
+
+
+@cache
+def arrows() -> frozenset[tuple[str, str]]:
+    """Every import of one of our files by another, tests included: (importer, imported)."""
+    paths = [*ROOT.glob("*.py"), *(path for top in folders() for path in top.rglob("*.py"))]
+    files = {path.relative_to(ROOT).as_posix(): path for path in paths}
+    modules = {f.removesuffix(".py").removesuffix("/__init__").replace("/", "."): f for f in files}
+    return frozenset(
+        (file, modules[name])
+        for file, path in files.items()
+        for name in names_in(ast.parse(path.read_text("utf-8")), modules)
+        if name in modules and modules[name] != file
+    )
+
+
+def names_in(tree: ast.Module, modules: Collection[str]) -> Iterator[str]:
+    """The modules that a file imports; of a name out of a module, that module."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                yield full if full in MODULES else str(node.module)
+                yield full if full in modules else str(node.module)
+
+
+def folders() -> list[Path]:
+    """The top-level folders, without those of tools and without what they build."""
+    built = re.compile(r"[._].*|site")
+    return [path for path in ROOT.iterdir() if path.is_dir() and not built.fullmatch(path.name)]
+
+
+def between(level: int, within: str = "") -> set[tuple[str, str]]:
+    """The arrows between folders or files of this level: 1 is the top of the repository."""
+    cut = {
+        tuple("/".join(end.split("/")[:level]) for end in arrow)
+        for arrow in arrows()
+        if all(end.startswith(within) for end in arrow)
+    }
+    return {(tail, head) for tail, head in cut if tail != head}
 
 
 def importers_of(*packages: str) -> set[str]:
@@ -140,6 +176,26 @@ def test_no_arrow_runs_up_and_there_is_no_circle() -> None:
     assert [*TopologicalSorter(graph).static_order()][-1] == "app/factory.py"
 
 
+@pytest.mark.parametrize(("level", "within"), [(9, ""), (1, ""), (2, "app/")])
+def test_there_is_no_circle_tests_included(level: int, within: str) -> None:
+    """Of files, of top-level folders, of the rooms of app/. A CycleError shows the circle."""
+    graph: dict[str, set[str]] = {}
+    for tail, head in between(level, within):
+        graph.setdefault(tail, set()).add(head)
+    assert [*TopologicalSorter(graph).static_order()]
+
+
+def test_the_top_level_is_small() -> None:
+    names = {folder.name for folder in folders()}
+    assert len(names) <= 10, sorted(names)
+    inside = {arrow for arrow in between(1) if {*arrow} <= names and arrow[0] != "tests"}
+    assert len(inside) <= 7, sorted(inside)
+
+
+def test_few_arrows_run_between_the_rooms_of_the_app() -> None:
+    assert len(between(2, "app/")) <= 55, sorted(between(2, "app/"))
+
+
 def test_the_environment_is_read_in_config_only_and_handed_over_at_the_top() -> None:
     reading = re.compile(r"\bos\.(environb?|getenvb?|putenv)\b|\bfrom os import")
     readers = {file for file, tree in FILES.items() if reading.search(ast.unparse(tree))}
@@ -176,3 +232,5 @@ def test_the_rules_look_at_something() -> None:
         "app/request/inbound.py",
     }
     assert len([*public(FILES["app/upstream/circuit.py"])]) > 5
+    assert ("app/proxy.py", "app/auth") in between(2, "app/")
+    assert ("tests", "devstack") in between(1)
