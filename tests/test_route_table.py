@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from app.route_table import METHODS, Access, Route, RouteTable
+from app.request.route_table import METHODS, Access, Route, RouteTable
 
 WALK = Path(__file__).with_name("mlflow_surface.py")
 TABLE = RouteTable.load()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from devstack.environments import BASIC_AUTH_SERVER, CLIENTS, INSTALLER_LOCK, ROOT, is_whole
-from drills.stage import Stage
 from tests.conftest import DEVELOPERS_ENVIRONMENT
+from tests.drills.stage import Stage
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Upstream, eventually
 

@@ -8,8 +8,8 @@ from statistics import median
 import pytest
 
 from devstack.proxy import Proxy
-from drills.load import all_at_once, timed
-from drills.stage import Stage
+from tests.drills.load import all_at_once, timed
+from tests.drills.stage import Stage
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import (
     OK,

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import pytest
 
 from devstack.proxy import Proxy
-from drills import overload
-from drills.load import all_at_once
-from drills.stage import Stage
+from tests.drills import overload
+from tests.drills.load import all_at_once
+from tests.drills.stage import Stage
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import (
     OK,

@@ -15,10 +15,10 @@ import redis
 
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
-from drills.auth_outage import AuthService, key_id_of, says
-from drills.counts import ask, count_together, granted
-from drills.redis_topologies import Cluster, Node, Sentinels, running
-from drills.stage import Stage
+from tests.drills.auth_outage import AuthService, key_id_of, says
+from tests.drills.counts import ask, count_together, granted
+from tests.drills.redis_topologies import Cluster, Node, Sentinels, running
+from tests.drills.stage import Stage
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Upstream, eventually
 

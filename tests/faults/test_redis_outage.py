@@ -4,8 +4,16 @@ import time
 
 import pytest
 
-from drills.redis_outage import FAULTS, Fault, load_on, outage, redis_under_test, remarks, take
-from drills.stage import Stage
+from tests.drills.redis_outage import (
+    FAULTS,
+    Fault,
+    load_on,
+    outage,
+    redis_under_test,
+    remarks,
+    take,
+)
+from tests.drills.stage import Stage
 from tests.upstreams import Upstream
 
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import redis
 
-from app.operations.commands.inside import Inside
+from app.commands.inside import Inside
+from app.doctor.steps import Failed
 from config import Settings
 from devstack.environments import ROOT
 from devstack.ports import HOST
 from devstack.proxy import Proxy
 from devstack.redis import Redis
-from doctor.steps import Failed
-from drills.counts import ask
-from tests.app.test_redis_rights import RULE
+from tests.app.state.test_redis_rights import RULE
+from tests.drills.counts import ask
 from tests.fault_proxy import FaultProxy
 from tests.faults.test_revocation import run
 from tests.upstreams import Upstream, eventually
@@ -137,7 +137,7 @@ def test_who_may_not_subscribe_hears_nothing_and_everybody_is_told(
     assert f"+publish +subscribe &{CHANNEL}" in done.stderr
     assert "cannot be reached" not in done.stderr
     by_the_service = (
-        sys.executable, "-m", "auth_service", "revoke", key.key_id,
+        sys.executable, "-m", "devstack.auth_service", "revoke", key.key_id,
         "--database", str(auth_service.database), "--redis-url", operator.url,
     )  # fmt: skip
     done = subprocess.run(by_the_service, cwd=ROOT, capture_output=True, text=True, check=False)

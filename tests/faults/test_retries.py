@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from devstack.proxy import Proxy
-from drills.load import all_at_once, in_parallel
-from drills.stage import Stage
+from tests.drills.load import all_at_once, in_parallel
+from tests.drills.stage import Stage
 from tests.fault_proxy import CLIENT, FaultProxy
 from tests.upstreams import OK, Answer, Received, Upstream, close, reset, send, sized
 from tests.wire import Response, bearer, call
@@ -16,7 +16,7 @@ from tests.wire import Response, bearer, call
 SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
 ARTIFACT = "/api/mlflow/api/2.0/mlflow-artifacts/artifacts/weights.bin"
 
-#: app/retries.py: retries that are granted out of the blue, and per request.
+#: app/upstream/retries.py: retries that are granted out of the blue, and per request.
 BUDGET, PER_REQUEST = 10, 0.1
 
 

@@ -18,21 +18,21 @@ from typing import Any
 import pytest
 import redis
 
-from app.auth_service import AuthService
-from app.authentication import Authenticator
-from app.circuit import Circuit
-from app.credentials import Credentials
-from app.errors import Unauthenticated
-from app.instance_store import InstanceStore
-from app.redis_link import RedisLink
-from app.revocations import CHANNEL, Revocations
-from app.single_flight import SingleFlight
-from app.verdict_cache import VerdictCache
+from app.auth.authentication import Authenticator
+from app.auth.cache import VerdictCache
+from app.auth.client import AuthService
+from app.auth.revocations import CHANNEL, Revocations
+from app.auth.single_flight import SingleFlight
+from app.request.credentials import Credentials
+from app.request.errors import Unauthenticated
+from app.state.instance_store import InstanceStore
+from app.state.redis_link import RedisLink
+from app.upstream.circuit import Circuit
 from devstack.environments import ROOT
 from devstack.redis import Redis
-from drills.counts import ask
-from drills.load import Load
-from drills.stage import Stage
+from tests.drills.counts import ask
+from tests.drills.load import Load
+from tests.drills.stage import Stage
 from tests.upstreams import Answer, Exchange, Received, Step, Upstream, eventually, send, sized
 
 IP = "203.0.113.7"
@@ -260,6 +260,16 @@ def test_the_command_says_what_is_wrong(
 ROUNDS, THREADS = 1000, 8
 
 
+class NoFailureLimit:
+    """Failed attempts are not what is tested here."""
+
+    def check_failures(self, client_ip: str) -> None:
+        pass
+
+    def note_failure(self, client_ip: str) -> None:
+        pass
+
+
 @dataclass
 class Worker:
     """The parts of one worker that have to do with it, put together as create_app does."""
@@ -272,7 +282,7 @@ class Worker:
     def lets_in(self, key: str) -> bool:
         """Whether a key is let in; whatever else happens is a failure."""
         try:
-            self.authenticator.authenticate(Credentials(key), IP, lambda: None, lambda: None)
+            self.authenticator.authenticate(Credentials(key), IP)
             return True
         except Unauthenticated:
             return False
@@ -296,7 +306,13 @@ def start_worker(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Worke
         circuit = Circuit("auth_service", 1000, 60.0)
         service = AuthService(auth_url, "platform", 20.0, 3, circuit)
         authenticator = Authenticator(
-            cache, SingleFlight(folder / "turns"), service, "platform", 20.0, 3.0
+            cache,
+            SingleFlight(folder / "turns"),
+            service,
+            "platform",
+            20.0,
+            3.0,
+            failures=NoFailureLimit(),
         )
         made.append(Worker(link, cache, authenticator, service))
         if listens:

@@ -21,10 +21,10 @@ ROUNDS = 30
 
 #: The application, on a system that has no such option.
 WITHOUT = """
-import app.connection
+import app.upstream.connection
 
-assert hasattr(app.connection, "QUICKACK")
-app.connection.QUICKACK = None
+assert hasattr(app.upstream.connection, "QUICKACK")
+app.upstream.connection.QUICKACK = None
 
 from wsgi import app
 """

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.operations import messages
+from app.health import messages
 from devstack.ports import free_port
 from devstack.proxy import Proxy
 from tests.upstreams import OK, Answer, Upstream, eventually, head, pause, send, silence, sized

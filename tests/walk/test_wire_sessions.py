@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from auth_service import revocation
+from devstack.auth_service import revocation
 from devstack.proxy import Proxy
 from tests.upstreams import Answer, Upstream, send, sized
 from tests.walk.signing_in import (

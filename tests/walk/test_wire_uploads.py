@@ -28,7 +28,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 #: tests/walk/conftest.py
 MAX_BUFFERED_BODY = 100_000
 
-#: Below and above what the proxy reads whole (app/streaming.py, WHOLE and PIECE).
+#: Below and above what the proxy reads whole (app/upstream/streaming.py, WHOLE and PIECE).
 SIZES = (1, 1000, 64 * 1024, 64 * 1024 + 1, 256 * 1024, 1_000_000)
 
 
