@@ -22,16 +22,14 @@ RUN ["pip", "--python", "/opt/venv/bin/python", "install", "--no-cache-dir", "--
 FROM ${PYTHON_IMAGE} AS proxy-code
 COPY app /app/app
 COPY config /app/config
-COPY doctor /app/doctor
-COPY server /app/server
 COPY gunicorn.conf.py wsgi.py /app/
 RUN ["python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/app"]
 
 FROM ${PYTHON_IMAGE} AS auth-service-code
 COPY app /app/app
 COPY config /app/config
-COPY server /app/server
-COPY auth_service /app/auth_service
+COPY devstack/__init__.py /app/devstack/
+COPY devstack/auth_service /app/devstack/auth_service
 RUN ["python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/app"]
 RUN ["mkdir", "/data"]
 
@@ -85,7 +83,7 @@ ENV AUTH_SERVICE_BIND=0.0.0.0:8001 \
 EXPOSE 8001
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import http.client as h, os; c = h.HTTPConnection('127.0.0.1:' + os.environ['AUTH_SERVICE_BIND'].rpartition(':')[2], timeout=4); c.request('GET', '/health'); exit(c.getresponse().status != 200)"]
-CMD ["python", "-m", "auth_service", "serve"]
+CMD ["python", "-m", "devstack.auth_service", "serve"]
 
 
 # --- the proxy ----------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ bench: ## measure it beside its peers, 15 minutes; a part, roughly: ARGS="--only
 
 drill: ## break real parts under load, about 15 minutes, with a table; some: make drill ARGS="outage"
 	@$(ENVIRONMENT) development mlflow-server
-	@exec $(BIN)/python -m drills $(ARGS)
+	@exec $(BIN)/python -m tests.drills $(ARGS)
 
 pages: ## generate docs/configuration.md and nginx.conf
 	@$(ENVIRONMENT) development

@@ -4,11 +4,11 @@ default says why; what is a setting comes from config/."""
 import os
 import sys
 
+from app.server import arbiter, heartbeat, instance, logs, metric_files, open_files
+from app.server.hooks import harmless, hooks_of
+from app.server.request_head import MOST_FIELDS
+from app.server.worker import ProxyWorker
 from config import BadSettings, load
-from server import arbiter, heartbeat, instance, logs, metric_files, open_files
-from server.hooks import harmless
-from server.request_head import MOST_FIELDS
-from server.worker import ProxyWorker
 
 try:
     settings = load(os.environ)
@@ -32,12 +32,12 @@ keepalive = settings.keepalive
 # Transfers in progress end by themselves; below the orchestrator's stop time-out.
 graceful_timeout = settings.graceful_timeout
 # Seconds without a sign of life from a worker's loop, not the length of a request; less than
-# LIFETIME in app/operations/circuits.py.
+# LIFETIME in app/state/circuits.py.
 timeout = 60
 # No restart after N requests: it cuts long streams. Memory is bounded by design.
 max_requests = 0
 
-# The bytes of a head are bounded as a whole, not by line and field: server/request_head.py.
+# The bytes of a head are bounded as a whole, not by line and field: app/server/request_head.py.
 limit_request_fields = MOST_FIELDS
 # The C parser accepts bare LF and folded headers, and "auto" would take it where it is installed.
 http_parser = "python"
@@ -63,22 +63,16 @@ proc_name = "hokusai-mlflow-proxy"
 
 @harmless
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
-    """It tells of its circuits, and does what `flask circuit` asks for; watches the instance's
-    folder; the status page draws samples of the metrics; with METRICS_EMF it reports them in the
-    log as well."""
-    worker.wsgi.extensions["hokusai-circuits"].start()
-    worker.wsgi.extensions["hokusai-instance"].start()
-    worker.wsgi.extensions["hokusai-samples"].start()
-    if report := worker.wsgi.extensions.get("hokusai-emf"):
-        report.start()
+    """Starts what runs beside the requests: see Services.start in app/services.py."""
+    if hooks := hooks_of(worker):
+        hooks.start()
 
 
 @harmless
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
     """What it counted since its last report. The master calls this too, for a worker long gone."""
-    application = getattr(worker, "wsgi", None) if worker.pid == os.getpid() else None
-    if report := getattr(application, "extensions", {}).get("hokusai-emf"):
-        report.stop()
+    if worker.pid == os.getpid() and (hooks := hooks_of(worker)):
+        hooks.stop()
 
 
 @harmless

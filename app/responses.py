@@ -15,8 +15,9 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed, NotFound
 from werkzeug.wsgi import ClosingIterator
 
-from app.authorization import Permit
-from app.errors import (
+from app.observability.metrics import IN_FLIGHT, count_request
+from app.observability.record import Record
+from app.request.errors import (
     BrokenTransfer,
     ClientGone,
     InternalError,
@@ -26,12 +27,11 @@ from app.errors import (
     UpstreamOverloaded,
     UpstreamReset,
 )
-from app.headers import dropped_names, returned_headers, returned_status
-from app.inbound import client_address, refuse_loop, request_id_of
-from app.metrics import IN_FLIGHT, count_request
-from app.otlp import as_exporters_read_it
-from app.record import Record
-from app.streaming import body_length, response_body
+from app.request.inbound import client_address, refuse_loop, request_id_of, without_empty_segment
+from app.request.otlp import as_exporters_read_it
+from app.request.permit import Permit
+from app.upstream.headers import dropped_names, returned_headers, returned_status
+from app.upstream.streaming import body_length, response_body
 
 log = logging.getLogger("hokusai.proxy")
 access_log = logging.getLogger("hokusai.access")
@@ -128,7 +128,7 @@ def install(app: Flask, hops: int, target: str, audit: Callable[[Record], None])
         refuse_loop(environ)
 
     app.register_error_handler(Exception, refuse)
-    app.wsgi_app = _without_upgrade(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = _without_upgrade(without_empty_segment(app.wsgi_app))  # type: ignore[method-assign]
 
     @app.after_request
     def end(response: Response) -> Response:

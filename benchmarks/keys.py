@@ -6,10 +6,10 @@ from typing import Any, TypeVar, cast
 
 import redis
 
-from app.instance_store import InstanceStore
-from app.principal import Principal, Verdict
-from app.redis_link import RedisLink
-from app.verdict_cache import VerdictCache
+from app.auth.cache import VerdictCache
+from app.request.principal import Principal, Verdict
+from app.state.instance_store import InstanceStore
+from app.state.redis_link import RedisLink
 from benchmarks.fakes import LIMIT
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 import os
 
-#: Set by the master of an instance to its own process id (server/instance.py).
+#: Set by the master of an instance to its own process id (app/server/instance.py).
 PREPARED = "HOKUSAI_INSTANCE_PREPARED"
 
 

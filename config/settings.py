@@ -72,7 +72,7 @@ class Settings:
              "longest.")
     max_in_flight: int = row("MAX_IN_FLIGHT", parsers.count(1), 512, group=SERVING,
         help="Requests that one worker forwards at once; over it, 503. At most 90 % of "
-             "MAX_CONNECTIONS.")
+             "MAX_CONNECTIONS. Those without a key (static files) get a quarter.")
     max_buffered_body: int = row("MAX_BUFFERED_BODY", parsers.count(0), 64 * 1024 * 1024, group=SERVING,
         help="Bytes of one chunked body on a REST route; over it, 413. Artifacts have no limit.")
     max_buffered_total: int = row("MAX_BUFFERED_TOTAL", parsers.count(0), 512 * 1024 * 1024, group=SERVING,
@@ -97,7 +97,8 @@ class Settings:
              "30 s for a database connection.")
     mlflow_artifact_read_timeout: float = row("MLFLOW_ARTIFACT_READ_TIMEOUT", parsers.seconds(0.1, 3600), 120.0,
         group=MLFLOW,
-        help="The same for artifacts, searches and some writes. A whole transfer has no limit.")
+        help="The same for artifacts, searches (not of experiments) and some writes. A whole transfer "
+             "has no limit.")
     mlflow_artifact_copy_timeout: float = row("MLFLOW_ARTIFACT_COPY_TIMEOUT", parsers.seconds(0.1, 14_400), 900.0,
         group=MLFLOW,
         help="Time to the response head of an artifact's upload, download or deletion: MLflow may copy "

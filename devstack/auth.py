@@ -8,7 +8,7 @@ from devstack.server import Server, answers
 
 
 class AuthService(Server):
-    """`python -m auth_service serve`, one quiet worker."""
+    """`python -m devstack.auth_service serve`, one quiet worker."""
 
     name = "auth service"
     in_repository = True
@@ -18,7 +18,14 @@ class AuthService(Server):
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.database = database
-        command = [sys.executable, "-m", "auth_service", "serve", "--bind", f"{HOST}:{self.port}"]
+        command = [
+            sys.executable,
+            "-m",
+            "devstack.auth_service",
+            "serve",
+            "--bind",
+            f"{HOST}:{self.port}",
+        ]
         environment = {"AUTH_SERVICE_DATABASE": str(database), "REDIS_URL": redis_url}
         super().__init__(command, folder, environment)
 

@@ -46,7 +46,7 @@ def is_good(service_url: str, key: str) -> bool:
 
 def _create(service: AuthService) -> str:
     """A key to read and write, without a limit, for whoever is at the keyboard."""
-    command = [sys.executable, "-m", "auth_service", "create", "--user", user_name()]
+    command = [sys.executable, "-m", "devstack.auth_service", "create", "--user", user_name()]
     command += ["--scopes", "read,write", "--limit", "none", "--test", "--json"]
     made = subprocess.run(
         command,

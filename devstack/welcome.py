@@ -27,8 +27,8 @@ Shell:
 
 No mlflow at hand? .venv/bin/python has it. A key for someone else, and its end:
 
-  .venv/bin/python -m auth_service create --user ann{database}
-  .venv/bin/python -m auth_service revoke KEY_ID --redis-url {redis_url}{database}
+  .venv/bin/python -m devstack.auth_service create --user ann{database}
+  .venv/bin/python -m devstack.auth_service revoke KEY_ID --redis-url {redis_url}{database}
 
 Ctrl-C ends everything; experiments and keys stay in {folder}.
 """

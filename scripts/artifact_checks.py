@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from doctor import explain
-from doctor.steps import Failed
-from doctor.wire import Wire, credential
+from app.doctor import explain
+from app.doctor.steps import Failed
+from app.doctor.wire import Wire, credential
 
 FOLDER = "check"
 # What the SDK itself sends correctly. It puts names into an address unquoted, so `#` and `?` do

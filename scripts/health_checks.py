@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from doctor import explain
-from doctor.command_line import Options
-from doctor.health_shape import MLFLOW_CHECKS, bad_checks, complaints, internal_addresses, verdict
-from doctor.steps import Failed, Skipped, Steps
-from doctor.wire import Wire, credential, expect_unauthenticated
+from app.doctor import explain
+from app.doctor.command_line import Options
+from app.doctor.health_shape import (
+    MLFLOW_CHECKS,
+    bad_checks,
+    complaints,
+    internal_addresses,
+    verdict,
+)
+from app.doctor.steps import Failed, Skipped, Steps
+from app.doctor.wire import Wire, credential, expect_unauthenticated
 
 OWN = ("/health", "/ready")  # of the proxy itself
 ABOUT_MLFLOW = (  # the last two are the older names

@@ -15,9 +15,9 @@ from artifact_checks import AWKWARD, AWKWARD_FOR_REST, FORBIDDEN, MIB, Artifacts
 from mlflow.entities import Metric, Param
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from doctor import explain
-from doctor.steps import Failed, Skipped, Steps
-from doctor.wire import Wire, credential
+from app.doctor import explain
+from app.doctor.steps import Failed, Skipped, Steps
+from app.doctor.wire import Wire, credential
 
 DOOR = "the key is accepted"
 ALIAS = "checked"

@@ -12,10 +12,10 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from doctor import explain
-from doctor.command_line import Options
-from doctor.explain import Answer
-from doctor.steps import Failed, unexpected
+from app.doctor import explain
+from app.doctor.command_line import Options
+from app.doctor.explain import Answer
+from app.doctor.steps import Failed, unexpected
 
 RETRIES = 2  # the SDK's own default of 7 would wait for minutes before it tells what is wrong
 FOREIGN = re.compile(r"(MLFLOW|_MLFLOW|DATABRICKS|AWS)_|NETRC$")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where doctor/ is
 
-from doctor.command_line import make_parser, parse, redactor
-from doctor.interruption import Interruption
-from doctor.steps import Steps
+from app.doctor.command_line import make_parser, parse, redactor
+from app.doctor.interruption import Interruption
+from app.doctor.steps import Steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, _ = parse(make_parser(__doc__ or "", timeout=10), argv, os.environ)
     from health_checks import Health, run  # after `parse` has found that requests is there
 
-    from doctor.wire import Wire
+    from app.doctor.wire import Wire
 
     title = "Hokusai MLflow proxy: health"
     steps = Steps(title, options.facts(), redactor(options.key), options.json)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where doctor/ is
 
-from doctor.command_line import Options, make_parser, parse, redactor
-from doctor.interruption import Interruption
-from doctor.steps import Steps
+from app.doctor.command_line import Options, make_parser, parse, redactor
+from app.doctor.interruption import Interruption
+from app.doctor.steps import Steps
 
 PACKAGES = ("requests", "mlflow", "numpy", "pandas")  # mlflow.pyfunc imports the last two
 
@@ -38,7 +38,7 @@ def check(options: Options, keep: bool, large_mib: int) -> int:
     """All steps in a scratch folder; the SDK is imported only there."""
     import sdk
 
-    from doctor.wire import Wire
+    from app.doctor.wire import Wire
 
     name = unique_name()
     steps = Steps(

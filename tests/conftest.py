@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from auth_service import revocation
-from auth_service.grant import Grant
-from auth_service.keys import KeyStore
 from devstack.auth import AuthService
+from devstack.auth_service import revocation
+from devstack.auth_service.grant import Grant
+from devstack.auth_service.keys import KeyStore
 from devstack.environments import MLFLOW_SERVER, ROOT, is_whole
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy

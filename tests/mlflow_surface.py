@@ -7,9 +7,9 @@
                                                             routers choose for each, or null,
                                                         "mutations": GraphQL's}
 
-Path templates are written as in app/mlflow_routes.tsv. The walk fails on a route class that it does
-not know: a route that it cannot see is a route that nobody has classified. MLflow is imported in a
-temporary folder without telemetry, jobs or a database, so nothing is left behind.
+Path templates are written as in app/request/mlflow_routes.tsv. The walk fails on a route class that
+it does not know: a route that it cannot see is a route that nobody has classified. MLflow is
+imported in a temporary folder without telemetry, jobs or a database, so nothing is left behind.
 """
 
 import contextlib

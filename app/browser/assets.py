@@ -17,10 +17,10 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import Headers
 
-from app.authorization import Permit
 from app.browser import static_files
-from app.record import Record
-from app.streaming import give_way
+from app.observability.record import Record
+from app.request.body import give_way
+from app.request.permit import Permit
 
 #: What is worth it; fonts and pictures are compressed already. Pages are short, and HTML in another
 #: file's place must not be kept.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from app.browser.samples import INTERVAL, KEPT, Point
+from app.observability.samples import INTERVAL, KEPT, Point
 
 #: The drawing's own units; it scales with the page.
 WIDTH, HEIGHT = 600.0, 140.0

@@ -1,23 +1,22 @@
 """The pages of signing in and out: the form, what it sends, the way out, and what they load."""
 
 import time
-from collections.abc import Sequence
 from urllib.parse import quote
 
 from flask import Blueprint, Response, redirect, request
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from app.authorization import granted
+from app.auth.authorization import granted
 from app.browser import pages
 from app.browser.pages import HOME
 from app.browser.sign_in import SignIn
 from app.browser.sign_in_form import SignInForms
-from app.cross_site import require_own_page
-from app.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, ProxyError
-from app.inbound import check_query, checked_path
-from app.principal import Principal
+from app.request.cross_site import require_own_page
+from app.request.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, ProxyError
+from app.request.inbound import METHODS, check_query, checked_path
+from app.request.principal import Principal
+from app.request.route_table import Access
 from app.responses import refuse
-from app.route_table import Access
 
 STILL_THERE = (
     "This browser is signed out. The session itself could not be ended at the moment: it ends by "
@@ -25,9 +24,9 @@ STILL_THERE = (
 )
 
 
-def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
+def blueprint(parts: SignIn) -> Blueprint:
     """The form, what it sends, the way out, and the static files of our pages. Nothing else below
-    their folder is passed on to MLflow, by none of its `methods`."""
+    their folder is passed on to MLflow."""
     routes = Blueprint(
         "browser",
         __name__,
@@ -72,7 +71,7 @@ def blueprint(parts: SignIn, methods: Sequence[str]) -> Blueprint:
         return moved
 
     _add_way_out(routes, parts)
-    _add_nothing_else(routes, methods)
+    _add_nothing_else(routes)
     return routes
 
 
@@ -95,9 +94,9 @@ def _add_way_out(routes: Blueprint, parts: SignIn) -> None:
         return redirect(f"{pages.BASE}/sign-in", 303)
 
 
-def _add_nothing_else(routes: Blueprint, methods: Sequence[str]) -> None:
-    @routes.route(f"{pages.BASE}/", defaults={"rest": ""}, methods=methods, strict_slashes=False)
-    @routes.route(f"{pages.BASE}/<any_rest:rest>", methods=methods)
+def _add_nothing_else(routes: Blueprint) -> None:
+    @routes.route(f"{pages.BASE}/", defaults={"rest": ""}, methods=METHODS, strict_slashes=False)
+    @routes.route(f"{pages.BASE}/<any_rest:rest>", methods=METHODS)
     def nothing(rest: str) -> Response:
         raise NoSuchPath("The proxy has no such page of its own.")
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from flask import Blueprint, Flask, Response, g, redirect, render_template, request
 
-from app.errors import ProxyError, SessionEnded, Unauthenticated
-from app.record import Record
+from app.observability.record import Record
+from app.request.errors import ProxyError, SessionEnded, Unauthenticated
 from app.responses import refuse
 
 #: Where our pages stand. MLflow has no path that begins so, and the load balancer routes it.

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from flask import g, request
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from app.authentication import Authenticator
-from app.browser.sessions import Session, Sessions
-from app.credentials import (
+from app.auth.sessions import Session
+from app.request.credentials import (
     SESSION_COOKIES,
     Credentials,
     Ticket,
@@ -18,10 +17,10 @@ from app.credentials import (
     identify,
     session_ticket,
 )
-from app.errors import AuthServiceUnavailable, Unauthenticated
-from app.inbound import client_address, scheme_of
-from app.limits import Limits
-from app.principal import Principal
+from app.request.errors import AuthServiceUnavailable, Unauthenticated
+from app.request.inbound import client_address, scheme_of
+from app.request.principal import Principal
+from app.services import Services
 
 log = logging.getLogger("hokusai.browser")
 
@@ -34,12 +33,14 @@ RETRY_AFTER = 10
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """What signing in works with; `hops` as TRUSTED_PROXY_HOPS."""
+    """Signing in and out, with the services that the pipeline uses."""
 
-    authenticator: Authenticator
-    limits: Limits
-    sessions: Sessions
-    hops: int
+    services: Services
+
+    @property
+    def hops(self) -> int:
+        """TRUSTED_PROXY_HOPS."""
+        return self.services.settings.trusted_proxy_hops
 
     def session(self) -> Session | None:
         """The session of this request, whose idle time runs on: these pages refresh themselves.
@@ -48,7 +49,7 @@ class SignIn:
         if ticket is None:
             return None
         try:
-            return self.sessions.find(ticket.sessions, self._client_ip())
+            return self.services.sessions.find(ticket.sessions, self._client_ip())
         except Unauthenticated:
             return None
 
@@ -74,10 +75,10 @@ class SignIn:
                 "later; programs go on with the key meanwhile.",
                 RETRY_AFTER,
             )
-        g.record.limit_fields = self.limits.count(principal, "session")
+        g.record.limit_fields = self.services.limits.count(principal, "session")
         with suppress(AuthServiceUnavailable):  # the old one, if any, ends by itself then
             self._end_ticket()
-        token = self.sessions.begin(principal, client_ip, since)
+        token = self.services.sessions.begin(principal, client_ip, since)
         _log("a session began", principal, client_ip)
         return token
 
@@ -105,20 +106,14 @@ class SignIn:
 
     def _validated(self, credentials: Credentials | Ticket) -> Principal:
         """Whose key it is, asked as the walk does; failed attempts are counted."""
-        client_ip = self._client_ip()
-        found = self.authenticator.authenticate(
-            credentials,
-            client_ip,
-            before_asking=lambda: self.limits.check_failures(client_ip),
-            on_failure=lambda: self.limits.note_failure(client_ip),
-        )
+        found = self.services.authenticator.authenticate(credentials, self._client_ip())
         g.record.principal, g.record.auth_source = found.principal, found.source
         return found.principal
 
     def _end_ticket(self) -> None:
         ticket = session_ticket(request.environ, self.hops)
         if ticket is not None:
-            self.sessions.end(ticket.sessions)
+            self.services.sessions.end(ticket.sessions)
 
     def _client_ip(self) -> str:
         return client_address(request.environ, self.hops)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from app.errors import BadRequest, ClientGone, Overloaded, RequestTimeout
-from app.streaming import whole_body
+from app.request.body import whole_body
+from app.request.errors import BadRequest, ClientGone, Overloaded, RequestTimeout
 
 #: Bytes of a form: three for each character of the longest address that we take, and a key.
 MAX_FORM = 32 * 1024
@@ -27,7 +27,7 @@ class SignInForms:
     """The forms that this worker is reading."""
 
     def __init__(self) -> None:
-        #: Their clients, as server/client_socket.py knows them; the oldest first.
+        #: Their clients, as app/server/client_socket.py knows them; the oldest first.
         self._being_read: list[Any] = []
 
     def read(self, environ: Mapping[str, Any]) -> tuple[str, str]:

@@ -11,8 +11,8 @@ from typing import Any
 from flask import Response, request
 
 from app.browser.pages import HOME
-from app.errors import BrokenTransfer, UpstreamReset
-from app.record import Record
+from app.observability.record import Record
+from app.request.errors import BrokenTransfer, UpstreamReset
 
 #: A name with a hash of the content, as webpack makes them: main.c2f5f8d4.js.
 _HASHED = re.compile(r"[^/]+\.[0-9a-f]{8,32}(?:\.[A-Za-z0-9_-]+)+")

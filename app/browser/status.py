@@ -8,17 +8,16 @@ answers are those of /api/health/mlflow, kept as long.
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, Response, g, request
 
 from app.browser import pages
 from app.browser.charts import WINDOW, draw
-from app.browser.samples import Samples
-from app.errors import AuthServiceUnavailable
-from app.inbound import check_query
-from app.principal import Principal
+from app.request.errors import AuthServiceUnavailable
+from app.request.inbound import check_query
+from app.request.principal import Principal
+from app.services import Services
 
 #: The checks as a person calls them, in the order of the page.
 NAMES = {
@@ -39,18 +38,7 @@ HEADLINES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the page asks: the health checks by name, what they mean as a whole, MLflow's address
-    for whoever holds a key, and the samples."""
-
-    checks: Callable[[], Mapping[str, Any]]
-    overall: Callable[[Any], str]
-    mlflow: str
-    samples: Samples
-
-
-def blueprint(asked: Asked, asking: Callable[[], Principal | None]) -> Blueprint:
+def blueprint(services: Services, asking: Callable[[], Principal | None]) -> Blueprint:
     """The one page. `asking` tells who asks, None for somebody without key or session."""
     routes = Blueprint("status", __name__)
 
@@ -63,8 +51,7 @@ def blueprint(asked: Asked, asking: Callable[[], Principal | None]) -> Blueprint
         except AuthServiceUnavailable as unknown:
             note = unknown.message
         g.record.principal = principal
-        checks = asked.checks()
-        state = asked.overall(checks)
+        state, checks = services.health()
         return pages.page(
             "status.html",
             state=state,
@@ -73,7 +60,7 @@ def blueprint(asked: Asked, asking: Callable[[], Principal | None]) -> Blueprint
             now=time.gmtime(),
             principal=principal,
             note=note,
-            details=_details(asked) if principal is not None else None,
+            details=_details(services) if principal is not None else None,
         )
 
     return routes
@@ -83,11 +70,11 @@ def _ordered(checks: Mapping[str, Any]) -> list[str]:
     return sorted(checks, key=lambda name: [*NAMES, name].index(name))
 
 
-def _details(asked: Asked) -> Mapping[str, Any]:
+def _details(services: Services) -> Mapping[str, Any]:
     """What only who holds a key sees."""
     return {
-        "charts": draw(asked.samples.points(), time.time()),
+        "charts": draw(services.samples.points(), time.time()),
         "minutes": round(WINDOW / 60),
         "instance": socket.gethostname(),
-        "mlflow": asked.mlflow,
+        "mlflow": services.settings.mlflow_server_url,
     }

@@ -3,10 +3,10 @@
 from io import BytesIO
 from typing import Any
 
-from app.authorization import Permit
-from app.inbound import Inbound, receive
-from app.principal import Principal
-from app.route_table import Access, Route
+from app.request.inbound import Inbound, receive
+from app.request.permit import Permit
+from app.request.principal import Principal
+from app.request.route_table import Access, Route
 from config import Settings
 
 KEY = "hk_test_0123456789abcdef"

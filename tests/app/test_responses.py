@@ -10,7 +10,7 @@ from flask import Flask
 from mlflow.protos.databricks_pb2 import ErrorCode
 from werkzeug.exceptions import HTTPException
 
-from app import responses
+from app.factory import responses
 
 
 def family(parent: type[HTTPException]) -> Iterator[type[HTTPException]]:

@@ -11,7 +11,7 @@ import pytest
 
 from config.redis_url import SCHEMES, RedisUrl, parse
 from config.running import PREPARED
-from drills.redis_topologies import make_certificates
+from tests.drills.redis_topologies import make_certificates
 
 HOST = ("cache", 6379)
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from app.version import VERSION
 from config import load
+from config.version import VERSION
 from infrastructure.nginx.configuration import PROXIES, ROUTES
 from tests.container.build import ROOT, environment, last, lines, stages
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.version import VERSION
+from config.version import VERSION
 from tests.container.build import ROOT, Instruction, context, environment, last, lines, stages
 from tests.infrastructure.deployment import INFRASTRUCTURE
 
@@ -113,14 +113,18 @@ def test_a_build_is_given_the_code_and_two_lock_files() -> None:
     given = context()
     tops = {path.partition("/")[0] for path in given}
     assert tops == {
-        *("app", "auth_service", "config", "doctor", "server"),
+        *("app", "config", "devstack"),
         *("gunicorn.conf.py", "wsgi.py", "requirements"),
     }
     assert {path for path in given if path.startswith("requirements/")} == {
         "requirements/production.lock",
         "requirements/mlflow-image.lock",
     }
-    assert {"app/__init__.py", "app/mlflow_routes.tsv", "app/operations/openapi.json"} <= given
+    assert {
+        "app/__init__.py",
+        "app/request/mlflow_routes.tsv",
+        "app/browser/api_description/openapi.json",
+    } <= given
     assert not [path for path in given if "__pycache__" in path or path.endswith(".pyc")]
 
 

@@ -113,12 +113,12 @@ def test_it_holds_the_packages_and_the_code_and_nothing_else(
     images: dict[str, Image], name: str
 ) -> None:
     root = images[name].root
-    code = {"proxy": {"app", "config", "doctor", "server", "gunicorn.conf.py", "wsgi.py"}}
+    code = {"proxy": {"app", "config", "gunicorn.conf.py", "wsgi.py"}}
     data = {"auth-service": {"data"}}
     assert {path.name for path in root.iterdir()} == {"app", "opt"} | data.get(name, set())
     assert {path.name for path in (root / "opt").iterdir()} == {"venv"}
     held = {path.name for path in (root / "app").iterdir()} - {"__pycache__"}
-    assert held == code.get(name, {"app", "auth_service", "config", "server"})
+    assert held == code.get(name, {"app", "config", "devstack"})
     names = {path.name for path in root.rglob("*")}
     assert {"pytest", "mlflow", "pip", "numpy", "uv"}.isdisjoint(names)
 

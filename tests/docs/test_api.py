@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from app import metrics
-from app.authorization import ADMIN_SCOPES, READ_SCOPES, WRITE_SCOPES
-from app.errors import ClientGone, ProxyError
-from app.headers import NOT_FORWARDED_PREFIXES
-from app.route_table import KINDS
+from app.auth.authorization import ADMIN_SCOPES, READ_SCOPES, WRITE_SCOPES
+from app.observability import metrics
+from app.request.errors import ClientGone, ProxyError
+from app.request.route_table import KINDS
+from app.upstream.headers import NOT_FORWARDED_PREFIXES
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
@@ -18,7 +18,9 @@ PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
 
 def leaves(parent: type[ProxyError]) -> Iterator[type[ProxyError]]:
     """The errors that have none below them, in a tree of errors."""
-    children = [child for child in parent.__subclasses__() if child.__module__ == "app.errors"]
+    children = [
+        child for child in parent.__subclasses__() if child.__module__ == "app.request.errors"
+    ]
     for child in children:
         yield from leaves(child)
     if not children:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.operations import messages
-from app.operations.checks import CHECKS, MLFLOW_QUESTIONS
-from app.operations.health import COMPREHENSIVE
+from app.health import messages
+from app.health.checks import CHECKS, MLFLOW_QUESTIONS
+from app.health.endpoints import COMPREHENSIVE
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs/health.md").read_text(encoding="utf-8")

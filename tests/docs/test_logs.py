@@ -4,10 +4,10 @@ import json
 import re
 from typing import Any
 
-from app.operations import audit
-from app.record import Record
+from app.observability import audit
+from app.observability.record import Record
+from app.server.logs import dict_config
 from config import Settings
-from server.logs import dict_config
 from tests.app.samples import CREATE, inbound, principal
 from tests.docs.pages import ROOT, blocks
 

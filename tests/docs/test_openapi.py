@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import ProxyError
-from app.version import VERSION
+from app.request.errors import ProxyError
+from config.version import VERSION
 from devstack.ports import HOST
 from devstack.proxy import Proxy
 from tests.docs.pages import ROOT
@@ -27,7 +27,7 @@ from tests.wire import Response, call
 
 pytestmark = pytest.mark.timeout(300)
 
-FILE = ROOT / "app/operations/openapi.json"
+FILE = ROOT / "app/browser/api_description/openapi.json"
 DOCUMENT = json.loads(FILE.read_text(encoding="utf-8"))
 PAGE = "/api/health/docs"
 

@@ -12,10 +12,10 @@ import pytest
 
 from devstack.proxy import Proxy
 from devstack.redis import Redis
-from drills.auth_outage import FAULTS, AuthService, Fault, outage, says, start
-from drills.counts import TARGET, ask
-from drills.load import Load
-from drills.stage import Stage
+from tests.drills.auth_outage import FAULTS, AuthService, Fault, outage, says, start
+from tests.drills.counts import TARGET, ask
+from tests.drills.load import Load
+from tests.drills.stage import Stage
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Answer, Received, Upstream, eventually, refused_port, silence, until
 from tests.wire import Wire, bearer, call, request

@@ -2,8 +2,8 @@
 
 import pytest
 
-from drills import blue_green
-from drills.stage import Stage
+from tests.drills import blue_green
+from tests.drills.stage import Stage
 from tests.nginx import require_nginx
 
 

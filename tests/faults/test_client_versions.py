@@ -2,9 +2,9 @@
 
 import pytest
 
-from drills import clients
-from drills.report import Row
-from drills.stage import Stage
+from tests.drills import clients
+from tests.drills.report import Row
+from tests.drills.stage import Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # the first one starts everything
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from drills import downloads
-from drills.stage import Stage
+from tests.drills import downloads
+from tests.drills.stage import Stage
 
 
 @pytest.mark.slow

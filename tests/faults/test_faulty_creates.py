@@ -2,8 +2,8 @@
 
 import pytest
 
-from drills import creates
-from drills.stage import Stage
+from tests.drills import creates
+from tests.drills.stage import Stage
 
 
 @pytest.mark.slow

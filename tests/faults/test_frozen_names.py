@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from devstack.redis import Redis
-from drills import frozen_names
-from drills.frozen_names import TARGET, ask, named
-from drills.load import Client, Load, all_at_once, timed
-from drills.stage import Stage
+from tests.drills import frozen_names
+from tests.drills.frozen_names import TARGET, ask, named
+from tests.drills.load import Client, Load, all_at_once, timed
+from tests.drills.stage import Stage
 from tests.name_server import NameServer, why_not
 from tests.upstreams import (
     OK,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from drills import instance_folder
-from drills.instance_folder import FULL, GONE, REPLACED, Fault
-from drills.stage import Stage
+from tests.drills import instance_folder
+from tests.drills.instance_folder import FULL, GONE, REPLACED, Fault
+from tests.drills.stage import Stage
 from tests.upstreams import Upstream, eventually
 from tests.wire import bearer, call
 

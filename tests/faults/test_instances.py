@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from drills import instances
-from drills.report import Row
-from drills.stage import Stage
+from tests.drills import instances
+from tests.drills.report import Row
+from tests.drills.stage import Stage
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ import pytest
 
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
-from drills.instance_folder import workers
-from drills.stage import Stage
+from tests.drills.instance_folder import workers
+from tests.drills.stage import Stage
 from tests.upstreams import Upstream, eventually
 from tests.wire import bearer, call
 
@@ -138,7 +138,7 @@ def test_signals_that_cannot_be_obeyed_change_nothing(stage: Stage, fake: Upstre
     proxy = stage.start(Changeable, {"MLFLOW_SERVER_URL": fake.url, "WEB_CONCURRENCY": 2})
     assert isinstance(proxy, Changeable)
     before = wait_for_both(proxy)
-    proxy.configuration.write_text("from server import what_is_not_there")
+    proxy.configuration.write_text("from app.server import what_is_not_there")
     os.kill(proxy.pid, signal.SIGHUP)
     eventually(lambda: said(proxy, "the reload failed"), "the reload to fail")
     proxy.program.unlink()

@@ -15,10 +15,10 @@ import redis
 
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
-from drills.auth_outage import AuthService, key_id_of, says
-from drills.counts import ask, count_together, granted
-from drills.redis_topologies import Cluster, Node, Sentinels, running
-from drills.stage import Stage
+from tests.drills.auth_outage import AuthService, key_id_of, says
+from tests.drills.counts import ask, count_together, granted
+from tests.drills.redis_topologies import Cluster, Node, Sentinels, running
+from tests.drills.stage import Stage
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Upstream, eventually
 
@@ -86,6 +86,7 @@ def cluster(folder: Path) -> Kind:
     return Kind(made.url, made.running, made.nodes, start_and_join)
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [single, sentinels, cluster])
 def test_two_proxies_start_without_it_and_share_everything_once_it_is_there(

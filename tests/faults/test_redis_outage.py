@@ -4,11 +4,20 @@ import time
 
 import pytest
 
-from drills.redis_outage import FAULTS, Fault, load_on, outage, redis_under_test, remarks, take
-from drills.stage import Stage
+from tests.drills.redis_outage import (
+    FAULTS,
+    Fault,
+    load_on,
+    outage,
+    redis_under_test,
+    remarks,
+    take,
+)
+from tests.drills.stage import Stage
 from tests.upstreams import Upstream
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_known_keys_go_on_and_the_shared_count_comes_back(stage: Stage, fault: Fault) -> None:

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import redis
 
-from app.operations.commands.inside import Inside
+from app.commands.inside import Inside
+from app.doctor.steps import Failed
 from config import Settings
 from devstack.environments import ROOT
 from devstack.ports import HOST
 from devstack.proxy import Proxy
 from devstack.redis import Redis
-from doctor.steps import Failed
-from drills.counts import ask
-from tests.app.test_redis_rights import RULE
+from tests.app.state.test_redis_rights import RULE
+from tests.drills.counts import ask
 from tests.fault_proxy import FaultProxy
 from tests.faults.test_revocation import run
 from tests.upstreams import Upstream, eventually
@@ -107,6 +107,7 @@ def test_with_the_documented_rights_nothing_is_refused(
     assert lines(proxy, "redis") == []
 
 
+@pytest.mark.slow
 def test_who_may_not_subscribe_hears_nothing_and_everybody_is_told(
     operator: Operator, start: Callable[..., Proxy], auth_service: Any
 ) -> None:
@@ -136,7 +137,7 @@ def test_who_may_not_subscribe_hears_nothing_and_everybody_is_told(
     assert f"+publish +subscribe &{CHANNEL}" in done.stderr
     assert "cannot be reached" not in done.stderr
     by_the_service = (
-        sys.executable, "-m", "auth_service", "revoke", key.key_id,
+        sys.executable, "-m", "devstack.auth_service", "revoke", key.key_id,
         "--database", str(auth_service.database), "--redis-url", operator.url,
     )  # fmt: skip
     done = subprocess.run(by_the_service, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -162,6 +163,7 @@ def test_a_right_that_is_taken_away_in_mid_life_is_noticed(
     assert "revocations are not heard" in said
 
 
+@pytest.mark.slow
 def test_a_subscription_that_is_silently_dead_is_begun_anew(
     start_redis: Callable[[], Redis], start_proxy: Callable[..., Proxy], fake: Upstream
 ) -> None:
@@ -219,6 +221,7 @@ def test_who_may_subscribe_and_not_publish_hears_and_cannot_announce(
     assert "'publish' command" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("without", "message", "hurts"),
     [

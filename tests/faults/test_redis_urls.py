@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from app.redis_link import RedisLink
-from app.redis_rights import CHANNEL
-from app.windows import count_as_the_limiter
-from auth_service import revocation
+from app.state.redis_link import RedisLink
+from app.state.redis_rights import CHANNEL
+from app.state.windows import count_as_the_limiter
+from devstack.auth_service import revocation
 from devstack.ports import HOST
-from drills.redis_topologies import (
+from tests.drills.redis_topologies import (
     Cluster,
     Node,
     Sentinels,

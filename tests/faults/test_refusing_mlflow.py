@@ -13,9 +13,9 @@ from benchmarks.servers import BasicAuthMLflow
 from devstack.environments import BASIC_AUTH_SERVER, ROOT, is_whole
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
-from drills.load import Client, Load
-from drills.stage import Stage
 from tests.conftest import DEVELOPERS_ENVIRONMENT
+from tests.drills.load import Client, Load
+from tests.drills.stage import Stage
 from tests.upstreams import eventually
 from tests.wire import bearer, call, request
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from devstack.proxy import Proxy
-from drills.load import all_at_once, in_parallel
-from drills.stage import Stage
+from tests.drills.load import all_at_once, in_parallel
+from tests.drills.stage import Stage
 from tests.fault_proxy import CLIENT, FaultProxy
 from tests.upstreams import OK, Answer, Received, Upstream, close, reset, send, sized
 from tests.wire import Response, bearer, call
@@ -16,7 +16,7 @@ from tests.wire import Response, bearer, call
 SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
 ARTIFACT = "/api/mlflow/api/2.0/mlflow-artifacts/artifacts/weights.bin"
 
-#: app/retries.py: retries that are granted out of the blue, and per request.
+#: app/upstream/retries.py: retries that are granted out of the blue, and per request.
 BUDGET, PER_REQUEST = 10, 0.1
 
 
@@ -172,6 +172,7 @@ def test_an_outage_does_not_multiply_the_traffic(proxy: Proxy, fake: Upstream, k
     assert requests < fake.connections <= requests * (1 + PER_REQUEST) + BUDGET
 
 
+@pytest.mark.timing
 def test_requests_that_may_not_wait_any_more_are_answered_at_once(
     ask: Callable[..., Response], faults: FaultProxy
 ) -> None:
@@ -186,6 +187,7 @@ def test_requests_that_may_not_wait_any_more_are_answered_at_once(
 # --- dead pooled connections ---------------------------------------------------------------------
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("pooled", [1, 16])
 @pytest.mark.parametrize("end", [close(), reset()], ids=["closed", "reset"])
 def test_dead_pooled_connections_cost_a_read_nothing(

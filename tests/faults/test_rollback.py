@@ -2,8 +2,8 @@
 
 import pytest
 
-from drills import rollback
-from drills.stage import Stage
+from tests.drills import rollback
+from tests.drills.stage import Stage
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
 import pytest
 
-from drills import slow
-from drills.stage import Stage
+from tests.drills import slow
+from tests.drills.stage import Stage
 from tests.upstreams import OK, Answer, Received, Upstream, eventually, pause
 from tests.wire import bearer, call
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from drills import slow_sign_in
-from drills.stage import Stage
+from tests.drills import slow_sign_in
+from tests.drills.stage import Stage
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
 import pytest
 
-from drills import stalled
-from drills.stage import Stage
+from tests.drills import stalled
+from tests.drills.stage import Stage
 
 #: `make drill` has 200 of each kind, and 100 ms. Here other tests' machines must pass too.
 STALLED, MOST_MS = 60, 500

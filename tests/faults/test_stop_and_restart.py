@@ -11,8 +11,8 @@ from itertools import product
 import pytest
 
 from devstack.proxy import Proxy
-from drills import restarts
-from drills.stage import Stage
+from tests.drills import restarts
+from tests.drills.stage import Stage
 from tests.upstreams import (
     OK,
     Answer,

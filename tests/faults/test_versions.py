@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app.principal import STORED_VERSION
-from app.revocations import CHANNEL
-from app.verdict_cache import PREFIX
+from app.auth.cache import PREFIX
+from app.auth.revocations import CHANNEL
+from app.request.principal import STORED_VERSION
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
-from drills.rollback import Release, checkout
-from drills.stage import Stage
+from tests.drills.rollback import Release, checkout
+from tests.drills.stage import Stage
 from tests.upstreams import Upstream, eventually
 from tests.wire import bearer, call
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from devstack.proxy import Proxy
+from tests.app.doctor.conftest import PATIENT, Finished, examine, flask, key
 from tests.conftest import SHARED_PROXY
-from tests.doctor.conftest import PATIENT, Finished, examine, flask, key
 from tests.fronts.conftest import without
 from tests.fronts.servers import KINDS, MINIMAL, RECOMMENDED, Front, FrontMissing
 from tests.fronts.test_fronts import GOOD

@@ -8,7 +8,7 @@ import hcl2
 import pytest
 from werkzeug.routing import Rule
 
-from app import create_app
+from app.factory import create_app
 from config import Settings
 from tests.app.samples import settings
 from tests.infrastructure.alb import Action, decide

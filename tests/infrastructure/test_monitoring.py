@@ -12,10 +12,10 @@ import pytest
 import yaml
 from prometheus_client import parser
 
-from app import errors
-from app.condition_metrics import LISTENER_STATES
-from app.metrics import CIRCUITS, STATES
-from app.route_table import KINDS
+from app.observability.condition_metrics import LISTENER_STATES
+from app.observability.metrics import CIRCUITS, STATES
+from app.request import errors
+from app.request.route_table import KINDS
 from devstack.proxy import Proxy
 from tests.docs.pages import ROOT, anchors
 from tests.upstreams import Answer, Upstream, eventually, send, sized

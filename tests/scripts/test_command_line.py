@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from doctor.command_line import UsageError, read_key, read_target, redactor
+from app.doctor.command_line import UsageError, read_key, read_target, redactor
 
 SCRIPTS = (
     "test_mlflow_connection.py",

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from doctor.health_shape import bad_checks, complaints, internal_addresses
+from app.doctor.health_shape import bad_checks, complaints, internal_addresses
 
 GOOD = {"status": "healthy", "latency_ms": 1.5, "message": "fine"}
 ROOT = "https://registry.example"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from devstack.nginx import Nginx
-from drills.load import Client, Load
-from drills.report import counted
+from tests.drills.load import Client, Load
+from tests.drills.report import counted
 from tests.nginx import require_nginx
 from tests.upstreams import Upstream
 from tests.wire import request

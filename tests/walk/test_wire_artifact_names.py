@@ -15,8 +15,8 @@ from urllib.parse import quote, unquote
 import pytest
 import requests
 
-from app.errors import BadRequest, InvalidName
-from app.inbound import checked_path
+from app.request.errors import BadRequest, InvalidName
+from app.request.inbound import checked_path
 from devstack.environments import CLIENTS, MLFLOW_SERVER, ensure
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy

@@ -28,7 +28,8 @@ ARTIFACT = f"{ARTIFACTS}/model/weights.bin"
 REST = "/api/mlflow/api/2.0/mlflow/runs/log-batch"
 CHUNKED = "Transfer-Encoding: chunked"
 
-#: More than the proxy reads before it goes on (app/streaming.py, WHOLE): MLflow sees the beginning.
+#: More than the proxy reads before it goes on (app/upstream/streaming.py, WHOLE): MLflow sees the
+#: beginning.
 LONG, SHORT = 1_000_000, 30_000
 
 Leave = Callable[[Wire], None]

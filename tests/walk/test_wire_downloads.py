@@ -261,7 +261,7 @@ BODIES = {
 
 
 #: MLflow's refusals of the proxy itself, 401 and its text with 403, are not the caller's:
-#: tests/app/test_upstream_answers.py.
+#: tests/app/upstream/test_answers.py.
 STATUSES = (201, 202, 400, 403, 404, 405, 409, 413, 418, 422, 429, 500, 501, 502, 503, 504)
 OWN = [pair for pair in product(STATUSES, BODIES) if pair != (403, "text/plain")]
 

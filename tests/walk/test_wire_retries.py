@@ -12,7 +12,7 @@ from tests.wire import Response, bearer, call
 SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
 UNREACHABLE = (502, "TEMPORARILY_UNAVAILABLE")
 
-#: app/retries.py: tries of one request, and retries that are granted out of the blue.
+#: app/upstream/retries.py: tries of one request, and retries that are granted out of the blue.
 TRIES, BUDGET = 3, 10
 
 

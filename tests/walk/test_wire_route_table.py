@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.authorization import STATIC_FILES
-from app.route_table import Access, Route, RouteTable
+from app.auth.authorization import STATIC_FILES
+from app.request.route_table import Access, Route, RouteTable
 from devstack.proxy import Proxy
 from tests.upstreams import Upstream
 from tests.wire import Wire, bearer, call, request

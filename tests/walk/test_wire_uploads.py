@@ -28,7 +28,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 #: tests/walk/conftest.py
 MAX_BUFFERED_BODY = 100_000
 
-#: Below and above what the proxy reads whole (app/streaming.py, WHOLE and PIECE).
+#: Below and above what the proxy reads whole (app/upstream/streaming.py, WHOLE and PIECE).
 SIZES = (1, 1000, 64 * 1024, 64 * 1024 + 1, 256 * 1024, 1_000_000)
 
 
@@ -313,6 +313,7 @@ def test_an_early_answer_and_a_closed_connection_are_an_answer_or_502(
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.slow
 def test_an_early_refusal_ends_an_upload_that_mlflow_does_not_read(
     front: Proxy, upstream: Upstream, key: str
 ) -> None:

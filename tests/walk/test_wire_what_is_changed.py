@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.headers import REMOVED_EVERYWHERE
+from app.upstream.headers import REMOVED_EVERYWHERE
 from devstack.proxy import Proxy
 from tests.upstreams import Answer, Received, Upstream, chunk, close, eventually, head, send, sized
 from tests.wire import Response, Wire, bearer, call, request
@@ -222,23 +222,24 @@ ELSEWHERE = {
     "limit fields": "walk/test_sdk_limits.py::test_each_answer_says_what_is_left",
     "forgotten keys": "faults/test_redis_rights.py"
     "::test_a_redis_that_forgets_ends_sessions_and_begins_the_counts",
-    "client address": "app/test_inbound.py::test_the_client_is_who_the_outermost_trusted_proxy_saw",
+    "client address": "app/request/test_inbound.py"
+    "::test_the_client_is_who_the_outermost_trusted_proxy_saw",
     "unusable address": "walk/test_wire_callers.py"
     "::test_a_caller_without_a_usable_address_is_counted_and_logged_once",
-    "session cookies": "app/test_credentials.py::test_the_session_cookies_of_a_request",
+    "session cookies": "app/request/test_credentials.py::test_the_session_cookies_of_a_request",
     "long head": "walk/test_wire_heads.py::test_the_head_is_measured_as_a_whole",
     "slow client": "walk/test_wire_heads.py::test_a_head_that_comes_byte_by_byte_is_ended",
     "full worker": "walk/test_wire_heads.py"
     "::test_max_connections_of_stalled_clients_do_not_silence_health",
     "body budget": "walk/test_wire_heads.py"
     "::test_chunked_bodies_have_a_budget_and_come_back_when_there_is_room",
-    "interim answers": "app/test_response_head.py::test_interim_answers_are_skipped",
-    "odd framing": "app/test_response_head.py::test_an_unusual_answer_passes",
-    "unreadable answer": "app/test_response_head.py::test_a_head_without_an_end_is_ended",
-    "early refusal": "app/test_response_head.py"
+    "interim answers": "app/upstream/test_response_head.py::test_interim_answers_are_skipped",
+    "odd framing": "app/upstream/test_response_head.py::test_an_unusual_answer_passes",
+    "unreadable answer": "app/upstream/test_response_head.py::test_a_head_without_an_end_is_ended",
+    "early refusal": "app/upstream/test_response_head.py"
     "::test_a_refusal_before_the_end_of_an_upload_is_passed_on",
-    "full pool": "app/test_forwarding.py::test_a_full_pool_of_mlflows_may_be_repeated",
-    "full pool, read again": "app/test_forwarding.py"
+    "full pool": "app/upstream/test_forwarding.py::test_a_full_pool_of_mlflows_may_be_repeated",
+    "full pool, read again": "app/upstream/test_forwarding.py"
     "::test_a_read_that_found_a_full_pool_is_sent_again",
     "refused proxy": "faults/test_refusing_mlflow.py"
     "::test_nobodys_key_is_blamed_for_the_proxys_credentials",
@@ -259,7 +260,7 @@ ELSEWHERE = {
     "full folder": "faults/test_instance_folder.py::test_no_request_fails_and_the_instance_lives",
     "audit file": "walk/test_wire_audit.py"
     "::test_a_line_that_cannot_be_written_goes_to_stderr_and_the_write_goes_on",
-    "long log values": "app/test_record.py::test_a_long_path_is_cut",
+    "long log values": "app/observability/test_record.py::test_a_long_path_is_cut",
 }
 
 

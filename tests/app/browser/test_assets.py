@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from app.browser.assets import STEP, Copies, Copy, _gzip
-from app.errors import BrokenTransfer
-from app.record import Record
+from app.observability.record import Record
+from app.request.errors import BrokenTransfer
 
 
 def copy_of(size: int) -> Copy:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from app.browser.charts import HEIGHT, WIDTH, WINDOW, Chart, draw
-from app.browser.samples import Point
+from app.observability.samples import Point
 
 NOW = 1_000_000.0
 

@@ -1,0 +1,103 @@
+"""`flask circuit show` and `flask circuit reset`: the circuits of this machine's instances."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from app.state.circuits import CircuitBoard, instances
+from app.state.instance_store import FILE
+from config import Settings
+
+NAMES = ("mlflow", "auth_service")
+
+#: Where gunicorn.conf.py makes an instance's folder (app/server/instance.py).
+PLACES = ("/dev/shm", tempfile.gettempdir())
+
+#: Seconds in which every worker should have done what was asked for.
+PATIENCE = 5.0
+
+
+def circuit(settings: Settings) -> click.Group:
+    """The group `circuit`."""
+
+    @click.group("circuit")
+    def group() -> None:
+        """The circuits to MLflow and to the auth service, in each worker of an instance."""
+
+    choice = click.option(
+        "--instance",
+        "folder",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="The instance's folder; by default INSTANCE_FOLDER, or what is found here.",
+    )
+
+    @group.command("show")
+    @choice
+    @click.option("--json", "as_json", is_flag=True)
+    def show(folder: Path | None, as_json: bool) -> None:
+        """Print the state of each circuit: closed (in use), open (left alone), half-open."""
+        found = _instances(settings, folder)
+        if as_json:
+            click.echo(json.dumps([_document(*one) for one in found.items()], indent=2))
+            return
+        for place, board in found.items():
+            click.echo(f"instance {place}")
+            for worker in board.workers():
+                states = "  ".join(f"{name}: {state}" for name, state in worker.circuits.items())
+                note = "" if worker.alive else "  (says nothing any more: frozen?)"
+                click.echo(f"  worker {worker.pid:<8} {states}{note}")
+
+    @group.command("reset")
+    @click.argument("names", nargs=-1, type=click.Choice(NAMES))
+    @choice
+    def reset(names: tuple[str, ...], folder: Path | None) -> None:
+        """Close the circuits of all workers, at once: those to NAMES, or both."""
+        found = _instances(settings, folder)
+        if len(found) > 1:
+            listed = "\n".join(f"  --instance {place}" for place in found)
+            raise click.ClickException(f"There are several instances here; choose:\n{listed}")
+        _reset(*found.popitem(), names or NAMES)
+
+    return group
+
+
+def _reset(folder: Path, board: CircuitBoard, names: tuple[str, ...]) -> None:
+    """Asks, and waits until each worker has done it, or PATIENCE is over."""
+    if not board.reset(names):
+        raise click.ClickException(f"{folder}: the workers cannot be asked.")
+    deadline = time.monotonic() + PATIENCE
+    while (late := board.late()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    done = [worker for worker in board.workers() if worker.pid not in late]
+    click.echo(f"Closed: {', '.join(names)}; in {len(done)} workers of {folder}.")
+    if late:
+        listed = ", ".join(str(pid) for pid in late)
+        raise click.ClickException(f"No answer from: {listed}. Frozen? They do it when they wake.")
+
+
+def _instances(settings: Settings, folder: Path | None) -> dict[Path, CircuitBoard]:
+    """The instances that are meant, by folder; a ClickException where there is none."""
+    places = [Path(place) for place in dict.fromkeys(PLACES)]
+    named = folder or (Path(settings.instance_folder) if settings.instance_folder else None)
+    made = (file.parent for place in places for file in sorted(place.glob(f"hokusai-*/{FILE}")))
+    found = instances([named] if named else made)
+    if not found:
+        where = str(named) if named else " and ".join(map(str, places))
+        raise click.ClickException(
+            f"No worker of a proxy is found in {where}. Run this on the proxy's machine or in its "
+            "container, as its user; with INSTANCE_FOLDER, if the proxy has one."
+        )
+    return found
+
+
+def _document(folder: Path, board: CircuitBoard) -> dict[str, object]:
+    return {
+        "instance": str(folder),
+        "workers": [
+            {"pid": worker.pid, "alive": worker.alive, "circuits": worker.circuits}
+            for worker in board.workers()
+        ],
+    }

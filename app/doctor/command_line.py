@@ -1,0 +1,207 @@
+"""What a check script is told: the deployment's address, the key, how long to wait.
+
+The address comes from `--uri` or MLFLOW_TRACKING_URI, the key from the environment only:
+a key on a command line is seen by everyone who can list processes.
+"""
+
+import argparse
+import base64
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+from urllib.parse import quote, urlsplit
+
+from app.doctor.steps import EXIT_USAGE
+
+PREFIXES = ("/api/mlflow", "/mlflow")  # the longer one first: it ends with the shorter
+KEY_VARIABLES = ("HOKUSAI_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A deployment's address: `root` such as "https://host:8443" without a final slash, `prefix`
+    one of `PREFIXES`; `added` tells that the prefix was not given but is ours."""
+
+    root: str
+    prefix: str
+    added: bool = False
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.root + self.prefix
+
+    @property
+    def tls(self) -> bool:
+        return self.root.startswith("https:")
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.root).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.root).port or (443 if self.tls else 80)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The answers to every common question; `timeout` in seconds, `key_source` a variable's name,
+    `ca_file` an absolute path or "" for the usual authorities."""
+
+    target: Target
+    key: str = field(repr=False)
+    key_source: str
+    timeout: float
+    ca_file: str
+    env_proxies: bool
+    json: bool
+
+    def facts(self) -> dict[str, str]:
+        """The heading of a report; the key itself is not in it."""
+        note = {"note": f"{self.target.prefix} was added to the given address"}
+        return {
+            "tracking URI": self.target.tracking_uri,
+            **(note if self.target.added else {}),
+            "key": f"from {self.key_source}",
+        }
+
+
+class UsageError(Exception):
+    """The script was called wrongly; its text is for the person who called it."""
+
+
+def read_target(uri: str) -> Target:
+    """Take a tracking URI, or a base to which /api/mlflow is added.
+
+    Raises:
+        UsageError: it is no http address, or it holds a password or a query.
+    """
+    parts = urlsplit(uri.strip().rstrip("/"))
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UsageError(
+            "The URI must not hold a user, a password or a query. A key there works with MLflow's "
+            "client, but the client prints the URI, with the key, in its 'View run' line. Set "
+            "MLFLOW_TRACKING_TOKEN instead, and replace a key that was printed."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError("The URI must begin with http:// or https:// and name a host.")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise UsageError("The URI's port is not a number between 0 and 65535.") from None
+    base = f"{parts.scheme}://{parts.netloc}{parts.path}"
+    for prefix in PREFIXES:
+        if base.endswith(prefix):
+            return Target(base.removesuffix(prefix), prefix)
+    return Target(base, PREFIXES[0], added=True)
+
+
+def read_key(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The key and the name of the variable that held it; empty variables count as unset.
+
+    Raises:
+        UsageError: no variable holds a key, or what it holds cannot go into a header.
+    """
+    for name in KEY_VARIABLES:
+        if key := environ.get(name, "").strip():
+            check_key(key, name)
+            return key, name
+    raise UsageError(f"No API key: set {KEY_VARIABLES[0]} (or {' or '.join(KEY_VARIABLES[1:])}).")
+
+
+def check_key(key: str, source: str) -> None:
+    """Raises UsageError for what no key can be; `source` is where it comes from."""
+    if not (key and key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError(
+            f"The key from {source} is empty, or holds a space, a line break or a letter that no "
+            "key has."
+        )
+
+
+def redactor(key: str) -> Callable[[str], str]:
+    """A function that replaces the key in a text, also as Basic credential or URL-encoded."""
+    basic = base64.b64encode(f"api-key:{key}".encode()).decode()
+    forms = sorted({key, basic, quote(key, safe="")}, key=len, reverse=True)
+
+    def redact(text: str) -> str:
+        for form in forms:
+            text = text.replace(form, "[key]")
+        return text
+
+    return redact
+
+
+def make_parser(description: str, timeout: float) -> argparse.ArgumentParser:
+    """The common options; `timeout` is the default in seconds."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"The key is read from {', else '.join(KEY_VARIABLES)}.",
+    )
+    add = parser.add_argument
+    add("--uri", help="tracking URI or base of the deployment (default: MLFLOW_TRACKING_URI)")
+    add("--timeout", type=float, default=timeout, metavar="SECONDS", help="default: %(default)g")
+    add("--ca-file", default="", metavar="PATH", help="certificate authorities to trust instead")
+    add("--use-env-proxies", action="store_true", help="go through HTTP_PROXY and HTTPS_PROXY")
+    add("--json", action="store_true", help="print one JSON document instead of lines")
+    return parser
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    environ: Mapping[str, str],
+    packages: Sequence[str] = ("requests",),
+) -> tuple[Options, argparse.Namespace]:
+    """Read the command line and the environment; ends the process with status 2 if that fails.
+
+    Args:
+        packages: import names that the script cannot do without.
+    """
+    arguments, unknown = parser.parse_known_args(argv)
+    try:
+        if unknown:
+            _complain_about(unknown)
+        _require(packages)
+        return _options(arguments, environ), arguments
+    except UsageError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+
+
+def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
+    uri = arguments.uri or environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise UsageError("No address: give --uri, or set MLFLOW_TRACKING_URI.")
+    if not arguments.timeout > 0:
+        raise UsageError("--timeout must be more than 0 seconds.")
+    if arguments.ca_file and not os.path.isfile(arguments.ca_file):
+        raise UsageError("--ca-file names no file.")
+    key, source = read_key(environ)
+    return Options(
+        target=read_target(uri),
+        key=key,
+        key_source=source,
+        timeout=arguments.timeout,
+        ca_file=arguments.ca_file and os.path.abspath(arguments.ca_file),
+        env_proxies=arguments.use_env_proxies,
+        json=arguments.json,
+    )
+
+
+def _complain_about(unknown: Sequence[str]) -> NoReturn:
+    """Name the unknown options without their values: one of these may be a key."""
+    names = [word.split("=")[0] for word in unknown if word.startswith("--")]
+    what = f"Unknown: {', '.join(names)}." if names else "There is an argument too many."
+    raise UsageError(f"{what} A key is not given here but in {KEY_VARIABLES[0]}. See --help.")
+
+
+def _require(packages: Sequence[str]) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        wanted = " ".join("mlflow-skinny" if name == "mlflow" else name for name in missing)
+        raise UsageError(f"Not installed here: python3 -m pip install {wanted}")

@@ -1,0 +1,86 @@
+"""create_app: builds the services, mounts what serves them, and stops there.
+
+The request's way is in proxy.py; docs/architecture.md draws it.
+"""
+
+from functools import partial
+
+from flask import Flask, Request
+from flask.sessions import NullSession, SessionInterface
+
+from app import commands, proxy, responses
+from app.browser import api_description, assets, forms, pages, status
+from app.browser.sign_in import SignIn
+from app.health import endpoints as health
+from app.health import self_test
+from app.observability import audit, metrics_page
+from app.observability.condition_metrics import count_dropped
+from app.observability.metrics import count_refused_head
+from app.server.hooks import WorkerHooks
+from app.services import Services, build
+from config import Settings
+
+
+def create_app(settings: Settings) -> Flask:
+    """The WSGI application for these settings. Connects to nothing yet."""
+    services = build(settings)
+    app = Flask("app", static_folder=None)
+    app.session_interface = _NoSessions()
+    app.url_map.merge_slashes = False  # `//` is refused by the pipeline, not redirected
+    app.url_map.strict_slashes = True
+    responses.install(app, settings.trusted_proxy_hops, settings.mlflow_server_url, audit.write)
+    _mount_health(app, services)
+    app.register_blueprint(proxy.blueprint(services))
+    _mount_pages(app, services)
+    commands.add(app.cli, services)
+    if settings.otel_enabled:
+        from app.observability import telemetry  # an extra: requirements/telemetry.in
+
+        telemetry.trace(app)
+    WorkerHooks(
+        start=services.start,
+        stop=services.stop,
+        drain=services.drain,
+        count_refused=count_refused_head,
+        count_dropped=count_dropped,
+        error_page=partial(pages.page_without_request, app),
+    ).attach(app.extensions)
+    services.revocations.start()
+    return app
+
+
+def _mount_health(app: Flask, services: Services) -> None:
+    """Health, the self-test and the metrics: beside the pipeline, never through it."""
+    authenticate = services.authenticator.authenticate
+    app.register_blueprint(
+        health.blueprint(services.results, services.readiness, services.inside, authenticate)
+    )
+    app.register_blueprint(metrics_page.blueprint(services.metrics_folder))
+    hops = services.settings.trusted_proxy_hops
+    app.register_blueprint(self_test.blueprint(authenticate, hops))
+
+
+def _mount_pages(app: Flask, services: Services) -> None:
+    """Sign-in, the status page, the API's description, and MLflow's static files, which need no
+    key."""
+    sign_in = SignIn(services)
+    app.register_blueprint(api_description.blueprint())
+    app.register_blueprint(
+        assets.blueprint(
+            partial(proxy.permit_anybody, services), partial(proxy.pass_on_for_anybody, services)
+        )
+    )
+    app.register_blueprint(forms.blueprint(sign_in))
+    app.register_blueprint(status.blueprint(services, sign_in.asking))
+
+
+class _NoSessions(SessionInterface):
+    """Flask's sessions are not used: nothing is looked for, made or saved for a request."""
+
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        return self._none
+
+    def is_null_session(self, obj: object) -> bool:
+        return True

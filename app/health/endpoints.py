@@ -1,0 +1,73 @@
+"""Health over HTTP: /health is liveness, /ready readiness, /api/health/mlflow the whole state.
+
+Answers are shared by the workers of an instance and kept for HEALTH_CACHE_TTL (results.py), so
+that probing the proxy hard does not load MLflow, and a part that hangs does not hold the answer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from app.health.checks import CHECKS, overall
+from app.health.diagnosis import UNHEALTHY
+from app.health.internals import Inside
+from app.health.readiness import Readiness, document
+from app.health.results import Check, SharedResults
+from app.request.credentials import Credentials, Ticket, identify
+from app.request.inbound import check_query, client_address
+from app.responses import json_response
+from config.version import VERSION
+
+COMPREHENSIVE = (
+    "/api/health",
+    "/api/health/mlflow",
+    "/api/mlflow/health/mlflow",
+    "/mlflow/health/mlflow",
+)
+
+
+def blueprint(
+    results: SharedResults,
+    readiness: Readiness,
+    inside: Inside,
+    authenticate: Callable[[Credentials | Ticket, str], object],
+) -> Blueprint:
+    """The routes. Public ones hold no internal address; the detailed ones want any valid key:
+    `authenticate` raises for any other."""
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/health")
+    def live() -> Response:
+        return json_response({"status": "healthy", "version": VERSION})
+
+    @routes.get("/ready")
+    def ready() -> Response:
+        missing, odd = readiness.look()
+        return json_response(document(missing, odd, VERSION), 503 if missing else 200)
+
+    def comprehensive() -> Response:
+        checks = results.of(*CHECKS)
+        return _state(checks, {name: check.public() for name, check in checks.items()})
+
+    def detailed() -> Response:
+        check_query(request.query_string.decode("latin-1"))
+        hops = inside.settings.trusted_proxy_hops
+        authenticate(identify(request.environ, hops), client_address(request.environ, hops))
+        checks = results.of(*CHECKS)
+        shown = {name: check.detailed() for name, check in checks.items()}
+        return _state(checks, shown, {"internal": inside.page(results)})
+
+    for path in COMPREHENSIVE:
+        routes.add_url_rule(path, "comprehensive", comprehensive)
+        if path != "/api/health":
+            routes.add_url_rule(f"{path}/detailed", "detailed", detailed)
+    return routes
+
+
+def _state(
+    checks: dict[str, Check], shown: dict[str, Any], more: dict[str, Any] | None = None
+) -> Response:
+    status = overall(checks)
+    content = {"status": status, "version": VERSION, "checks": shown} | (more or {})
+    return json_response(content, 503 if status == UNHEALTHY else 200)

@@ -1,0 +1,77 @@
+"""The self-test: what `flask doctor` cannot make happen from outside. For any valid key.
+
+- seen: how a request arrived here, after everything that stands in front;
+- broken-transfer: a download that breaks off in the middle, as one does when MLflow dies;
+- refused: 503 with a Retry-After, as in an overload.
+
+They stand under both prefixes, so that a load balancer routes them like the real thing.
+docs/decisions/doctor.md says why they exist.
+"""
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+
+from flask import Blueprint, Response, request
+
+from app.request.credentials import Credentials, Ticket, identify
+from app.request.errors import BrokenTransfer, Overloaded
+from app.request.inbound import check_query, client_address
+from app.responses import json_response
+
+PREFIXES = ("/api/mlflow", "/mlflow")
+
+#: Bytes that are sent before the transfer breaks: more than a hop holds back before it answers.
+BEFORE_THE_BREAK = 256 * 1024
+
+#: Seconds; anything that nobody else says.
+RETRY_AFTER = 7
+
+
+def blueprint(authenticate: Callable[[Credentials | Ticket, str], object], hops: int) -> Blueprint:
+    """The routes. `authenticate` raises for a key that is not valid; `hops` is
+    TRUSTED_PROXY_HOPS."""
+    routes = Blueprint("self_test", __name__)
+
+    def let_in() -> None:
+        check_query(request.query_string.decode("latin-1"))
+        authenticate(identify(request.environ, hops), client_address(request.environ, hops))
+
+    def seen() -> Response:
+        let_in()
+        return json_response(
+            {
+                "protocol": request.environ.get("SERVER_PROTOCOL"),
+                "host": request.environ.get("HTTP_HOST"),
+                "scheme": request.environ.get("HTTP_X_FORWARDED_PROTO", request.scheme),
+                "client_ip": client_address(request.environ, hops),
+            }
+        )
+
+    def broken_transfer() -> Response:
+        let_in()
+        body = _breaks_off(request.environ.get("gunicorn.socket"))
+        return Response(body, content_type="application/octet-stream")
+
+    def refused() -> Response:
+        let_in()
+        raise Overloaded("This is the self-test's refusal; nothing is wrong.", RETRY_AFTER)
+
+    views: dict[str, Callable[[], Response]] = {
+        "seen": seen,
+        "broken-transfer": broken_transfer,
+        "refused": refused,
+    }
+    for prefix in PREFIXES:
+        for name, view in views.items():
+            routes.add_url_rule(f"{prefix}/health/mlflow/self-test/{name}", name, view)
+    return routes
+
+
+def _breaks_off(connection: socket.socket | None) -> Iterator[bytes]:
+    """Half of a body, in the way in which streaming.py ends what MLflow broke off."""
+    yield b"\0" * BEFORE_THE_BREAK
+    if connection is not None:
+        linger = struct.pack("ii", 1, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    raise BrokenTransfer("the self-test broke off, as it should")

@@ -1,0 +1,239 @@
+"""Limits: requests per key and hour, failed authentications per network, requests in flight.
+
+The counts stand in Redis, shared by all instances, one round trip for each request; a sliding
+window, so that no caller gets twice the limit around a full hour.
+
+While Redis is away the limits stay on: each instance grants its part (the limit divided by
+INSTANCES, at least 1), counted by its workers together, and goes back to the shared count by
+itself. That is the one thing here that is looser in an outage: what an instance grants then is
+counted from nothing, and is not added to the shared count afterwards. Requests in flight are
+counted by each worker, and need no Redis. authentication.py says what an outage means for who is
+let in.
+"""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from flask import Flask
+from flask_limiter import Limiter
+from limits import RateLimitItemPerHour, RateLimitItemPerMinute
+from limits.limits import RateLimitItem
+
+from app.observability.metrics import FORWARDING, count_fallback, count_limit
+from app.request.addresses import network
+from app.request.credentials import Counted
+from app.request.errors import Overloaded, RateLimited
+from app.request.permit import Permit
+from app.request.principal import Principal
+from app.state.instance_store import InstanceStore
+from app.state.redis_link import RedisAway, RedisLink
+from app.state.windows import (
+    Windows,
+    count_as_the_limiter,
+    look,
+    remaining,
+    seconds_to_change,
+    seconds_to_wait,
+    take,
+)
+
+T = TypeVar("T")
+
+STRATEGY = "sliding-window-counter"
+
+USED_UP: dict[Counted, str] = {
+    "key": "This API key may make {requests} an hour, and has used them up.",
+    "session": "The browser sessions of this API key may make {requests} an hour, and have used "
+    "them up. Requests with the key itself are counted separately and go on.",
+}
+
+
+class Limits:
+    """The counted limits. `instances` (a number, 1 or more) is by how much a limit is divided
+    while Redis is away; `failure_limit` is in failed authentications per minute and address, or
+    /64 network of IPv6 addresses."""
+
+    def __init__(
+        self,
+        shared: Limiter,
+        link: RedisLink,
+        store: InstanceStore,
+        instances: int,
+        failure_limit: int,
+    ) -> None:
+        self._shared = shared
+        self._link = link
+        self._instances = instances
+        self._own = store
+        self._failures = RateLimitItemPerMinute(failure_limit)
+
+    def limit(self, permit: Permit, counted: Counted = "key") -> dict[str, str]:
+        """Counts one request of a key, or of its browser sessions; RateLimited if it is one too
+        many. What is left, as header fields of the answer; none for a key without a limit."""
+        return self.count(permit.principal, counted)
+
+    def count(self, principal: Principal, counted: Counted = "key") -> dict[str, str]:
+        """The same for what needs no permit: signing in."""
+        if principal.limit_per_hour is None:
+            return {}
+        item = RateLimitItemPerHour(principal.limit_per_hour)
+        granted, granting, windows = self._take(item, counted, principal.key_id)
+        count_limit(counted, granted)
+        if not granted:
+            sentence = USED_UP[counted].format(requests=_requests(item.amount))
+            raise _over(item, seconds_to_wait(granting, windows), sentence)
+        left, reset = remaining(granting, windows), seconds_to_change(granting, windows)
+        return _fields(item, left, math.floor(reset) + 1)
+
+    def check_failures(self, client_ip: str) -> None:
+        """RateLimited if too many authentications failed lately from this address, or from the /64
+        network of an IPv6 address: whoever has one address of it has them all."""
+        counted = network(client_ip)
+        wait = self._wait("address", counted, self._failures)
+        if wait:
+            count_limit("address", False)
+            where = f"address ({client_ip})"
+            if counted != client_ip:
+                where = f"network ({counted}, in which your address {client_ip} lies)"
+            raise _over(self._failures, wait, f"Too many failed authentications from your {where}.")
+
+    def note_failure(self, client_ip: str) -> None:
+        """Counts one failed authentication."""
+        self._take(self._failures, "address", network(client_ip))
+
+    def _take(self, item: RateLimitItem, *identity: str) -> tuple[bool, RateLimitItem, Windows]:
+        """Counts one, in Redis or by ourselves; False if it is over the limit. Then the limit that
+        was granted from, the whole or our part of it, and its windows."""
+        names = _quoted(identity)
+        try:
+            return self._in_redis(_taken, self._shared.storage, item, names)
+        except RedisAway:
+            count_fallback(identity[0])
+            return _taken(self._own, self._own_part(item), names)
+
+    def _wait(self, kind: str, who: str, item: RateLimitItem) -> float:
+        """Seconds until one more would be granted; 0 if it would be now."""
+        names = _quoted((kind, who))
+        try:
+            return seconds_to_wait(item, self._in_redis(look, self._shared.storage, item, names))
+        except RedisAway:
+            part = self._own_part(item)
+            return seconds_to_wait(part, look(self._own, part, names))
+
+    def _in_redis(self, command: Callable[..., T], *arguments: Any) -> T:
+        """Through the guard; with memory:// there is nothing to guard."""
+        if self._link.client is None:
+            return command(*arguments)
+        return self._link.call(command, *arguments)
+
+    def _own_part(self, item: RateLimitItem) -> RateLimitItem:
+        return type(item)(max(1, item.amount // self._instances) if item.amount else 0)
+
+
+def _taken(
+    storage: Any, item: RateLimitItem, names: tuple[str, ...]
+) -> tuple[bool, RateLimitItem, Windows]:
+    granted, windows = take(storage, item, names)
+    return granted, item, windows
+
+
+def _over(item: RateLimitItem, seconds: float, sentence: str) -> RateLimited:
+    wait = math.floor(seconds) + 1
+    return RateLimited(
+        f"{sentence} Wait {wait} s and repeat the request.", wait, _fields(item, 0, wait)
+    )
+
+
+def _fields(item: RateLimitItem, left: int, seconds: int) -> dict[str, str]:
+    """What is left of a limit, and until when, as header fields."""
+    return {
+        "X-RateLimit-Limit": str(item.amount),
+        "X-RateLimit-Remaining": str(left),
+        "X-RateLimit-Reset": str(math.ceil(time.time()) + seconds),
+    }
+
+
+def _requests(requests: int) -> str:
+    return f"{requests} request" + ("" if requests == 1 else "s")
+
+
+def _quoted(identity: tuple[str, ...]) -> tuple[str, ...]:
+    """Names without the characters that have a meaning in the library's keys: / { }."""
+    return tuple(quote(name, safe="@:") for name in identity)
+
+
+def shared_limiter(app: Flask, link: RedisLink) -> Limiter:
+    """flask-limiter on the same Redis as the cache. Its own limits stay empty: it counts when the
+    walk says so, after authentication, and never by itself before."""
+    url, options = "memory://", {}
+    if link.client is not None:
+        url, options = "link://", {"client": link.client}
+        link.exercise = count_as_the_limiter
+    return Limiter(
+        key_func=lambda: "", app=app, strategy=STRATEGY, storage_uri=url, storage_options=options
+    )
+
+
+class InFlight:
+    """How many requests this worker is forwarding, in all and for each key: so that one key's slow
+    transfers cannot take everybody's place. Those without a key have a quarter of them together:
+    one person has as many networks of IPv6 addresses as it takes."""
+
+    def __init__(self, per_key: int, in_all: int) -> None:
+        self._per_key = per_key
+        self._in_all = in_all
+        self._of_strangers = max(1, in_all // 4)
+        self._guard = threading.Lock()
+        self._keys: Counter[str] = Counter()
+        self._strangers = 0
+        self.total = 0
+
+    def take(self, key_id: str, has_key: bool = True) -> "Place":
+        """A place among the requests in flight; Overloaded if there is none. Without a key,
+        `key_id` is what else is counted."""
+        with self._guard:
+            if self._keys[key_id] >= self._per_key:
+                count_limit("in_flight_of_key", False)
+                raise Overloaded(
+                    f"You have {self._per_key} requests under way on this worker, the most that "
+                    "a key, or an address without one, may have. Let some end, then repeat this.",
+                    1,
+                )
+            is_full = not has_key and self._strangers >= self._of_strangers
+            if is_full or self.total >= self._in_all:
+                count_limit("in_flight", False)
+                raise Overloaded("The proxy is busy; repeat the request in a moment.", 1)
+            self._keys[key_id] += 1
+            self.total += 1
+            self._strangers += not has_key
+        FORWARDING.inc()
+        return Place(self, key_id, has_key)
+
+    def give_back(self, key_id: str, has_key: bool) -> None:
+        """One place less; called by the Place."""
+        with self._guard:
+            self.total -= 1
+            self._strangers -= not has_key
+            self._keys[key_id] -= 1
+            if not self._keys[key_id]:
+                del self._keys[key_id]
+        FORWARDING.dec()
+
+
+class Place:
+    """One request's place in flight; leaving it twice does nothing."""
+
+    def __init__(self, in_flight: InFlight, key_id: str, has_key: bool) -> None:
+        self._in_flight: InFlight | None = in_flight
+        self._taken = (key_id, has_key)
+
+    def leave(self) -> None:
+        """The request and its response are over."""
+        if self._in_flight is not None:
+            self._in_flight.give_back(*self._taken)
+            self._in_flight = None

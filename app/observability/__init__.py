@@ -1,0 +1,1 @@
+"""What operators read: metrics, the log line of a request, audit, traces."""

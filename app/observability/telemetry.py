@@ -1,0 +1,117 @@
+"""Traces for OpenTelemetry: one span a request, from its head to the last byte of its answer.
+
+An extra (requirements/telemetry.in), imported only with OTEL_ENABLED. The SDK reads its own OTEL_*
+variables: where spans go, how many, under which name.
+
+The library's WSGI middleware would take host, query and user agent out of the request, and those
+can hold a key. So it is shown a request made of what we choose, and the app gets the real one, with
+the traceparent of our span: MLflow's span becomes its child, and the log has its trace id.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Flask, g
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from app.observability.metrics import METHODS
+from app.observability.record import Record, shown, without_keys
+from config.version import VERSION
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Any], Iterable[bytes]]
+
+#: Our name, unless OTEL_SERVICE_NAME gives another.
+SERVICE = "hokusai-mlflow-proxy"
+
+#: Where the request that the middleware is shown keeps the real one.
+REAL = "hokusai.environ"
+
+
+def trace(app: Flask) -> None:
+    """From now on each request of the app is a span, sent by OTLP over HTTP in the background."""
+    provider = TracerProvider(resource=_resource())
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    app.wsgi_app = traced(app.wsgi_app, provider)  # type: ignore[method-assign,assignment]
+
+
+def traced(app: Application, provider: TracerProvider) -> Application:
+    """The WSGI application, with a span around each request."""
+    middleware: Any = OpenTelemetryMiddleware(
+        _with_real_request(app),
+        response_hook=_describe,
+        tracer_provider=provider,
+        meter_provider=NoOpMeterProvider(),
+    )
+
+    def outer(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        answer: Iterable[bytes] = middleware(_presentable(environ), start_response)
+        return answer
+
+    return outer
+
+
+def _presentable(environ: Environ) -> Environ:
+    """What the middleware is shown of a request, and keeps: no key anywhere in it."""
+    method = environ["REQUEST_METHOD"]
+    target: str = environ.get("RAW_URI") or environ["PATH_INFO"]
+    path = shown(target.partition("?")[0])
+    presentable = {
+        "REQUEST_METHOD": method if method in METHODS else "_OTHER",
+        "PATH_INFO": path,
+        "RAW_URI": path,
+        "wsgi.url_scheme": environ["wsgi.url_scheme"],
+        "SERVER_NAME": SERVICE,
+        "SERVER_PROTOCOL": environ["SERVER_PROTOCOL"],
+        REAL: environ,
+    }
+    for name in ("HTTP_TRACEPARENT", "HTTP_TRACESTATE"):
+        if (value := environ.get(name)) and value == without_keys(value):
+            presentable[name] = value
+    return presentable
+
+
+def _with_real_request(app: Application) -> Application:
+    def inner(presentable: Environ, start_response: Any) -> Iterable[bytes]:
+        environ = presentable[REAL]
+        carrier: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(carrier)
+        environ.update({f"HTTP_{name.upper()}": value for name, value in carrier.items()})
+
+        def begin(status: str, *rest: Any) -> Any:
+            # The middleware wants a reason phrase, and MLflow need not send one.
+            return start_response(status if " " in status else f"{status} ", *rest)
+
+        return app(environ, begin)
+
+    return inner
+
+
+def _describe(span: Span, environ: Environ, status: str, headers: list[tuple[str, str]]) -> None:
+    """What is known when the answer begins; the span's name must not vary without end."""
+    record: Record = g.record
+    route = record.route.template if record.route is not None else None
+    span.update_name(f"{environ['REQUEST_METHOD']} {route or record.kind}")
+    known = {
+        "http.route": route,
+        "hokusai.operation": record.operation,
+        "hokusai.kind": record.kind,
+        "hokusai.outcome": record.outcome,
+        "hokusai.request_id": record.request_id,
+        "hokusai.user_id": record.principal.user_id if record.principal else None,
+        "hokusai.key_id": record.principal.key_id if record.principal else None,
+    }
+    span.set_attributes({name: value for name, value in known.items() if value is not None})
+
+
+def _resource() -> Resource:
+    """Who we are, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise."""
+    ours = Resource({"service.name": SERVICE, "service.version": VERSION})
+    return ours.merge(OTELResourceDetector().detect())

@@ -1,1 +1,0 @@
-"""What operators live with: health, metrics, commands; beside the walk, never through it."""

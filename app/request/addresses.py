@@ -1,0 +1,102 @@
+"""Client addresses: from what a proxy in front wrote, and the network by which a client is counted.
+
+RFC 7239 section 6 lists the forms of an entry. Some load balancers add the client's port.
+"""
+
+import ipaddress
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+log = logging.getLogger("hokusai.addresses")
+
+#: The address of a peer on a unix socket. The auth service accepts only an IP address, and such a
+#: peer is on this machine.
+LOCAL = "127.0.0.1"
+
+#: IPv6 addresses that a translator writes, each for an IPv4 address (NAT64 and SIIT: RFC 6052,
+#: RFC 8215, RFC 7915). Neighbours there have nothing in common.
+_OF_IPV4 = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")))
+
+_WITH_PORT = re.compile(r"(?:\[([^][]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
+
+#: Why the peer's address is used instead of an entry of X-Forwarded-For.
+FALLBACKS = {
+    "missing": "X-Forwarded-For has fewer entries than TRUSTED_PROXY_HOPS",
+    "unusable": "the X-Forwarded-For entry of the outermost trusted proxy is not an IP address",
+}
+
+
+class ClientAddress(NamedTuple):
+    """An IP address without port, brackets or zone. `fallback` is a key of FALLBACKS where it is
+    the peer's address, although a proxy is trusted to name the client; else None."""
+
+    text: str
+    fallback: str | None
+
+
+def find_client(environ: Mapping[str, Any], hops: int) -> ClientAddress:
+    """The client's address as the outermost trusted proxy saw it.
+
+    Each of the `hops` trusted proxies appends its peer to X-Forwarded-For. The client is the entry
+    `hops` places from the end. Entries further left come from the client itself. Empty entries
+    count: a proxy that appends nothing usable must not shift the client's own entry into its place.
+    """
+    peer = parse(environ.get("REMOTE_ADDR", "")) or LOCAL  # unix sockets: empty, or a path
+    if hops == 0:
+        return ClientAddress(peer, None)
+    entry = forwarded_entry(environ.get("HTTP_X_FORWARDED_FOR", ""), hops)
+    if entry is None:
+        return ClientAddress(peer, "missing")
+    address = LOCAL if entry == "unix:" else parse(entry)  # nginx's own peer on a unix socket
+    return ClientAddress(address, None) if address else ClientAddress(peer, "unusable")
+
+
+def forwarded_entry(value: str, hops: int) -> str | None:
+    """The entry of the outermost of `hops` trusted proxies, blanks stripped; None where there are
+    fewer entries. The server joins repeated header lines with commas."""
+    entries = value.split(",")
+    return entries[-hops].strip() if len(entries) >= hops and value.strip() else None
+
+
+def parse(entry: str) -> str | None:
+    """The IP address in an entry, without quotes, brackets, port and zone; IPv4 where it is mapped
+    into IPv6. None if there is none ("unknown", "_hidden", a host name)."""
+    bare = entry.strip().strip('"')
+    if found := _WITH_PORT.fullmatch(bare):
+        bare = found[1] or found[2]
+    try:
+        address = ipaddress.ip_address(bare.partition("%")[0])
+    except ValueError:
+        return None
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def network(address: str) -> str:
+    """What stays the same for one client: an IPv4 address, or one that stands for it, or the /64 of
+    another IPv6 address, within which a machine changes its address by itself (RFC 8981)."""
+    parsed = parse(address)
+    if parsed is None or ":" not in parsed:
+        return parsed or address
+    if any(ipaddress.IPv6Address(parsed) in addresses for addresses in _OF_IPV4):
+        return parsed
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+_warned: set[str] = set()
+
+
+def note_fallback(client: ClientAddress, hops: int, count: Callable[[str], None]) -> None:
+    """Counts a fallback by its kind, and logs the first one of each kind in this worker."""
+    if client.fallback is None:
+        return
+    count(client.fallback)
+    if client.fallback not in _warned:
+        _warned.add(client.fallback)
+        log.warning(
+            "%s (%d): requests are counted for the address of the proxy in front (%s)",
+            FALLBACKS[client.fallback],
+            hops,
+            client.text,
+        )

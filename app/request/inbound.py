@@ -1,0 +1,246 @@
+"""Inbound: the request as it arrived, read once, immutable.
+
+The path is taken from the raw request line, not from WSGI's PATH_INFO, which is decoded: what is
+authorized must be, byte for byte, what goes on to MLflow. `path` is that string; `decoded_path` is
+how MLflow will read it (it decodes once) and is what the route table is asked about.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, unquote_plus
+
+from app.request.addresses import find_client, note_fallback
+from app.request.artifact_names import artifact_name, check_artifact_name
+from app.request.errors import BadRequest, LoopDetected
+
+#: Both public prefixes; the rest of the path is MLflow's.
+PREFIXES = ("/api/mlflow", "/mlflow")
+
+#: The methods that are passed on; the pipeline and the pages beside it know no other.
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+#: Query parameters in which people put keys. A key in a URL ends up in logs and histories.
+KEY_PARAMETERS = frozenset("api_key apikey api-key x-api-key x_api_key access_token".split())
+
+#: Query parameters with which MLflow names a file below an artifact root.
+FILE_PARAMETERS = frozenset(("path", "artifact_file_path", "artifact_directory_path"))
+
+#: What each request to MLflow carries. Whoever gets it back is not MLflow, but one of our proxies;
+#: see docs/decisions/doctor.md.
+HOP = {"X-Hokusai-Hop": "1"}
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PLAIN_QUERY = re.compile(r"[\x21\x22\x24-\x7e]*")  # printable ASCII, no blank, no fragment
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DOT_SEGMENT = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
+_EMPTY_SEGMENT = re.compile(r"(?:(?i:https?)://[^/]*)?(?P<prefix>/api/mlflow|/mlflow)//(?!/)")
+_KEY_SHAPED = re.compile(r"hk_(?:live|test)_\w{6}")
+_WHOLE_KEY = re.compile(r"hk_(?:live|test)_[A-Za-z0-9]{16}")  # no name of a file or a model
+
+KEY_IN_URL = (
+    "An API key must not be in the URL, where logs keep it. Send it as the header "
+    "'Authorization: Bearer <key>' or 'X-API-Key: <key>', and replace this key."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """One request. `path` and `query` (without "?") go on to MLflow as they are; `content_length`
+    is None for a chunked body, which `chunked` tells; `headers` maps WSGI's HTTP_* names."""
+
+    request_id: str
+    method: str
+    prefix: str
+    path: str
+    decoded_path: str
+    query: str
+    client_ip: str
+    scheme: str
+    host: str
+    traceparent: str | None
+    content_length: int | None
+    chunked: bool
+    environ: Mapping[str, Any]
+
+
+def receive(
+    environ: Mapping[str, Any],
+    request_id: str,
+    hops: int,
+    count_fallback: Callable[[str], None] = lambda reason: None,
+) -> Inbound:
+    """Reads the request from a WSGI environment with gunicorn's RAW_URI in it.
+
+    Where the client's address is unknown and that of the proxy in front is used, `count_fallback`
+    gets the reason.
+
+    Raises BadRequest for a path that MLflow and we could read differently, or a key in the URL.
+    """
+    target, _, query = _origin_form(environ["RAW_URI"]).partition("?")
+    prefix, path = _strip_prefix(target)
+    decoded = checked_path(path)
+    if _WHOLE_KEY.search(decoded):
+        raise BadRequest(KEY_IN_URL)
+    check_query(query)
+    _check_coding(environ.get("HTTP_TRANSFER_ENCODING", ""))
+    length = environ.get("CONTENT_LENGTH")
+    client = find_client(environ, hops)
+    note_fallback(client, hops, count_fallback)
+    return Inbound(
+        request_id=request_id,
+        method=environ["REQUEST_METHOD"],
+        prefix=prefix,
+        path=path,
+        decoded_path=decoded,
+        query=query,
+        client_ip=client.text,
+        scheme=scheme_of(environ, hops),
+        host=public_host(environ, hops),
+        traceparent=_traceparent(environ),
+        content_length=int(length) if length else None,
+        chunked="HTTP_TRANSFER_ENCODING" in environ,
+        environ=environ,
+    )
+
+
+def _check_coding(codings: str) -> None:
+    """Refuses a body in a transfer coding such as gzip: MLflow takes none, and without the field,
+    which is not passed on, it would take the coded bytes for the content."""
+    if set(re.split(r"[ \t]*,[ \t]*", codings.lower().strip())) - {"", "identity", "chunked"}:
+        raise BadRequest(
+            "The only Transfer-Encoding of a request may be chunked. Compressed content is named "
+            "in Content-Encoding."
+        )
+
+
+def without_empty_segment(application: Callable[..., Any]) -> Callable[..., Any]:
+    """The WSGI application, for requests without one empty segment right behind the prefix.
+
+    Clients send it (`/api/mlflow//api/2.0/…`) that join a base with a trailing slash and a path. It
+    is taken off before anything is routed or judged; a second one, or an encoded one, stays.
+    """
+
+    def normalised(environ: dict[str, Any], start_response: Any) -> Any:
+        target = environ.get("RAW_URI", "")
+        found = _EMPTY_SEGMENT.match(target)
+        if found:
+            environ["RAW_URI"] = target[: found.end() - 1] + target[found.end() :]
+            head = f"{found['prefix']}/"
+            environ["PATH_INFO"] = head + environ["PATH_INFO"][len(head) + 1 :]
+        return application(environ, start_response)
+
+    return normalised
+
+
+def request_id_of(environ: Mapping[str, Any]) -> str:
+    """The caller's X-Request-ID if it is usable as one, else a fresh one. Something that looks
+    like a key is not repeated."""
+    given: str = environ.get("HTTP_X_REQUEST_ID", "")
+    if _REQUEST_ID.fullmatch(given) and not _KEY_SHAPED.search(given):
+        return given
+    return os.urandom(16).hex()
+
+
+def refuse_loop(environ: Mapping[str, Any]) -> None:
+    """LoopDetected for a request that one of our proxies sent, taking us for its MLflow."""
+    if environ.get("HTTP_X_HOKUSAI_HOP") == HOP["X-Hokusai-Hop"]:
+        raise LoopDetected(
+            "MLFLOW_SERVER_URL points back at this proxy, or at another one, instead of at MLflow. "
+            "Whoever runs it must set it to MLflow's own address."
+        )
+
+
+def client_address(environ: Mapping[str, Any], hops: int) -> str:
+    """The address of the client as seen by the outermost of `hops` trusted proxies."""
+    return find_client(environ, hops).text
+
+
+def checked_path(path: str) -> str:
+    """The decoded form of a raw path; BadRequest if the path is ambiguous.
+
+    Refused: dot segments and backslashes (plain or encoded), `//`, NUL and other control
+    characters, a percent sign that escapes nothing, and escapes that are not UTF-8. An artifact's
+    name may have an encoded backslash, and encoded control characters but the line feed, for which
+    MLflow has no route; it is judged by what MLflow decodes it to (InvalidName).
+    """
+    if _BAD_ESCAPE.search(path):
+        raise BadRequest("The path has a percent sign that escapes nothing; encode it as %25.")
+    try:
+        decoded = unquote(path, errors="strict")
+    except UnicodeDecodeError:
+        raise BadRequest("The path has percent-escapes that are not UTF-8.") from None
+    if not path.isascii() or "#" in path:
+        raise BadRequest("The path has characters that must be percent-encoded.")
+    if "//" in decoded or "//" in path:
+        raise BadRequest("The path has an empty segment (//); remove the second slash.")
+    if _DOT_SEGMENT.search(decoded):
+        raise BadRequest("The path has a dot segment (. or ..), plain or encoded; resolve it.")
+    name = artifact_name(decoded)
+    is_control = _CONTROL.search(decoded if name is None else path)
+    if is_control or "\n" in decoded or "\\" in (path if name is not None else decoded):
+        raise BadRequest("The path has a backslash or a control character, plain or encoded.")
+    if name is not None:
+        check_artifact_name(name)
+    return decoded
+
+
+def check_query(query: str) -> None:
+    """BadRequest for a query that could not go on as it is, that has a key in it, or a file
+    parameter that climbs out of its folder."""
+    if not query:
+        return
+    if not _PLAIN_QUERY.fullmatch(query):
+        raise BadRequest("The query has characters that must be percent-encoded.")
+    for pair in query.split("&"):
+        raw_name, _, raw_value = pair.partition("=")
+        name = unquote_plus(raw_name).lower()
+        if name in KEY_PARAMETERS or _WHOLE_KEY.search(unquote_plus(pair)):
+            raise BadRequest(KEY_IN_URL)
+        if name in FILE_PARAMETERS:
+            check_artifact_name(unquote_plus(raw_value))
+
+
+def _origin_form(target: str) -> str:
+    """A request target without scheme and host, which it may have (RFC 9112 section 3.2.2)."""
+    if target.startswith("/"):
+        return target
+    scheme, separator, rest = target.partition("://")
+    if scheme.lower() not in ("http", "https") or not separator:
+        raise BadRequest("The request target must be a path.")
+    slash = rest.find("/")
+    return rest[slash:] if slash >= 0 else "/"
+
+
+def _strip_prefix(target: str) -> tuple[str, str]:
+    """The public prefix, and MLflow's path behind it (begins with a slash)."""
+    for prefix in PREFIXES:
+        if target.startswith(prefix + "/"):
+            return prefix, target[len(prefix) :]
+    raise BadRequest("The path's prefix must be written plainly: /api/mlflow/ or /mlflow/.")
+
+
+def scheme_of(environ: Mapping[str, Any], hops: int) -> str:
+    """http or https, as the client came to the outermost of `hops` trusted proxies. Most proxies
+    replace X-Forwarded-Proto, so there may be fewer entries than hops: then the first counts."""
+    entries = str(environ.get("HTTP_X_FORWARDED_PROTO", "")).split(",")
+    forwarded = entries[-min(hops, len(entries))].strip().lower() if hops else ""
+    return forwarded if forwarded in ("http", "https") else str(environ["wsgi.url_scheme"])
+
+
+def public_host(environ: Mapping[str, Any], hops: int) -> str:
+    """The host (with port, if it has one) that the client asked for. A trusted proxy in front that
+    replaces Host may say it in X-Forwarded-Host."""
+    entries = str(environ.get("HTTP_X_FORWARDED_HOST", "")).split(",")
+    forwarded = entries[-min(hops, len(entries))].strip() if hops else ""
+    return forwarded or str(environ.get("HTTP_HOST", ""))
+
+
+def _traceparent(environ: Mapping[str, Any]) -> str | None:
+    """The W3C trace context, if it is well-formed (https://www.w3.org/TR/trace-context/)."""
+    given: str = environ.get("HTTP_TRACEPARENT", "")
+    return given if _TRACEPARENT.fullmatch(given) else None

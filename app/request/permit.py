@@ -1,0 +1,17 @@
+"""A Permit: what the pipeline needs to forward a request. Only auth/authorization.py makes one."""
+
+from dataclasses import dataclass
+
+from app.request.inbound import Inbound
+from app.request.principal import Principal
+from app.request.route_table import Route
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave for one request to go on. `inbound.path` is the very string that was authorized and
+    that goes on; `route` is None for an unclassified route, which an admin may use."""
+
+    principal: Principal
+    inbound: Inbound
+    route: Route | None

@@ -1,0 +1,236 @@
+"""Logging: one JSON object a line on stderr (or text for human eyes), secrets nowhere.
+
+Libraries that would log requests with their headers or addresses are held at WARNING, also with the
+debug switch on. The audit has a logger of its own and goes where AUDIT_LOG says.
+docs/observability.md lists the fields.
+"""
+
+import json
+import logging
+import os
+import re
+import stat
+import sys
+import time
+from contextlib import suppress
+from functools import lru_cache
+from logging.handlers import WatchedFileHandler
+from select import PIPE_BUF, POLLOUT, poll  # the real one: gevent has not replaced it yet
+from typing import Any
+
+import orjson
+from gunicorn.glogging import Logger
+
+from config import Settings
+
+#: These log request lines, or headers, at lower levels.
+TALKATIVE = ("urllib3", "requests", "redis", "flask-limiter", "werkzeug", "gevent")
+
+log = logging.getLogger("hokusai.logs")
+
+#: Seconds between two lines about an audit file that cannot be written.
+LOG_INTERVAL = 60.0
+
+#: Milliseconds that a line waits for whoever reads stderr.
+PATIENCE = 100
+
+#: What is said when it goes on.
+LOST = {
+    "name": "hokusai.logs",
+    "levelno": logging.WARNING,
+    "levelname": "WARNING",
+    "msg": "%d log lines were lost: whoever reads stderr did not go on",
+}
+
+#: What needs no quotes in the text format.
+_PLAIN = re.compile(r"[^\s\"=\x00-\x1f\x7f-\xa0\u2028\u2029]+")
+
+
+#: What no format of ours shows is not looked up for each line (the logging HOWTO, "Optimization").
+logging._srcfile = None
+logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one JSON object; `extra={"fields": {...}}` is merged in."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its newline."""
+        line: dict[str, Any] = {
+            "time": _timestamp(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # half a surrogate pair, an integer of more than 64 bits
+            return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """A record for human eyes; the same fields, as name=value."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its newline."""
+        fields = getattr(record, "fields", {})
+        return " ".join((super().format(record), *(f"{k}={_word(v)}" for k, v in fields.items())))
+
+
+class Stderr(logging.StreamHandler[Any]):
+    """stderr, for which nobody waits long. Where it is a pipe or a socket and its reader stops (a
+    log driver whose service is away), a plain write would block the worker, health checks
+    included, or the master. So lines are dropped until the reader goes on; then one says how many.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._poll: Any = None
+        self._is_stuck = self._is_cut = False
+        self._lost = 0
+        with suppress(OSError, ValueError):  # no file: a test has replaced it
+            mode = os.fstat(self.stream.fileno()).st_mode
+            if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+                self._poll = poll()
+                self._poll.register(self.stream.fileno(), POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the line, or drops it."""
+        if self._poll is None:
+            super().emit(record)
+            return
+        try:
+            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+            if self._lost and self._has_room(self._poll):
+                record = logging.makeLogRecord(LOST | {"args": (self._lost,)})
+                self._lost = 0
+                self._write(self._poll, f"{self.format(record)}\n".encode())
+            self._write(self._poll, line)
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, room: Any, line: bytes) -> None:
+        """What says that it has room takes so many bytes without waiting."""
+        if self._is_cut:
+            line = b"\n" + line
+        for start in range(0, len(line), PIPE_BUF):
+            if not self._has_room(room):
+                self._lost += 1
+                self._is_cut = self._is_cut or start > 0
+                return
+            os.write(self.stream.fileno(), line[start : start + PIPE_BUF])
+        self._is_cut = False
+
+    def _has_room(self, room: Any) -> bool:
+        """A reader that is late is waited for; one that was waited for in vain is not any more."""
+        self._is_stuck = not room.poll(0 if self._is_stuck else PATIENCE)
+        return not self._is_stuck
+
+
+class AuditFile(WatchedFileHandler):
+    """The file that AUDIT_LOG names; opened anew when it was moved away, as logrotate does. A line
+    that cannot be written there goes to stderr instead, where the others are."""
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename, encoding="utf-8", delay=True, errors="backslashreplace")
+        self._said = -LOG_INTERVAL
+        with suppress(OSError):  # each line tries again, and says so
+            self.stream = self._open()
+            self._statstream()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the line; unlike the library's, it does not raise where the folder is gone."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """The line goes to stderr; the reason before it, once in LOG_INTERVAL."""
+        if time.monotonic() > self._said + LOG_INTERVAL:
+            self._said = time.monotonic()
+            why = sys.exc_info()[1]
+            log.error("the audit file cannot be written; its lines go to stderr: %s", why)
+        logging.getLogger().handle(record)
+
+
+def _word(value: object) -> str:
+    """A value that does not look like two, nor like a line of its own."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _timestamp(seconds: float) -> str:
+    """ISO 8601, UTC, milliseconds."""
+    return f"{_whole_second(int(seconds))}.{int(seconds % 1 * 1000):03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _whole_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+class NoAccessLog(Logger):  # type: ignore[misc]
+    """gunicorn's logger without its access lines: they hold the request line as it came, query and
+    all, and are worked out for each request even where nobody reads them."""
+
+    def reopen_files(self) -> None:
+        """SIGUSR1 and SIGHUP. A file that cannot be opened now must not end the master; the next
+        line tries again."""
+        try:
+            super().reopen_files()
+        except OSError as why:
+            log.error("a log file cannot be opened again: %s", why)
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        """The proxy writes its own line when the last byte went out."""
+
+
+def dict_config(settings: Settings) -> dict[str, Any]:
+    """For logging.config.dictConfig, here and in gunicorn.conf.py."""
+    level = "DEBUG" if settings.debug else settings.log_level
+    # At DEBUG gunicorn logs targets, and the heads of requests that were cut off, keys and all.
+    servers_level = "INFO" if settings.log_level == "DEBUG" else settings.log_level
+    formatter = JsonFormatter if settings.log_format == "json" else TextFormatter
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": formatter}, "bare": {"format": "%(message)s"}},
+        "handlers": {
+            "stderr": {"()": Stderr, "formatter": "line"},
+            "bare": {"()": Stderr, "formatter": "bare"},
+        }
+        | _audit_handler(settings.audit_log),
+        "root": {"level": "WARNING", "handlers": ["stderr"]},
+        "loggers": {
+            "hokusai": {"level": level},
+            "hokusai.access": {"level": "INFO"},  # whatever LOG_LEVEL says
+            # CloudWatch wants these lines as they are, with nothing around them.
+            "hokusai.emf": {"level": "INFO", "handlers": ["bare"], "propagate": False},
+            "hokusai.audit": _audit_logger(settings.audit_log),
+            "gunicorn.error": {"level": servers_level, "handlers": [], "propagate": True},
+            "urllib3.connectionpool": {"level": "ERROR"},  # it reports each surplus connection
+        }
+        | {name: {"level": "WARNING"} for name in TALKATIVE},
+    }
+
+
+def _audit_logger(destination: str) -> dict[str, Any]:
+    """The audit's logger, whatever LOG_LEVEL says: to stderr, nowhere, or into a file."""
+    if destination == "off":
+        return {"level": "CRITICAL"}
+    if destination == "stderr":
+        return {"level": "INFO"}
+    return {"level": "INFO", "handlers": ["audit"], "propagate": False}
+
+
+def _audit_handler(destination: str) -> dict[str, Any]:
+    if destination in ("stderr", "off"):
+        return {}
+    return {"audit": {"()": AuditFile, "filename": destination, "formatter": "line"}}

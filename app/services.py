@@ -1,0 +1,256 @@
+"""Services: what the proxy works with, built once in each worker from its settings.
+
+factory.py mounts what serves them; proxy.py is the order in which a request uses them.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from flask import Flask
+
+from app.auth.authentication import Authenticator
+from app.auth.cache import VerdictCache
+from app.auth.client import AuthService
+from app.auth.revocations import Revocations
+from app.auth.sessions import Sessions
+from app.auth.single_flight import SingleFlight
+from app.health import diagnosis, messages
+from app.health.checks import CHECKS, Checks, overall
+from app.health.instance_check import InstanceCheck, InstanceWatch
+from app.health.internals import Inside
+from app.health.name_lookups import with_name_lookups
+from app.health.readiness import Readiness
+from app.health.results import Check, Question, SharedResults
+from app.limits.request_limits import InFlight, Limits, shared_limiter
+from app.observability import metrics_page
+from app.observability.emf import EmbeddedMetrics
+from app.observability.metrics import count_circuit_change
+from app.observability.samples import Samples
+from app.request.route_table import RouteTable
+from app.request.unknown_paths import UnknownPaths
+from app.state.circuits import CircuitBoard
+from app.state.instance_store import FILE, InstanceStore
+from app.state.redis_link import RedisLink
+from app.state.windows import count_as_the_limiter
+from app.upstream.buffered_bodies import BufferedBodies
+from app.upstream.circuit import Circuit
+from app.upstream.forwarding import Upstream
+from app.upstream.workspaces import Workspaces
+from config import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that lives as long as the worker."""
+
+    settings: Settings
+    # state
+    store: InstanceStore
+    link: RedisLink
+    board: CircuitBoard
+    # the pipeline
+    routes: RouteTable
+    unknown_paths: UnknownPaths
+    auth_service: AuthService
+    authenticator: Authenticator
+    sessions: Sessions
+    revocations: Revocations
+    limits: Limits
+    in_flight: InFlight
+    workspaces: Workspaces
+    buffered_bodies: BufferedBodies
+    upstream: Upstream
+    # health and metrics
+    results: SharedResults
+    readiness: Readiness
+    inside: Inside
+    watch: InstanceWatch
+    samples: Samples
+    emf: EmbeddedMetrics | None
+
+    @property
+    def metrics_folder(self) -> Path | None:
+        """Where the workers of an instance keep their metrics; None for a single process."""
+        return _in_folder(self.settings, "metrics")
+
+    def health(self) -> tuple[str, Mapping[str, Check]]:
+        """healthy, degraded or unhealthy; and the result of each check by name."""
+        checks = self.results.of(*CHECKS)
+        return overall(checks), checks
+
+    def start(self) -> None:
+        """Starts what runs beside the requests in a worker: it reports its circuits and does what
+        `flask circuit` asks for, watches the instance's folder, and samples the metrics for the
+        status page; with METRICS_EMF it writes them to the log as well."""
+        self.board.start()
+        self.watch.start()
+        self.samples.start()
+        if self.emf is not None:
+            self.emf.start()
+
+    def stop(self) -> None:
+        """Writes what was counted since the last report of METRICS_EMF."""
+        if self.emf is not None:
+            self.emf.stop()
+
+    def drain(self) -> None:
+        """/ready says from now on that this instance is being stopped."""
+        self.readiness.draining = True
+
+
+def build(settings: Settings) -> Services:
+    """The services for these settings. Connects to nothing yet."""
+    store = InstanceStore(_in_folder(settings, FILE))
+    link = RedisLink(settings.redis_url, settings.redis_timeout, settings.redis_retry_interval)
+
+    def on_change(name: str, state: str) -> None:
+        board.note(name, state)
+        count_circuit_change(name, state)
+
+    upstream, auth_service = _upstream(settings, on_change), _auth_service(settings, on_change)
+    board = CircuitBoard(store, (upstream.circuit, auth_service.circuit))
+    cache = _verdict_cache(settings, link, store)
+    sessions = Sessions(
+        link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
+    )
+    limits, routes = _limits(settings, link, store), RouteTable.load()
+    in_flight = InFlight(settings.max_in_flight_per_key, settings.max_forwarded)
+    inside = Inside(settings, upstream, auth_service, lambda: in_flight.total, board)
+    checks = Checks(settings, upstream, link, auth_service, board)
+    results = _results(settings, store, checks, inside)
+    metrics = partial(metrics_page.registry, _in_folder(settings, "metrics"))
+    return Services(
+        settings=settings,
+        store=store,
+        link=link,
+        board=board,
+        routes=routes,
+        unknown_paths=UnknownPaths(routes),
+        auth_service=auth_service,
+        authenticator=_authenticator(settings, cache, auth_service, sessions, limits),
+        sessions=sessions,
+        revocations=Revocations(link, cache),
+        limits=limits,
+        in_flight=in_flight,
+        workspaces=Workspaces(upstream.ask, settings.health_timeout),
+        buffered_bodies=BufferedBodies(settings.max_buffered_body, settings.max_buffered_total),
+        upstream=upstream,
+        results=results,
+        readiness=Readiness(results, store, settings.max_stored_verdict_age),
+        inside=inside,
+        watch=InstanceWatch(results),
+        samples=Samples(metrics, store),
+        emf=_emf(settings),
+    )
+
+
+def patient_connections(settings: Settings, timeout: float) -> tuple[RedisLink, Upstream]:
+    """Connections to Redis and MLflow beside those of the pipeline, for `flask doctor`: it waits
+    `timeout` seconds, and no circuit or limit of the pipeline knows of it."""
+    link = RedisLink(settings.redis_url, timeout, timeout)
+    link.exercise = count_as_the_limiter
+    return link, Upstream(settings, Circuit("mlflow", 1, 1))
+
+
+def _upstream(settings: Settings, on_change: Callable[[str, str], None]) -> Upstream:
+    """MLflow, behind its circuit."""
+    fail_max, interval = settings.circuit_fail_max, settings.circuit_reset_timeout
+    return Upstream(settings, Circuit("mlflow", fail_max, interval, on_change))
+
+
+def _auth_service(settings: Settings, on_change: Callable[[str, str], None]) -> AuthService:
+    """The auth service, with a circuit that is not MLflow's and probes as often as a key does."""
+    interval, fail_max = settings.auth_retry_interval, settings.circuit_fail_max
+    return AuthService(
+        settings.auth_service_url,
+        settings.auth_service_id,
+        settings.auth_timeout,
+        max(1, round(interval)),
+        Circuit("auth_service", fail_max, interval, on_change),
+    )
+
+
+def _verdict_cache(settings: Settings, link: RedisLink, store: InstanceStore) -> VerdictCache:
+    """The cache; without gunicorn.conf.py, which sets one for all, its secret is made up."""
+    return VerdictCache(
+        link,
+        store,
+        settings.auth_cache_secret.encode() or secrets.token_bytes(32),
+        settings.auth_cache_ttl,
+        settings.auth_negative_ttl,
+        settings.auth_stale_ttl,
+        settings.session_lifetime,
+    )
+
+
+def _authenticator(
+    settings: Settings,
+    cache: VerdictCache,
+    auth_service: AuthService,
+    sessions: Sessions,
+    limits: Limits,
+) -> Authenticator:
+    """From key or session to principal. One waits for another's question longer than it takes."""
+    return Authenticator(
+        cache,
+        SingleFlight(_in_folder(settings, "turns")),
+        auth_service,
+        settings.auth_service_id,
+        2 * settings.auth_timeout,
+        settings.auth_retry_interval,
+        sessions.principal,
+        failures=limits,
+    )
+
+
+def _limits(settings: Settings, link: RedisLink, store: InstanceStore) -> Limits:
+    """The counted limits."""
+    return Limits(
+        # An app of its own: flask-limiter's hooks would run on each request, to no purpose.
+        shared_limiter(Flask("limits"), link),
+        link,
+        store,
+        settings.instances,
+        settings.auth_failure_limit,
+    )
+
+
+def _results(
+    settings: Settings, store: InstanceStore, checks: Checks, inside: Inside
+) -> SharedResults:
+    """The results of all health checks, shared by the workers of this instance."""
+    parts = {
+        "connectivity": diagnosis.mlflow_at(settings.mlflow_server_url),
+        "auth_service": diagnosis.auth_service_at(settings.auth_service_url),
+        "redis": diagnosis.redis_at(settings.redis_url),
+    }
+    asked = with_name_lookups(checks.questions(), parts, settings.health_timeout)
+    questions = asked | inside.questions()
+    instance = InstanceCheck(_folder(settings), store)
+    questions["instance"] = Question(instance.ask, messages.FAILED)
+    return SharedResults(store, questions, settings.health_cache_ttl, settings.health_timeout)
+
+
+def _emf(settings: Settings) -> EmbeddedMetrics | None:
+    """The metrics in the log, where METRICS_EMF asks for them."""
+    if not settings.metrics_emf:
+        return None
+    return EmbeddedMetrics(
+        settings.metrics_emf_namespace,
+        settings.metrics_emf_service,
+        settings.metrics_emf_interval,
+    )
+
+
+def _folder(settings: Settings) -> Path | None:
+    """The folder that the workers of this instance share; gunicorn.conf.py sets it."""
+    return Path(settings.instance_folder) if settings.instance_folder else None
+
+
+def _in_folder(settings: Settings, name: str) -> Path | None:
+    """A file or folder in it."""
+    folder = _folder(settings)
+    return folder / name if folder else None

@@ -1,0 +1,153 @@
+"""What is wrong with a Redis: one word for what redis-py raises, and Redis's own words in short.
+
+Decides; asks nobody. The words are those of operations/messages.py, REDIS. redis-py puts its own
+errors around those of the server, and cuts the server's code off those that it knows, so all causes
+of an exception are looked at, by their types and by how their texts begin.
+"""
+
+import re
+import ssl
+from collections.abc import Iterator
+
+import redis
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    MovedError,
+    NoPermissionError,
+    RedisClusterException,
+    SlotNotCoveredError,
+)
+from redis.sentinel import MasterNotFoundError
+
+from app.state.redis_client import NoSuchService, SentinelFailed, WrongKind
+
+#: What a command raises where Redis fails. RedisCluster's own exception is not a RedisError.
+FAILURES = (redis.RedisError, RedisClusterException, OSError)
+
+#: Characters of what Redis or the library says that are shown.
+LONGEST = 160
+
+#: How the text of a cause begins, and the word for it. Codes that redis-py knows are cut off.
+TEXTS = (
+    ("NOAUTH", "no password"),
+    ("NOREPLICAS", "replicas"),
+    ("MISCONF", "disk"),
+    ("OOM", "full"),
+    ("READONLY", "read-only"),
+    ("BUSY", "busy"),
+    ("DENIED", "protected"),
+    ("NOPROTO", "old"),
+    ("unknown command 'HELLO'", "old"),
+    ("unknown command `HELLO`", "old"),
+    ("max number of clients reached", "clients"),
+    ("DB index is out of range", "database"),
+    ("invalid DB index", "database"),
+    ("Hash slot not served", "slots"),
+    ("All slots are not covered", "slots"),
+    ("This instance has cluster support disabled", "not cluster"),
+    ("Connection closed by server", "closed"),
+)
+
+#: The same by the type of a cause; the first that fits.
+TYPES: tuple[tuple[type[BaseException], str], ...] = (
+    (redis.ReadOnlyError, "read-only"),
+    (redis.OutOfMemoryError, "full"),
+    (redis.AuthenticationError, "password"),
+    (NoPermissionError, "permission"),
+    (BusyLoadingError, "loading"),
+    (MovedError, "is cluster"),
+    (SlotNotCoveredError, "slots"),
+    (NoSuchService, "no service"),
+    (MasterNotFoundError, "no master"),
+    (ClusterDownError, "no cluster"),
+)
+
+#: The last resort: what is around everything else.
+AROUND: tuple[tuple[type[BaseException], str], ...] = (
+    (SentinelFailed, "no sentinel"),
+    (redis.TimeoutError, "silent"),
+    (TimeoutError, "silent"),
+    (redis.ConnectionError, "unreachable"),
+    (OSError, "unreachable"),
+    (RedisClusterException, "no cluster"),
+)
+
+#: What OpenSSL says of certificates and keys that it cannot use.
+FILE_REASONS = ("NO_CERTIFICATE_OR_CRL_FOUND", "KEY_VALUES_MISMATCH", "PEM LIB")
+
+#: How redis-py reports a file that is not there; that of a Unix socket has no port.
+NO_FILE = re.compile(r"ERROR (2|21) CONNECTING TO \S+:\d+\. ")
+
+#: Of Sentinels, which have a user and a password of their own, and are asked for the master only.
+OF_SENTINELS = {
+    "no password": "sentinel no password",
+    "password": "sentinel password",
+    "permission": "sentinel permission",
+    "protected": "protected",
+    "old": "old",
+    "closed": "closed",
+    "clients": "clients",
+    "no tls": "no tls",
+    "certificate": "certificate",
+    "client certificate": "client certificate",
+    "tls files": "tls files",
+}
+
+
+def word(error: BaseException) -> str:
+    """The word for what is wrong; "" for what nobody foresaw."""
+    chain = list(causes(error))
+    found = next(filter(None, map(_of_one, chain)), "")
+    if any(isinstance(cause, SentinelFailed) for cause in chain):
+        unknown = any("unknown command" in str(cause) for cause in chain)
+        return OF_SENTINELS.get(found) or ("not sentinel" if unknown else "no sentinel")
+    if found:
+        return found
+    return next((name for kind, name in AROUND if any(isinstance(c, kind) for c in chain)), "")
+
+
+def said(error: BaseException) -> str:
+    """What Redis or the library said, short, in one line; of a chain the innermost."""
+    innermost = list(causes(error))[-1]
+    code = getattr(innermost, "status_code", None)
+    text = f"{code} {innermost}" if code and code != "ERR" else str(innermost)
+    text = " ".join((text or type(innermost).__name__).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server answered, and refused this command; others it may carry out."""
+    return any(isinstance(c, redis.ResponseError | SlotNotCoveredError) for c in causes(error))
+
+
+def _of_one(cause: BaseException) -> str:
+    text, code = str(cause), getattr(cause, "status_code", None) or ""
+    if isinstance(cause, WrongKind):
+        return f"is {cause.kind}"
+    if tls := _of_tls(cause, text.upper()):
+        return tls
+    by_text = next((name for start, name in TEXTS if start == code or text.startswith(start)), "")
+    return by_text or next((name for kind, name in TYPES if isinstance(cause, kind)), "")
+
+
+def _of_tls(cause: BaseException, text: str) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return "certificate"
+    if isinstance(cause, ssl.SSLError) and "CERTIFICATE_REQUIRED" in text:
+        return "client certificate"
+    is_of_files = isinstance(cause, ssl.SSLError) and any(words in text for words in FILE_REASONS)
+    if is_of_files or NO_FILE.match(text):
+        return "tls files"
+    is_handshake = "WRONG_VERSION_NUMBER" in text or "HANDSHAKE OPERATION TIMED OUT" in text
+    return "no tls" if is_handshake else ""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it was raised from or in front of, the innermost last."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -1,0 +1,230 @@
+"""The one way to Redis: a client with short time-outs, and a guard that leaves a failed one alone.
+
+What an outage means is decided by those who call (verdict_cache, limits), not here. The times: a
+default redis-py client spends 6.8 s on a silent server; this one at most REDIS_TIMEOUT, and once:
+then a thread probes every REDIS_RETRY_INTERVAL, and requests go on without Redis until it is back.
+A Redis that is slower than REDIS_TIMEOUT counts as away.
+
+A Redis that answers and refuses one command is not away for the others. The thread then finds out
+what is refused (redis_rights.py), logs it once, and looks again until nothing is.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import redis
+
+from app.observability.condition_metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
+from app.state.redis_client import SomeNodesFail, connect
+from app.state.redis_faults import FAILURES, causes, is_refusal, said, word
+from app.state.redis_rights import Lack, explain, missing, missing_to_connect, missing_to_hear
+
+log = logging.getLogger("hokusai.redis")
+
+T = TypeVar("T")
+
+#: Seconds between two lines that say that Redis is away.
+SAID_INTERVAL = 10.0
+
+#: Seconds between two looks at a Redis that refuses something.
+REFUSAL_INTERVAL = 5.0
+
+#: What is wrong, in the words of redis_faults.py, with a Redis that carries out some commands.
+PARTIAL = frozenset(("permission", "slots", "is cluster"))
+
+#: Without these no connection is of use.
+CONNECTING = frozenset(("select", "command", "cluster", "cluster|slots"))
+
+
+class Trouble(NamedTuple):
+    """What is wrong with Redis: a word of redis_faults.py, what was raised, and what the user may
+    not do."""
+
+    word: str
+    error: BaseException
+    lacks: tuple[Lack, ...] = ()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether Redis carries out other commands."""
+        is_some = any(isinstance(cause, SomeNodesFail) for cause in causes(self.error))
+        is_partial = is_some or self.word in PARTIAL
+        return is_partial and not any(lack.right in CONNECTING for lack in self.lacks)
+
+
+class RedisAway(Exception):
+    """Redis did not answer, or is being left alone after it did not, or there is none."""
+
+
+class RedisLink:
+    """Redis at `url`; `client` is None for memory://. Times are in seconds."""
+
+    def __init__(self, url: str, timeout: float, retry_interval: float) -> None:
+        self.client: Any = connect(url, timeout)
+        #: Counts once as the limiter does, when Redis is examined; limits.py sets it.
+        self.exercise: Callable[[Any, str], None] | None = None
+        #: Whether this process listens to revocations: True, what refused it, or None if unknown.
+        self.subscription: bool | BaseException | None = None
+        self._timeout = timeout
+        self._retry_interval = retry_interval
+        self._away = self.client is None
+        self._guard = threading.Lock()
+        self._is_watched = False
+        self._is_partial = False  # the last look found that some of it works
+        self._answered_at = 0.0
+        self._failed_at = 0.0  # first, since the last answer
+        self._said_at = -SAID_INTERVAL
+        self._defects: set[type[Exception]] = set()
+
+    def call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Runs one command; RedisAway if it fails, and at once until a probe has succeeded."""
+        if self._away:
+            raise RedisAway
+        began = time.monotonic()
+        try:
+            answer = command(*arguments, **options)
+        except FAILURES as why:
+            REDIS_FAILURES.inc()
+            if is_refusal(why):
+                self.watch()
+            elif not self._is_partial and self._is_certain(began):
+                self._leave_alone(why)
+            raise RedisAway from why
+        except Exception as why:  # a defect, of ours or the library's: not the caller's loss
+            self._note_defect(why)
+            self.watch()
+            raise RedisAway from why
+        self._answered_at = time.monotonic()
+        return answer
+
+    def trouble(self) -> Trouble | None:
+        """Tries everything that the proxy does with Redis, past the guard; None if all of it works.
+        Takes a few times REDIS_TIMEOUT at most, where Redis gives no answer."""
+        return self._examine()
+
+    def watch(self) -> None:
+        """Has a thread find out what Redis refuses, and whether it refuses everything."""
+        self._begin_to_watch(None)
+
+    @property
+    def away(self) -> bool:
+        """Whether commands fail now: the last one did, or they are being refused at once."""
+        return self._away or self._failed_at > self._answered_at
+
+    def _is_certain(self, began: float) -> bool:
+        """Whether no answer means that Redis is away. One silence or broken connection does not: a
+        worker that is stopped for a moment, or overloaded, sees its time-outs pass though the
+        answers are there. Two do, one after the other, with no answer to anybody in between."""
+        if began < self._answered_at:
+            return False
+        if self._failed_at <= self._answered_at:
+            self._failed_at = time.monotonic()
+            return False
+        return self._failed_at <= began
+
+    def _leave_alone(self, why: Exception) -> None:
+        """From now on a thread asks whether Redis is back, and no request waits for it."""
+        self._set_away(True)
+        self._begin_to_watch(type(why).__name__)
+
+    def _begin_to_watch(self, reason: str | None) -> None:
+        with self._guard:
+            if self._is_watched:
+                return
+            self._is_watched = True
+        threading.Thread(
+            target=self._watch, args=(reason,), name="redis-probe", daemon=True
+        ).start()
+
+    def _watch(self, reason: str | None) -> None:
+        """Until Redis does all that it should. `reason` is why it is away, None if it is not."""
+        was_said = False
+        known: tuple[Lack, ...] | None = None
+        if reason is not None:
+            was_said = self._say_that_it_is_away(reason)
+            time.sleep(self._retry_interval)
+        while (found := self._examine_with_care()) is not None:
+            is_away = not found.is_partial
+            self._is_partial = found.is_partial
+            if is_away:
+                self._set_away(True)
+                was_said = was_said or self._say_that_it_is_away(type(found.error).__name__)
+            else:
+                was_said = self._be_back(was_said)
+            if found.word in PARTIAL or found.is_partial:
+                known = self._note_refusals(found, known)
+            time.sleep(self._retry_interval if is_away else REFUSAL_INTERVAL)
+        with self._guard:
+            self._is_watched = self._is_partial = False
+        self._be_back(was_said)
+        if known is not None:
+            show_redis_refusals(())
+            log.warning("Redis refuses nothing any more")
+
+    def _set_away(self, is_away: bool) -> None:
+        self._away = is_away
+        REDIS_AWAY.set(int(is_away))
+
+    def _be_back(self, was_said: bool) -> bool:
+        """It answers. Says so if it was said that it did not; False, for whether that is said."""
+        self._answered_at = time.monotonic()
+        if self._away:
+            self._set_away(False)
+            if was_said:
+                log.warning("Redis is back")
+        return False
+
+    def _note_refusals(self, found: Trouble, known: tuple[Lack, ...] | None) -> tuple[Lack, ...]:
+        """Logs what is refused, if it is not `known`, and shows it in the metric."""
+        if found.lacks != known:
+            show_redis_refusals([lack.label for lack in found.lacks] or [found.word])
+            if found.lacks:
+                log.warning(explain(found.lacks))
+            else:
+                log.warning("Redis refuses some commands: %s", said(found.error))
+        return found.lacks
+
+    def _examine_with_care(self) -> Trouble | None:
+        """What is wrong now. One silence is not enough to say that Redis is away."""
+        found = self._examine()
+        if found is None or self._away or is_refusal(found.error):
+            return found
+        return self._examine()
+
+    def _examine(self) -> Trouble | None:
+        """What is wrong now."""
+        try:
+            if hasattr(self.client, "check"):
+                self.client.check()
+            found = self._missing()
+        except FAILURES as why:
+            return Trouble(word(why), why, tuple(missing_to_connect(why)))
+        except Exception as why:  # a defect: the thread that looks for Redis must not end by it
+            self._note_defect(why)
+            return Trouble("", why)
+        if not found:
+            return None
+        return Trouble("permission", redis.RedisError(f"no {found[0].kind}{found[0].right}"), found)
+
+    def _note_defect(self, why: Exception) -> None:
+        """Logs it, once for each kind."""
+        if type(why) not in self._defects:
+            self._defects.add(type(why))
+            log.error("the use of Redis failed", exc_info=why)
+
+    def _missing(self) -> tuple[Lack, ...]:
+        found = missing(self.client, self.exercise)
+        found += missing_to_hear(self.client, self.subscription, self._timeout)
+        return tuple(found)
+
+    def _say_that_it_is_away(self, reason: str) -> bool:
+        """Whether it was said: not each time, where Redis comes and goes."""
+        now = time.monotonic()
+        if now - self._said_at < SAID_INTERVAL:
+            return False
+        self._said_at = now
+        log.warning("Redis is away (%s); going on without it", reason)
+        return True

@@ -1,0 +1,235 @@
+"""What the proxy needs to be allowed to do in Redis, and what of it a user may not do.
+
+Every command that the proxy sends is tried, on names of the kinds that it uses, which live for a
+second. docs/deployment.md has the ACL that grants all of it, and no more.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from app.state.redis_client import SentinelFailed, SomeNodesFail
+from app.state.redis_faults import FAILURES, causes, word
+
+CHANNEL = "hokusai:auth:revoked"
+
+#: What is tried, is tried on names with this in braces: they are at one node of a cluster.
+TAG = "LIMITER/hokusai-probe"
+
+VERDICT, TOMBSTONE = f"hokusai:auth:v1:{{{TAG}}}", f"hokusai:auth:revoked:{{{TAG}}}"
+SESSION = f"hokusai:session:v1:{{{TAG}}}"
+#: As the limits library calls a window and the one before.
+COUNT, COUNT_BEFORE = f"LIMITS:{{{TAG}}}", f"LIMITS:{{{TAG}}}/-1"
+
+#: Patterns of an ACL by how a name begins.
+PATTERNS = {
+    "hokusai:auth:v1:": "hokusai:auth:v1:*",
+    "hokusai:auth:revoked:": "hokusai:auth:revoked:*",
+    "hokusai:session:": "hokusai:session:*",
+    "LIMITS:": "LIMITS*",
+}
+
+#: Nodes of a cluster that are looked at at once.
+AT_ONCE = 16
+
+SHARING = "instances do not share what they know of keys"
+MARKS = "a revocation that was not heard is not found later either"
+SESSIONS = "browser sessions get 503"
+LIMITS = "each instance counts limits for itself"
+HEARING = "revocations are not heard"
+ANNOUNCING = "flask revoke cannot announce"
+EVERYTHING = "; ".join((SHARING, MARKS, SESSIONS, LIMITS, HEARING, ANNOUNCING))
+
+#: (what goes wrong without it, the command).
+COMMANDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    (SHARING, ("SET", VERDICT, b"1", "PX", 1000)),
+    (SHARING, ("GET", VERDICT)),
+    (SHARING, ("DEL", VERDICT)),
+    (MARKS, ("SET", TOMBSTONE, b"0", "PX", 1000)),
+    (MARKS, ("GET", TOMBSTONE)),
+    (SESSIONS, ("SET", SESSION, b"1", "PX", 1000)),
+    (SESSIONS, ("GETEX", SESSION, "PX", 1000)),
+    (SESSIONS, ("DEL", SESSION)),
+    (LIMITS, ("SET", COUNT, 0, "PX", 1000)),
+    (LIMITS, ("GET", COUNT)),
+    (LIMITS, ("PTTL", COUNT)),
+    (LIMITS, ("EXISTS", COUNT)),
+    (LIMITS, ("INCRBY", COUNT, 1)),
+    (LIMITS, ("RENAME", COUNT, COUNT_BEFORE)),
+)
+
+#: What RENAME says where another worker was quicker with the same name; then it may.
+NO_SUCH_KEY = "no such key"
+
+#: Of health and log.
+EXPLAINED = (
+    "Redis does not let this user do what the proxy needs: it {lacks}. Add to its ACL, on each "
+    "node: {rule}. Until then {hurts}."
+)
+
+#: What any command of this table, of the scripts or of the channel is called in the metric.
+NAMES = frozenset(
+    "set get getex del pttl exists incrby rename evalsha script|load publish subscribe ping select "
+    "command cluster|slots cluster".split()
+) | {*PATTERNS.values(), CHANNEL}
+
+
+@dataclass(frozen=True)
+class Lack:
+    """Something that a user may not do. `right` is as an ACL has it: a command in small letters, a
+    pattern of keys, or a channel; `kind` is +, ~ or &, or "" for a command that Redis does not
+    know; `hurts` is what goes wrong without it."""
+
+    kind: str
+    right: str
+    hurts: str
+
+    @property
+    def said(self) -> str:
+        """For a sentence."""
+        if self.kind == "&":
+            verb = "subscribe to" if self.hurts == HEARING else "publish to"
+            return f"{verb} {self.right}"
+        return self.right if self.kind == "~" else self.right.upper().replace("|", " ")
+
+    @property
+    def label(self) -> str:
+        """For the metric, of which there are a few."""
+        return self.right if self.right in NAMES else "other"
+
+
+#: How each kind of lack is said.
+PHRASES = {
+    "+": "may not run {}",
+    "~": "may not use the keys {}",
+    "&": "may not {}",
+    "": "finds no {} (Redis 6.2 and newer have it, unless it is renamed)",
+}
+
+
+def explain(found: Sequence[Lack]) -> str:
+    """What is lacking, how to grant it, and what goes wrong meanwhile: in one sentence each."""
+    said = [
+        phrase.format(", ".join(dict.fromkeys(lack.said for lack in found if lack.kind == kind)))
+        for kind, phrase in PHRASES.items()
+        if any(lack.kind == kind for lack in found)
+    ]
+    rule = " ".join(dict.fromkeys(lack.kind + lack.right for lack in found if lack.kind))
+    template = EXPLAINED if rule else re.sub(r" Add to its ACL.+\{rule\}\.", "", EXPLAINED)
+    return template.format(
+        lacks=", ".join(said),
+        rule=rule,
+        hurts="; ".join(dict.fromkeys(lack.hurts for lack in found)),
+    )
+
+
+def missing(client: Any, exercise: Callable[[Any, str], None] | None) -> list[Lack]:
+    """What the client's user lacks. `exercise` counts as the limiter does, on a name; it is left
+    out where one of its commands is refused, since Redis does not name a command that is refused in
+    a script. Raises one of FAILURES where Redis fails otherwise: SomeNodesFail where that are some
+    nodes of a cluster. Each has its own users, and its own memory, so each is tried."""
+    tags = client.spread(TAG) if hasattr(client, "spread") else [TAG]
+
+    def look(tag: str) -> list[Lack] | Exception:
+        try:
+            return _missing_at(client, tag, exercise)
+        except FAILURES as why:
+            return why
+
+    with ThreadPoolExecutor(min(len(tags), AT_ONCE)) as threads:
+        seen = list(threads.map(look, tags))
+    failures = [why for why in seen if isinstance(why, Exception)]
+    if failures and len(failures) < len(seen):
+        raise SomeNodesFail("some nodes of the cluster fail") from failures[0]
+    if failures:
+        raise failures[0]
+    lists = (lacks for lacks in seen if isinstance(lacks, list))
+    found = list(dict.fromkeys(chain.from_iterable(lists)))
+    _try(found, ANNOUNCING, CHANNEL, lambda: client.publish(CHANNEL, ""))
+    return found
+
+
+def _missing_at(client: Any, tag: str, exercise: Callable[[Any, str], None] | None) -> list[Lack]:
+    """The same of the names with this tag."""
+    found: list[Lack] = []
+    for hurts, words in COMMANDS:
+        own = [word.replace(TAG, tag) if isinstance(word, str) else word for word in words]
+        _try(found, hurts, own[1], partial(client.execute_command, *own))
+    count = COUNT.replace(TAG, tag)
+    _try(found, LIMITS, count, lambda: client.script_load("return 1"))
+    _try(found, LIMITS, count, lambda: client.evalsha("0" * 40, 1, count))
+    if exercise is not None and not any(lack.hurts == LIMITS for lack in found):
+        _try(found, LIMITS, count, lambda: exercise(client, tag))
+    return found
+
+
+def missing_to_hear(
+    client: Any, subscription: bool | BaseException | None, timeout: float
+) -> list[Lack]:
+    """The same of the subscription. `subscription` is True if this process has one, what refused it
+    if Redis did, and None where one has to be tried; that takes `timeout` seconds at most."""
+    found: list[Lack] = []
+
+    def attempt() -> None:
+        if isinstance(subscription, BaseException):
+            raise subscription
+        _subscribe(client, timeout)
+
+    if subscription is not True:
+        _try(found, HEARING, CHANNEL, attempt)
+    return found
+
+
+def missing_to_connect(why: BaseException) -> list[Lack]:
+    """What is lacking where Redis refuses what the client sends by itself; [] if it is not that.
+    Sentinels have users of their own, and a message of their own."""
+    found = [_lack(cause, EVERYTHING, "") for cause in causes(why)]
+    if any(isinstance(cause, SentinelFailed) for cause in causes(why)):
+        return []
+    return [lack for lack in found if lack is not None and lack.kind == "+"][:1]
+
+
+def _try(found: list[Lack], hurts: str, name: str, attempt: Callable[[], object]) -> None:
+    """Adds what the attempt shows to be lacking; `name` is the key or channel it needs."""
+    try:
+        attempt()
+    except NoScriptError:
+        pass  # then it may run scripts
+    except FAILURES as why:
+        lack = _lack(why, hurts, name)
+        if lack is None and str(why) != NO_SUCH_KEY:
+            raise
+        if lack is not None and lack not in found:
+            found.append(lack)
+
+
+def _subscribe(client: Any, timeout: float) -> None:
+    """Subscribes and pings, as the listener does."""
+    with client.pubsub() as channel:
+        channel.subscribe(CHANNEL)
+        channel.get_message(timeout=timeout)
+        channel.ping()
+        channel.get_message(timeout=timeout)
+
+
+def _lack(why: BaseException, hurts: str, name: str) -> Lack | None:
+    """What a refusal says is lacking; None if it says something else."""
+    text, kind = str(why), word(why)
+    if kind not in ("", "permission"):
+        return None
+    if match := re.match(r"unknown command ['`]([\w|]+)", text, re.IGNORECASE):
+        return Lack("", match[1].lower(), hurts)
+    if kind == "" and "executing the script" not in text:
+        return None
+    if match := re.search(r"run the '([\w|-]+)' command", text):
+        return Lack("+", match[1].lower(), hurts)
+    if "channel" in text:
+        return Lack("&", CHANNEL, hurts)
+    pattern = next((p for start, p in PATTERNS.items() if name.startswith(start)), name)
+    return Lack("~", pattern, hurts)

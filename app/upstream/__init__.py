@@ -1,0 +1,1 @@
+"""The connection to MLflow: pool, circuit, retries, headers, streams."""

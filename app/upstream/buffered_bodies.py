@@ -1,0 +1,132 @@
+"""Request bodies put aside until they are whole: bounded each, by key, and in all of a worker.
+
+A body is in memory up to IN_MEMORY bytes, then in a temporary file (TMPDIR). What does not fit, and
+what the file system does not take, is a 503: the caller may repeat it when others are done.
+"""
+
+import logging
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import IO, Self
+
+from app.observability.condition_metrics import BUFFERED_BYTES, count_buffer_refusal
+from app.request.errors import BodyTooLarge, NoRoomForBody
+
+log = logging.getLogger("hokusai.proxy")
+
+#: Bytes of a body that are kept in memory; more go to a temporary file.
+IN_MEMORY = 256 * 1024
+
+#: Seconds after which to repeat what found no room.
+RETRY_AFTER = 5
+
+#: Seconds between two lines in the log about the same cause.
+QUIET_SECONDS = 60.0
+
+
+class BufferedBodies:
+    """The bodies that this worker has put aside. Shared by all its requests."""
+
+    def __init__(self, each: int, total: int) -> None:
+        """Bytes of one body, and of all together. One key may have a quarter of the total."""
+        self.each = each
+        self._total = max(each, total)
+        self._of_key = max(each, self._total // 4)
+        self._used: Counter[str] = Counter()
+        self._said_at: dict[str, float] = {}
+
+    def new(self, key_id: str) -> "BufferedBody":
+        """An empty body of a request of this key; to be closed."""
+        return BufferedBody(self, key_id)
+
+    def take(self, key_id: str, size: int) -> None:
+        """Room for so many bytes more; NoRoomForBody where there is none."""
+        if self._used[key_id] + size > self._of_key:
+            raise self.refusal("key", f"one key holds its part of MAX_BUFFERED_TOTAL: {key_id}")
+        if self._used.total() + size > self._total:
+            raise self.refusal("total", "MAX_BUFFERED_TOTAL is reached")
+        self._used[key_id] += size
+        BUFFERED_BYTES.inc(size)
+
+    def give_back(self, key_id: str, size: int) -> None:
+        """So many bytes are no longer held."""
+        BUFFERED_BYTES.dec(size)
+        self._used[key_id] -= size
+        if not self._used[key_id]:
+            del self._used[key_id]
+
+    def refusal(self, reason: str, cause: str) -> NoRoomForBody:
+        """The error for the caller. It is counted each time, and said in the log now and then."""
+        count_buffer_refusal(reason)
+        now = time.monotonic()
+        if now > self._said_at.get(reason, -QUIET_SECONDS) + QUIET_SECONDS:
+            self._said_at[reason] = now
+            log.warning("chunked bodies cannot be put aside: %s", cause)
+        whose = "your key's other" if reason == "key" else "other"
+        return NoRoomForBody(
+            "The proxy has no room to put this chunked body aside. Repeat the request when "
+            f"{whose} requests are done, or send the body with a Content-Length.",
+            RETRY_AFTER,
+        )
+
+
+class BufferedBody:
+    """One body, written and then read, as a context manager. Its room is free when it is closed."""
+
+    def __init__(self, bodies: BufferedBodies, key_id: str) -> None:
+        self._bodies = bodies
+        self._key_id = key_id
+        self._file: IO[bytes] | None = None
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.close()
+
+    def write(self, piece: bytes) -> None:
+        """More of the body. Raises BodyTooLarge or NoRoomForBody."""
+        if self.size + len(piece) > self._bodies.each:
+            raise BodyTooLarge(
+                f"A chunked body on this route may have {self._bodies.each} bytes "
+                "(MAX_BUFFERED_BODY). Send it with a Content-Length, or ask the operator for a "
+                "higher limit."
+            )
+        self._bodies.take(self._key_id, len(piece))
+        self.size += len(piece)
+        try:
+            if self._file is None:
+                self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
+            self._file.write(piece)
+        except OSError as why:
+            raise self._no_disk(why) from why
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """The whole body, in pieces of up to `size` bytes, once: it is closed behind the last one.
+        NoRoomForBody if it cannot be read."""
+        if self._file is None:
+            return
+        try:
+            self._file.seek(0)
+            while piece := self._file.read(size):
+                yield piece
+        except OSError as why:
+            raise self._no_disk(why) from why
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Forgets the body."""
+        size, self.size = self.size, 0
+        self._bodies.give_back(self._key_id, size)
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as why:  # what was not written yet: a full disk again
+                log.debug("closing a temporary file: %s", why)
+
+    def _no_disk(self, why: OSError) -> NoRoomForBody:
+        return self._bodies.refusal("disk", f"the temporary folder (TMPDIR) takes no file: {why}")

@@ -1,0 +1,306 @@
+"""Forwarding: circuit, then pool, then send. What comes back is MLflow's answer, its body unread.
+
+urllib3's pool is used directly: requests' Session costs three to five times as much a call, reads
+.netrc and the proxy variables, shares cookies among users, and rewrites the path after it was
+authorized. See docs/decisions/upstream-client.md.
+"""
+
+import base64
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
+
+from app.request.errors import (
+    CircuitOpen,
+    UpstreamOverloaded,
+    UpstreamReset,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from app.request.inbound import HOP
+from app.request.permit import Permit
+from app.request.route_table import Access, Route
+from app.upstream import answers
+from app.upstream import circuit as circuits
+from app.upstream.connection import IDLE, TARGET, Connection, ConnectionTLS
+from app.upstream.headers import upstream_headers
+from app.upstream.liveness import Liveness
+from app.upstream.retries import Retries
+from app.upstream.streaming import Body
+from app.upstream.write_gate import WriteGate
+from config import Settings
+
+#: What says that MLflow is in trouble. Its own 4xx and 5xx do not: they are often the caller's. Nor
+#: does a time-out: app/upstream/liveness.py finds out what is behind it.
+FAILURES = (UpstreamUnreachable,)
+
+#: A host that vanished without a word is noticed, and nothing in between forgets a connection that
+#: waits for a long copy. Not everywhere by these names.
+KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+]
+
+#: While a request is not acknowledged, Linux asks no such questions and repeats it for 15 minutes.
+#: This ends that. It counts for a host that takes no more bytes, too, and so comes this many
+#: seconds after the limit of a write.
+TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
+BEYOND_WRITES = 5.0
+
+#: Kinds of routes that MLflow serves without its stores.
+NO_API = frozenset(("server", "ui"))
+
+#: MLflow's /health needs neither a thread nor the database: it answers while requests wait.
+HEALTH = "/health"
+
+
+class Told(NamedTuple):
+    """What MLflow answered to a question of our own."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+class Upstream:
+    """MLflow: its address, the pool of connections to it, its circuit. Shared by all threads."""
+
+    def __init__(self, settings: Settings, circuit: circuits.Circuit) -> None:
+        self.circuit = circuit
+        #: When MLflow last answered a caller's call of its API, in monotonic seconds.
+        self.served = float("-inf")
+        self.url = settings.mlflow_server_url
+        parts = urlsplit(self.url)
+        self._base_path = parts.path
+        self._host = parts.netloc
+        self._own = {**_own_credentials(settings), **HOP}
+        self._connect_timeout = settings.mlflow_connect_timeout
+        self._read_timeout = settings.mlflow_read_timeout
+        self._slow_timeout = settings.mlflow_artifact_read_timeout
+        self._copy_timeout = settings.mlflow_artifact_copy_timeout
+        self._model_timeout = settings.mlflow_gateway_read_timeout
+        self._probe_timeout = settings.health_timeout
+        self._pool = _pool(settings, settings.mlflow_pool_size)
+        self._probes = _pool(settings, 1)
+        self._retries = Retries(settings.mlflow_retry_deadline)
+        self._writes = WriteGate(settings.web_concurrency)
+        self.liveness = Liveness(circuit, self.is_there)
+
+    def forward(
+        self, permit: Permit, body: Body, tried: Callable[[], None] = lambda: None
+    ) -> urllib3.BaseHTTPResponse:
+        """Sends the permitted request. The answer's body is unread, and must be closed; `tried`
+        runs before each try.
+
+        Raises CircuitOpen, UpstreamUnreachable, UpstreamReset, UpstreamTimeout, UpstreamRefusal,
+        UpstreamOverloaded, Overloaded; and what reading the client's body raises.
+        """
+        try:
+            with self._slot(permit), self.circuit.attempt(FAILURES, self.is_there):
+                return self._with_retries(permit, body, tried)
+        except circuits.Open as open_circuit:
+            raise CircuitOpen(
+                "MLflow gives no answer, so the proxy does not ask it for a while. Nothing was "
+                f"sent; repeat the request in {open_circuit.retry_after} s.",
+                open_circuit.retry_after,
+            ) from None
+
+    def ask(self, path: str, timeout: float) -> "Told":
+        """A GET of our own, past the circuit; `timeout` is for the head, and again for the body."""
+        headers = self._headers()
+        response = self._send("GET", path, headers, Body(None, 0), timeout, self._pool)
+        deadline, body = time.monotonic() + timeout, b""
+        try:
+            while len(body) < 65536 and (more := response.read1()):
+                body += more
+                if time.monotonic() > deadline:
+                    raise UpstreamTimeout(f"MLflow's answer was not whole within {timeout:g} s.")
+        except HTTPError as why:
+            raise UpstreamReset("MLflow broke its answer off.") from why
+        finally:
+            response.close()
+        return Told(response.status, response.headers, body)
+
+    def is_there(self) -> bool | None:
+        """Whether MLflow gives any answer at all, on a new connection; None if that breaks."""
+        headers = {**self._headers(), "Connection": "close"}
+        try:
+            sent = self._send(
+                "GET", HEALTH, headers, Body(None, 0), self._probe_timeout, self._probes
+            )
+        except (UpstreamUnreachable, UpstreamTimeout):
+            return False
+        except UpstreamReset:
+            return None
+        sent.close()
+        return True
+
+    def _headers(self) -> dict[str, str]:
+        """Those of a request of the proxy's own."""
+        return {**self._own, "Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
+
+    def connections_opened(self) -> int:
+        """How many connections to MLflow this worker has opened in all."""
+        return self._pool.num_connections
+
+    def _slot(self, permit: Permit) -> AbstractContextManager[None]:
+        """The bound on concurrent writes, for a route that writes to MLflow's database."""
+        route = permit.route
+        writes = route and route.access is Access.WRITE and route.kind != "artifacts"
+        return self._writes.slot(permit.principal.key_id) if writes else nullcontext()
+
+    def _with_retries(
+        self, permit: Permit, body: Body, tried: Callable[[], None]
+    ) -> urllib3.BaseHTTPResponse:
+        """MLflow's answer, tried again where that can do no harm.
+
+        A failed connect: nothing was sent, nothing was taken from the body, so any request. A
+        reset, or an error page of something in between: GET and HEAD only. A POST that went out may
+        have been carried out, and is never repeated. A read for which MLflow had no database
+        connection: also a POST, such as a search.
+        """
+        began, tries = time.monotonic(), 0
+        reads_only = permit.inbound.method in ("GET", "HEAD") and body.is_whole
+        reads = permit.route is not None and permit.route.access is Access.READ and body.is_whole
+        self._retries.request_made()
+        while True:
+            tries += 1
+            tried()
+            sent = time.monotonic()
+            try:
+                answer, page = self._once(permit, body)
+            except UpstreamOverloaded:
+                self._writes.tighten(sent)
+                # MLflow's own wait, 30 s, does not count towards the deadline.
+                if not reads or not self._retries.again(tries, time.monotonic(), was_sent=True):
+                    raise
+                continue
+            except UpstreamUnreachable:
+                if not self._retries.again(tries, began, was_sent=False):
+                    raise
+                continue
+            except UpstreamReset:
+                if not reads_only or not self._retries.again(tries, began, was_sent=True):
+                    raise
+                continue
+            if not reads_only or not answers.is_of_intermediary(
+                answer.status, answer.headers, page
+            ):
+                return answer
+            if not self._retries.again(tries, began, was_sent=True):
+                return answer
+            answer.close()
+
+    def _once(self, permit: Permit, body: Body) -> tuple[urllib3.BaseHTTPResponse, bytes]:
+        """The answer, and its body where that says what the answer means."""
+        inbound = permit.inbound
+        headers = upstream_headers(permit, self._host, self._own)
+        target = f"{inbound.path}?{inbound.query}" if inbound.query else inbound.path
+        timeout = self._timeout(permit.route)
+        if permit.route and permit.route.copies:
+            headers[IDLE] = str(self._slow_timeout)
+        with self.liveness.waiting():
+            answer = self._send(inbound.method, target, headers, body, timeout, self._pool)
+        try:
+            answer, page = answers.beginning(answer, inbound.method)
+        except ReadTimeoutError as why:
+            raise UpstreamTimeout("MLflow's answer began, and then stopped for too long.") from why
+        except HTTPError as why:
+            raise UpstreamReset("MLflow broke its answer off.") from why
+        answers.refuse(permit.route, answer, page)
+        if answer.status < 500 and permit.route and permit.route.kind not in NO_API:
+            self.served = time.monotonic()
+        return answer, page
+
+    def _timeout(self, route: Route | None) -> float:
+        """Seconds until MLflow answers, by what the route does."""
+        if route is None:
+            return self._read_timeout
+        if route.copies:
+            return self._copy_timeout
+        if route.asks_model:
+            return self._model_timeout
+        return self._slow_timeout if route.is_slow else self._read_timeout
+
+    def _send(
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: Body,
+        timeout: float,
+        pool: urllib3.HTTPConnectionPool,
+    ) -> urllib3.BaseHTTPResponse:
+        """One request on one connection, urllib3's failures in our words."""
+        headers[TARGET] = self._base_path + target
+        if body.content is not None and body.length is not None:
+            headers["Content-Length"] = str(body.length)
+        try:
+            return pool.urlopen(
+                method,
+                "/",
+                body=body.content,
+                headers=headers,
+                chunked=body.length is None,
+                timeout=urllib3.Timeout(connect=self._connect_timeout, read=timeout),
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        except (NewConnectionError, ConnectTimeoutError) as why:
+            raise UpstreamUnreachable(
+                "MLflow cannot be reached. Nothing was sent; repeat the request later."
+            ) from why
+        except ReadTimeoutError as why:
+            raise UpstreamTimeout(
+                f"MLflow did not answer within {timeout:g} s. It may still carry the request out: "
+                "look before you repeat one that creates something."
+            ) from why
+        except HTTPError as why:
+            if isinstance(why.args[-1], TimeoutError):
+                raise UpstreamTimeout("MLflow took no byte of the body for too long.") from why
+            raise UpstreamReset(
+                "MLflow broke the connection before its answer. It may have carried the request "
+                "out: look before you repeat one that creates something."
+            ) from why
+
+
+def _own_credentials(settings: Settings) -> Mapping[str, str]:
+    """What the proxy shows MLflow: a token, a user name and password, or nothing."""
+    if settings.mlflow_upstream_token:
+        return {"Authorization": f"Bearer {settings.mlflow_upstream_token}"}
+    if settings.mlflow_upstream_username:
+        pair = f"{settings.mlflow_upstream_username}:{settings.mlflow_upstream_password}"
+        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    return {}
+
+
+def _pool(settings: Settings, size: int) -> urllib3.HTTPConnectionPool:
+    """A pool: `size` idle connections are kept; more are opened when needed."""
+    parts = urlsplit(settings.mlflow_server_url)
+    is_tls = parts.scheme == "https"
+    pool_class = urllib3.HTTPSConnectionPool if is_tls else urllib3.HTTPConnectionPool
+    pool = pool_class(parts.hostname or "", parts.port, maxsize=size, block=False)
+    options = [*HTTPConnection.default_socket_options, *KEEPALIVE]
+    if TCP_USER_TIMEOUT is not None:
+        gone = settings.mlflow_artifact_read_timeout + BEYOND_WRITES
+        options.append((socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(gone * 1000)))
+    pool.conn_kw["socket_options"] = options
+    limits = {
+        "reuse_for": settings.mlflow_keepalive,
+        "max_age": settings.mlflow_connection_max_age,
+        "send_timeout": settings.mlflow_artifact_read_timeout,
+    }
+    base = ConnectionTLS if is_tls else Connection
+    pool.ConnectionCls = type(base.__name__, (base,), limits)
+    return pool

@@ -1,0 +1,119 @@
+"""Whether MLflow is alive while its requests wait. A slow MLflow is not a dead one.
+
+That a request waits, or times out, says little: a search may take half a minute, a copy to the
+object store longer, and MLflow's own pool of database connections gives up after 30 s. MLflow
+answers /health from its event loop, without a thread and without its database. So while requests
+wait and nobody is answered, a thread of this worker asks /health, and only the silence of that
+opens the circuit. No caller's request decides it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from app.request.errors import UpstreamTimeout
+from app.upstream.circuit import Circuit
+
+log = logging.getLogger("hokusai.circuit")
+
+#: Seconds in which a request waits and nobody is answered, before /health is asked.
+QUIET = 3.0
+
+#: Questions in a row that have to stay without an answer before the circuit opens.
+TRIES = 2
+
+#: Seconds between two looks.
+INTERVAL = 0.5
+
+
+class Liveness:
+    """What this worker knows of MLflow's life; shared by its threads."""
+
+    def __init__(self, circuit: Circuit, is_there: Callable[[], bool | None]) -> None:
+        """`is_there` asks MLflow: True for an answer, False for none, None if that is not clear.
+        The circuit is opened when MLflow is silent."""
+        self._circuit = circuit
+        self._is_there = is_there
+        self._answered = 0.0
+        self._timed_out = 0.0
+        self._waits: set[_Wait] = set()
+        self._wake = threading.Event()
+        self._starting = threading.Lock()
+        self._watching = False
+
+    def waiting(self) -> "_Wait":
+        """Surrounds the wait for MLflow's answer to one request."""
+        if not self._watching:
+            self._start()
+        return _Wait(self)
+
+    def begin(self, wait: "_Wait") -> None:
+        """A request waits from now on."""
+        self._waits.add(wait)
+
+    def end(self, wait: "_Wait", error: type[BaseException] | None) -> None:
+        """A request waits no longer: without `error` it was answered."""
+        self._waits.discard(wait)
+        if error is None:
+            self._answered = time.monotonic()
+        elif issubclass(error, UpstreamTimeout):
+            self._timed_out = max(self._timed_out, wait.began)
+            self._wake.set()
+
+    def look(self) -> None:
+        """Asks MLflow where that is due, and opens the circuit if it is silent."""
+        if self._circuit.state != "closed" or not self._is_suspicious():
+            return
+        asked = time.monotonic()
+        for _ in range(TRIES):
+            if self._is_there() is not False:
+                self._answered = time.monotonic()
+            if self._answered > asked:
+                return
+        self._circuit.trip()
+
+    def _is_suspicious(self) -> bool:
+        """Whether a request timed out, or waits for long, and nobody was answered meanwhile."""
+        if self._timed_out > self._answered:
+            return True
+        oldest = min((wait.began for wait in list(self._waits)), default=float("inf"))
+        return time.monotonic() - max(oldest, self._answered) > QUIET
+
+    def _start(self) -> None:
+        with self._starting:
+            if not self._watching:
+                self._watching = True
+                threading.Thread(target=self._watch, name="liveness", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self._wake.wait(INTERVAL)
+            self._wake.clear()
+            try:
+                self.look()
+            except Exception as why:  # or nobody would watch any more
+                log.error("whether MLflow is alive cannot be found out", exc_info=why)
+
+
+class _Wait:
+    """One request that waits; since when, in monotonic seconds."""
+
+    __slots__ = ("_liveness", "began")
+
+    def __init__(self, liveness: Liveness) -> None:
+        self._liveness = liveness
+        self.began = 0.0
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+        self._liveness.begin(self)
+
+    def __exit__(
+        self,
+        error: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._liveness.end(self, error)

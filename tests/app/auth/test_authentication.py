@@ -1,0 +1,400 @@
+"""From a key to a principal: one question for many, bounded staleness, no outage told as a 401."""
+
+import json
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from app.auth.authentication import Authentication, Authenticator
+from app.auth.cache import VerdictCache
+from app.auth.client import AuthService
+from app.auth.single_flight import SingleFlight
+from app.limits.request_limits import Limits, shared_limiter
+from app.request.credentials import Credentials
+from app.request.errors import AuthServiceUnavailable, ProxyError, RateLimited, Unauthenticated
+from app.request.principal import Verdict
+from app.state.instance_store import InstanceStore
+from app.state.redis_link import RedisLink
+from app.upstream.circuit import Circuit
+from tests.app.samples import principal
+from tests.upstreams import Answer, Upstream, pause, reset, send, sized, until
+
+TTL, NEGATIVE, STALE = 60.0, 0.2, 600.0
+RETRY_INTERVAL = 0.2
+FAILURE_LIMIT = 5
+IP = "203.0.113.7"
+
+
+def says(content: object, status: int = 200, *fields: tuple[str, str]) -> Answer:
+    return Answer(send(sized(json.dumps(content).encode(), status, *fields)))
+
+
+YES = says({"user_id": "ann", "key_id": "key-1", "scopes": ["read"]})
+NO = says({"detail": "unknown"}, 401)
+DOWN = says({}, 503)
+THROTTLED = says({}, 429, ("Retry-After", "17"))
+SLOWLY = Answer(pause(0.1), *YES.steps)
+
+
+@dataclass
+class Worker:
+    """The parts of one worker, put together as create_app does."""
+
+    cache: VerdictCache
+    limits: Limits
+    authenticator: Authenticator
+
+    def authenticate(self, key: str, ip: str = IP) -> Authentication:
+        """As the walk does it, failed attempts limited."""
+        return self.authenticator.authenticate(Credentials(key), ip)
+
+    def outcome(self, key: str, ip: str = IP) -> str:
+        """How the answer was found, or which error it was."""
+        try:
+            return self.authenticate(key, ip).source
+        except ProxyError as error:
+            return type(error).__name__
+
+    def knows(self, key: str, age: float, ip: str = IP) -> None:
+        """Puts a yes of this age into the cache."""
+        verdict = Verdict(principal(), time.time() - age)
+        assert self.cache.put(self.cache.digest(key, ip, "platform"), verdict)
+
+
+@pytest.fixture
+def server() -> Iterator[Upstream]:
+    """The auth service: counts the questions, and answers yes until told otherwise."""
+    with Upstream() as server:
+        server.answers(YES)
+        yield server
+
+
+@pytest.fixture
+def make_worker(
+    server: Upstream, redis_url: str, tmp_path: Path
+) -> Iterator[Callable[..., Worker]]:
+    """Workers of one instance; `url` is another Redis."""
+    links, services = [], []
+
+    def make(url: str = redis_url, stale: float = STALE, patience: float = 5.0) -> Worker:
+        link = RedisLink(url, 0.5, 0.05)
+        store = InstanceStore(tmp_path / "shared.db")
+        service = AuthService(server.url, "platform", 5.0, 3, Circuit("auth_service", 1000, 60))
+        cache = VerdictCache(link, store, b"secret", TTL, NEGATIVE, stale)
+        turns = SingleFlight(tmp_path / "turns")
+        links.append(link)
+        services.append(service)
+        limits = Limits(shared_limiter(Flask("test"), link), link, store, 1, FAILURE_LIMIT)
+        authenticator = Authenticator(
+            cache, turns, service, "platform", patience, RETRY_INTERVAL, failures=limits
+        )
+        return Worker(cache, limits, authenticator)
+
+    yield make
+    for link in links:
+        if link.client is not None:
+            link.client.close()
+    for service in services:
+        service._session.close()
+
+
+@pytest.fixture
+def worker(make_worker: Callable[..., Worker]) -> Worker:
+    return make_worker()
+
+
+@pytest.fixture
+def key() -> str:
+    """A key that nobody has seen before."""
+    return f"hk_test_{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def ip() -> str:
+    """An address of a network from which nobody has failed before."""
+    part = uuid.uuid4().hex
+    return f"2001:{part[:4]}:{part[4:8]}:{part[8:12]}::1"
+
+
+def at_once(number: int, ask: Callable[[int], str]) -> Counter[str]:
+    """The outcomes of so many threads that ask at the same moment."""
+    start = threading.Barrier(number)
+
+    def run(index: int) -> str:
+        start.wait(10)
+        return ask(index)
+
+    with ThreadPoolExecutor(number) as threads:
+        return Counter(threads.map(run, range(number)))
+
+
+# --- one question --------------------------------------------------------------------------------
+
+
+def test_the_first_one_asks_and_the_next_one_need_not(
+    worker: Worker, server: Upstream, key: str
+) -> None:
+    assert worker.outcome(key) == "miss"
+    assert worker.outcome(key) == "hit"
+    assert worker.authenticate(key).principal.user_id == "ann"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("url", [None, "memory://"], ids=["redis", "memory"])
+def test_fifty_at_once_with_a_new_key_ask_once(
+    make_worker: Callable[..., Worker], server: Upstream, key: str, url: str | None
+) -> None:
+    server.answers(SLOWLY)
+    worker = make_worker(url) if url else make_worker()
+    assert at_once(50, lambda _: worker.outcome(key)) == {"miss": 1, "hit": 49}
+    assert len(server.requests) == 1
+
+
+def test_what_one_worker_learnt_another_need_not_ask(
+    make_worker: Callable[..., Worker], server: Upstream, key: str
+) -> None:
+    assert [make_worker().outcome(key) for _ in range(3)] == ["miss", "hit", "hit"]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [(NO, "Unauthenticated"), (DOWN, "AuthServiceUnavailable"), (THROTTLED, "RateLimited")],
+)
+def test_many_at_once_ask_once_whatever_the_answer(
+    worker: Worker, server: Upstream, key: str, ip: str, answer: Answer, outcome: str
+) -> None:
+    server.answers(Answer(pause(0.1), *answer.steps))
+    assert at_once(FAILURE_LIMIT, lambda _: worker.outcome(key, ip)) == {outcome: FAILURE_LIMIT}
+    assert len(server.requests) == 1
+
+
+def test_different_keys_are_asked_about_at_the_same_time(worker: Worker, server: Upstream) -> None:
+    everybody = threading.Barrier(8)
+    server.answers(Answer(lambda exchange: everybody.wait(10) and None, *YES.steps))
+    keys = [f"hk_test_{uuid.uuid4().hex}" for _ in range(8)]
+    assert at_once(8, lambda index: worker.outcome(keys[index])) == {"miss": 8}
+
+
+def test_a_key_is_asked_about_once_per_address(worker: Worker, server: Upstream, key: str) -> None:
+    """The address is part of what was validated."""
+    assert worker.outcome(key, "192.0.2.1") == "miss"
+    assert worker.outcome(key, "192.0.2.2") == "miss"
+    assert worker.outcome(key, "192.0.2.1") == "hit"
+    assert [json.loads(asked.body)["client_ip"] for asked in server.requests] == [
+        "192.0.2.1",
+        "192.0.2.2",
+    ]
+
+
+def test_a_yes_past_its_life_is_asked_about_again(
+    worker: Worker, server: Upstream, key: str
+) -> None:
+    worker.knows(key, TTL + 1)
+    assert worker.outcome(key) == "miss"
+    assert len(server.requests) == 1
+
+
+# --- no ------------------------------------------------------------------------------------------
+
+
+def test_a_bad_key_is_refused_and_not_asked_about_for_a_while(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    server.answers(NO)
+    with pytest.raises(Unauthenticated, match="not valid") as caught:
+        worker.authenticate(key, ip)
+    assert key not in caught.value.message
+    assert worker.outcome(key, ip) == "Unauthenticated"
+    assert len(server.requests) == 1
+    time.sleep(NEGATIVE + 0.05)
+    server.answers(YES)
+    assert worker.outcome(key, ip) == "miss", "it was made valid meanwhile"
+
+
+def test_401_ends_a_key_at_once_also_while_a_stale_yes_would_be_allowed(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    worker.knows(key, TTL + 1, ip)
+    server.answers(NO)
+    assert worker.outcome(key, ip) == "Unauthenticated"
+    server.answers(DOWN)
+    assert worker.outcome(key, ip) == "Unauthenticated"
+    time.sleep(NEGATIVE + 0.05)
+    assert worker.outcome(key, ip) == "AuthServiceUnavailable", "nobody vouches for it any more"
+
+
+def test_401_that_another_worker_got_ends_it_here_too(
+    make_worker: Callable[..., Worker], server: Upstream, key: str, ip: str
+) -> None:
+    here, there = make_worker(), make_worker()
+    here.knows(key, TTL + 1, ip)
+    server.answers(NO)
+    assert there.outcome(key, ip) == "Unauthenticated"
+    server.answers(DOWN)
+    time.sleep(NEGATIVE + 0.05)
+    assert here.outcome(key, ip) == "AuthServiceUnavailable"
+
+
+def test_a_key_that_is_revoked_while_it_is_asked_about_is_refused(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    key_id = f"key-{uuid.uuid4().hex}"
+    yes = says({"user_id": "ann", "key_id": key_id})
+    server.answers(Answer(lambda exchange: worker.cache.revoke(key_id), *yes.steps))
+    assert worker.outcome(key, ip) == "Unauthenticated"
+    server.answers(NO)
+    assert worker.outcome(key, ip) == "Unauthenticated"
+    assert len(server.requests) == 2, "the yes was not kept"
+
+
+# --- no answer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [DOWN, Answer(reset())], ids=["503", "reset"])
+def test_a_yes_is_believed_a_while_longer_while_nobody_answers(
+    worker: Worker, server: Upstream, key: str, answer: Answer
+) -> None:
+    server.answers(answer)
+    worker.knows(key, TTL + 1)
+    assert [worker.outcome(key) for _ in range(3)] == ["stale"] * 3
+    worker.knows(key, TTL + STALE - 1)
+    assert worker.outcome(key) == "stale"
+    worker.knows(key, TTL + STALE + 1)
+    assert worker.outcome(key) == "AuthServiceUnavailable"
+
+
+def test_staleness_can_be_switched_off(
+    make_worker: Callable[..., Worker], server: Upstream, key: str
+) -> None:
+    worker = make_worker(stale=0)
+    worker.knows(key, TTL + 1)
+    server.answers(DOWN)
+    assert worker.outcome(key) == "AuthServiceUnavailable"
+
+
+def test_an_unknown_key_gets_503_and_never_401(worker: Worker, server: Upstream, key: str) -> None:
+    server.answers(DOWN)
+    with pytest.raises(AuthServiceUnavailable) as caught:
+        worker.authenticate(key)
+    assert caught.value.status == 503
+    assert int(caught.value.headers["Retry-After"]) >= 1
+
+
+def test_a_service_that_did_not_answer_is_asked_again_after_a_while(
+    worker: Worker, server: Upstream, key: str
+) -> None:
+    server.answers(DOWN)
+    outcomes = [worker.outcome(key) for _ in range(10)]
+    assert outcomes == ["AuthServiceUnavailable"] * 10
+    assert len(server.requests) == 1
+    time.sleep(RETRY_INTERVAL + 0.05)
+    server.answers(YES)
+    assert worker.outcome(key) == "miss"
+    assert worker.outcome(key) == "hit"
+    assert len(server.requests) == 2
+
+
+def test_many_at_once_with_a_stale_yes_ask_once(worker: Worker, server: Upstream, key: str) -> None:
+    server.answers(Answer(pause(0.1), *DOWN.steps))
+    worker.knows(key, TTL + 1)
+    assert at_once(20, lambda _: worker.outcome(key)) == {"stale": 20}
+    assert len(server.requests) == 1
+
+
+def test_where_no_answer_came_nobody_waits_for_the_one_who_asks_again(
+    make_worker: Callable[..., Worker], server: Upstream, key: str
+) -> None:
+    asking, other = make_worker(), make_worker()
+    asking.knows(key, TTL + 1)
+    server.answers(DOWN)
+    assert asking.outcome(key) == "stale"
+    go_on = threading.Event()
+    server.answers(Answer(until(go_on), *YES.steps))
+    time.sleep(RETRY_INTERVAL)
+    with ThreadPoolExecutor(1) as thread:
+        again = thread.submit(asking.outcome, key)
+        server.wait_for(lambda: len(server.requests) == 2)
+        assert [asking.outcome(key), other.outcome(key)] == ["stale", "stale"]
+        go_on.set()
+        assert again.result() == "miss"
+    assert [asking.outcome(key), other.outcome(key)] == ["hit", "hit"]
+    assert asking.cache.unanswered(asking.cache.digest(key, IP, "platform")) is None
+
+
+def test_throttling_is_passed_on_and_a_key_is_asked_about_again_after_a_while(
+    worker: Worker, server: Upstream, key: str
+) -> None:
+    server.answers(THROTTLED)
+    for _ in range(3):
+        with pytest.raises(RateLimited) as caught:
+            worker.authenticate(key)
+        assert caught.value.headers["Retry-After"] == "17"
+    assert len(server.requests) == 1
+    time.sleep(RETRY_INTERVAL + 0.05)
+    server.answers(YES)
+    assert worker.outcome(key) == "miss"
+
+
+# --- failed attempts -----------------------------------------------------------------------------
+
+
+def test_failed_attempts_of_an_address_are_limited(
+    worker: Worker, server: Upstream, ip: str
+) -> None:
+    server.answers(NO)
+    guesses = [worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip) for _ in range(FAILURE_LIMIT + 3)]
+    assert guesses == ["Unauthenticated"] * FAILURE_LIMIT + ["RateLimited"] * 3
+    assert len(server.requests) == FAILURE_LIMIT, "the others were not asked about"
+
+
+def test_the_same_bad_key_again_is_another_failed_attempt(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    server.answers(NO)
+    attempts = [worker.outcome(key, ip) for _ in range(FAILURE_LIMIT + 1)]
+    assert attempts == ["Unauthenticated"] * FAILURE_LIMIT + ["RateLimited"]
+
+
+def test_an_address_over_its_limit_can_go_on_with_a_key_that_is_known_to_be_good(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    assert worker.outcome(key, ip) == "miss"
+    server.answers(NO)
+    for _ in range(FAILURE_LIMIT):
+        worker.outcome("hk_test_bad", ip)
+    assert worker.outcome("hk_test_bad", ip) == "RateLimited"
+    assert worker.outcome(key, ip) == "hit"
+
+
+def test_a_key_that_was_good_lately_is_asked_about_in_spite_of_it(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    """Else one person's bad key in a loop shuts out everybody in his office."""
+    worker.knows(key, age=TTL + 1, ip=ip)
+    server.answers(NO)
+    for _ in range(FAILURE_LIMIT + 1):
+        worker.outcome("hk_test_bad", ip)
+    assert worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip) == "RateLimited"
+    server.answers(YES)
+    assert worker.outcome(key, ip) == "miss"
+    worker.knows(key, age=TTL + 1, ip=ip)
+    server.answers(NO)
+    assert worker.outcome(key, ip) == "Unauthenticated"
+    assert worker.outcome(key, ip) == "RateLimited", "it is not a good key any more"
+
+
+def test_an_outage_is_no_failed_attempt(worker: Worker, server: Upstream, ip: str) -> None:
+    server.answers(DOWN)
+    for _ in range(FAILURE_LIMIT * 2):
+        worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip)
+    server.answers(YES)
+    assert worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip) == "miss"

@@ -1,0 +1,113 @@
+"""The scopes table of the contract; what nobody has classified needs admin."""
+
+from dataclasses import fields
+
+import pytest
+
+from app.auth.authorization import authorize, granted
+from app.request.errors import Forbidden
+from app.request.permit import Permit
+from app.request.principal import Principal
+from app.request.route_table import Access, Route
+from tests.app.samples import inbound, principal
+
+READ, WRITE, ADMIN = Access.READ, Access.WRITE, Access.ADMIN
+
+TABLE = {
+    "read": {READ},
+    "mlflow:read": {READ},
+    "write": {READ, WRITE},
+    "mlflow:write": {READ, WRITE},
+    "model:write": {READ, WRITE},
+    "mlflow:access": {READ, WRITE},
+    "full_access": {READ, WRITE},
+    "admin": {READ, WRITE, ADMIN},
+    "mlflow:admin": {READ, WRITE, ADMIN},
+    "registry:admin": {READ, WRITE, ADMIN},
+}
+NOT_OURS = [
+    "",
+    "READ",
+    "Admin",
+    "read ",
+    "model:read",
+    "registry:read",
+    "billing:admin",
+    "mlflow:*",
+]
+
+
+def with_scopes(*scopes: str, is_admin: bool = False) -> Principal:
+    return principal(scopes=frozenset(scopes), is_admin=is_admin)
+
+
+def route(access: Access) -> Route:
+    return Route(frozenset(("GET",)), "/version", access, "server", "GetVersion")
+
+
+def refusal(who: Principal, needed: Route | None) -> str:
+    with pytest.raises(Forbidden) as caught:
+        authorize(who, inbound("DELETE", "/mlflow/version"), needed)
+    return caught.value.message
+
+
+@pytest.mark.parametrize(("scope", "accesses"), TABLE.items(), ids=TABLE.keys())
+def test_a_scope_grants_what_the_contract_says(scope: str, accesses: set[Access]) -> None:
+    assert granted(with_scopes(scope)) == accesses
+
+
+@pytest.mark.parametrize("scope", NOT_OURS)
+def test_a_scope_that_is_not_ours_grants_nothing(scope: str) -> None:
+    assert granted(with_scopes(scope)) == set()
+
+
+@pytest.mark.parametrize(
+    ("scopes", "accesses"),
+    [
+        ((), set()),
+        (("read", "billing:admin"), {READ}),
+        (("mlflow:read", "model:write"), {READ, WRITE}),
+        (("read", "write", "registry:admin"), {READ, WRITE, ADMIN}),
+    ],
+)
+def test_several_scopes_grant_what_the_strongest_does(
+    scopes: tuple[str, ...], accesses: set[Access]
+) -> None:
+    assert granted(with_scopes(*scopes)) == accesses
+
+
+def test_is_admin_grants_everything_without_a_scope() -> None:
+    assert granted(with_scopes(is_admin=True)) == {READ, WRITE, ADMIN}
+
+
+@pytest.mark.parametrize("scope", ["read", "write", "admin"])
+@pytest.mark.parametrize("needed", [READ, WRITE, ADMIN])
+def test_a_route_opens_to_whom_it_is_granted(scope: str, needed: Access) -> None:
+    who, asked = with_scopes(scope), inbound()
+    if needed in TABLE[scope]:
+        assert authorize(who, asked, route(needed)) == Permit(who, asked, route(needed))
+    else:
+        assert f"'{needed.value}' ('mlflow:{needed.value}')" in refusal(who, route(needed))
+
+
+@pytest.mark.parametrize("scope", ["read", "write"])
+def test_a_route_that_nobody_has_classified_needs_admin(scope: str) -> None:
+    message = refusal(with_scopes(scope), None)
+    assert "DELETE /version, which is not a known MLflow route, needs" in message
+    assert "'mlflow:admin'" in message
+
+
+def test_an_admin_may_use_a_route_that_nobody_has_classified() -> None:
+    asked = inbound()
+    assert authorize(with_scopes("admin"), asked, None).route is None
+
+
+@pytest.mark.parametrize("who", [with_scopes("admin"), with_scopes(is_admin=True)])
+def test_the_assistant_is_refused_to_everyone(who: Principal) -> None:
+    assert "to everyone" in refusal(who, route(Access.REFUSED))
+
+
+def test_a_permit_holds_the_very_request_that_was_authorized() -> None:
+    asked = inbound("GET", "/mlflow/a%2fb?c=%2F")
+    assert authorize(with_scopes("admin"), asked, None).inbound is asked
+    assert [field.name for field in fields(Permit)] == ["principal", "inbound", "route"]

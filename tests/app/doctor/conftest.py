@@ -1,0 +1,109 @@
+"""Deployments to be examined, and `flask doctor` as an operator runs it: a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.doctor.faults import FAULTS
+from devstack.environments import ROOT
+from devstack.proxy import Proxy
+from tests.conftest import SHARED_PROXY
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The document of a run with --json."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+    def step(self, name: str) -> dict[str, Any]:
+        """One step of it."""
+        return next(step for step in self.report["steps"] if step["name"] == name)
+
+    @property
+    def not_passed(self) -> list[tuple[str, str, str]]:
+        """What a failed assertion should show."""
+        steps = self.report["steps"]
+        return [
+            (step["name"], step["status"], f"{step['fault']} {step['detail']}")
+            for step in steps
+            if step["status"] != "passed"
+        ]
+
+
+@pytest.fixture
+def flask(tmp_path: Path) -> Callable[..., Finished]:
+    """Run a command of the app: `flask("doctor", "--url", url, HOKUSAI_API_KEY=key)`."""
+
+    def run(*arguments: str, **environment: str) -> Finished:
+        own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", *arguments],
+            cwd=ROOT,
+            env=own | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def examine(flask: Callable[..., Finished]) -> Callable[..., Finished]:
+    """`flask doctor --json` of a deployment: `examine(url, key, "--read-only")`. The key is in no
+    output."""
+
+    def run(url: str, key: str, *arguments: str, **environment: str) -> Finished:
+        done = flask(
+            "doctor", "--url", url, "--json", *arguments, HOKUSAI_API_KEY=key, **environment
+        )
+        assert key not in done.out + done.err
+        assert set(done.report["faults"]) <= FAULTS.keys()
+        return done
+
+    return run
+
+
+#: A machine that is busy for a moment is no fault.
+PATIENT = {"HEALTH_TIMEOUT": "25", "MLFLOW_CONNECT_TIMEOUT": "20", "AUTH_TIMEOUT": "20"}
+
+
+@pytest.fixture(scope="session")
+def proxy(servers: Path, auth_service: Any, redis_url: str, mlflow_server: Any) -> Iterator[Proxy]:
+    """A proxy with nothing wrong, as the session's, and more patient."""
+    upstreams = {
+        "MLFLOW_SERVER_URL": mlflow_server.url,
+        "HOKUSAI_AUTH_SERVICE_URL": auth_service.url,
+        "REDIS_URL": redis_url,
+    }
+    server = Proxy(servers / "patient-proxy", SHARED_PROXY | PATIENT | upstreams)
+    server.start()
+    server.wait_until_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def key(auth_service: Any) -> str:
+    """A key that may read and write."""
+    return str(auth_service.create_key(user="operator", scopes=["read", "write"]).key)

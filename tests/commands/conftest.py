@@ -1,5 +1,0 @@
-"""The commands are run as an operator runs them."""
-
-from tests.doctor.conftest import flask
-
-__all__ = ["flask"]

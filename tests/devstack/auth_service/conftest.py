@@ -1,0 +1,82 @@
+"""A database, the commands, the running service, and a Redis that nobody else uses."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from devstack.auth_service import create_app
+from devstack.auth_service.keys import KeyStore
+from devstack.redis import Redis
+from tests.devstack.auth_service.running import PATIENCE, PROGRAM, Service, environment
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+MakeClient = Callable[..., FlaskClient]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Where a database may come into being; nothing is there yet."""
+    return tmp_path / "auth" / "keys.db"
+
+
+@pytest.fixture
+def store(database: Path) -> Iterator[KeyStore]:
+    """An empty store."""
+    with closing(KeyStore(database)) as store:
+        yield store
+
+
+@pytest.fixture
+def run(database: Path, tmp_path: Path) -> Run:
+    """Run a command to its end: run("create", "--user", "ann"); keywords are its environment."""
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*PROGRAM, *arguments],
+            cwd=tmp_path,
+            env=environment(database, **more),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def client(database: Path) -> Iterator[MakeClient]:
+    """Make a client of the application in this process: client() or client(redis_url)."""
+    with ExitStack() as stack:
+
+        def client(redis_url: str | None = None) -> FlaskClient:
+            app = create_app(database, redis_url)
+            stack.callback(app.extensions["auth_service.keys"].close)
+            return app.test_client()
+
+        yield client
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service, running; shared, so each test makes keys of its own."""
+    service = Service(tmp_path_factory.mktemp("service"))
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def keys(service: Service) -> Iterator[KeyStore]:
+    """The store of the running service, opened from this process beside it."""
+    with closing(KeyStore(service.database)) as keys:
+        yield keys
+
+
+@pytest.fixture
+def own_redis(start_redis: Callable[[], Redis]) -> str:
+    """The address of a Redis in which nobody else listens."""
+    return start_redis().url
