@@ -437,10 +437,10 @@ def test_an_mlflow_that_takes_no_more_of_an_upload(
 #: Takes the loopback interface down, in a network namespace of its own, and asks then.
 VANISHING = """
 import fcntl, socket, struct, time
-from app.circuit import Circuit
-from app.errors import UpstreamReset
-from app.forwarding import Upstream
-from app.streaming import Body
+from app.request.errors import UpstreamReset
+from app.upstream.circuit import Circuit
+from app.upstream.forwarding import Upstream
+from app.upstream.streaming import Body
 from tests.app.samples import TRANSFER, inbound, permit, settings
 from tests.upstreams import Upstream as Fake
 
