@@ -37,10 +37,11 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def of_goals(goals: Iterable[Goal]) -> Table:
     """Each goal, what was measured, and whether it is reached."""
-    rows = [("goal", "target", "measured", "", "remark")]
+    rows = [("goal", "target", "measured", "")]
     for goal in goals:
         target = f"{goal.sign} {goal.target:g}"
-        rows.append((goal.what, target, precisely(goal.measured), goal.mark, goal.remark))
+        what = f"{goal.what} ({goal.remark})" if goal.remark else goal.what
+        rows.append((what, target, precisely(goal.measured), goal.mark))
     return Table("The goals:", rows)
 
 
