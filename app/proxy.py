@@ -29,6 +29,16 @@ from app.upstream.streaming import request_body
 
 log = logging.getLogger("hokusai.walk")
 
+#: What a request for the tracking URI itself is told.
+TRACKING_URI = (
+    "This is the tracking URI; MLflow's client adds the rest of the path to it. It must end here, "
+    "without a '#' behind it. To look at MLflow in a browser, open /mlflow/."
+)
+
+#: How the names of MLflow's own clients begin (mlflow-python-client/3.17.2). They ask for the page
+#: of MLflow only where a `#` in the tracking URI hides the rest of the path.
+CLIENTS = "mlflow-"
+
 
 def pipeline(services: Services, record: Record) -> Response:
     """One request, from its head to MLflow's answer."""
@@ -56,7 +66,8 @@ def permit_anybody(services: Services, record: Record) -> Permit:
 def pass_on_for_anybody(services: Services, permit: Permit, record: Record) -> Response:
     """The same without a key: the requests in flight are those of the client's network, so that
     one stranger's slow ones take nobody else's places."""
-    return _pass_on(services, permit, record, f"network {network(permit.inbound.client_ip)}")
+    counted = f"network {network(permit.inbound.client_ip)}"
+    return _pass_on(services, permit, record, counted, has_key=False)
 
 
 def _receive(services: Services, record: Record) -> tuple[Inbound, Route | None]:
@@ -85,10 +96,12 @@ def _authenticate(
     return found.principal
 
 
-def _pass_on(services: Services, permit: Permit, record: Record, counted: str) -> Response:
+def _pass_on(
+    services: Services, permit: Permit, record: Record, counted: str, has_key: bool = True
+) -> Response:
     """Body, MLflow, answer; `counted` is for whom the requests in flight are limited."""
     inbound, route, upstream = permit.inbound, permit.route, services.upstream
-    place = services.in_flight.take(counted)
+    place = services.in_flight.take(counted, has_key)
     try:
         streams = route is not None and route.takes_chunked
         with services.buffered_bodies.new(counted) as aside:
@@ -119,6 +132,8 @@ def blueprint(services: Services) -> Blueprint:
     routes.record(lambda state: state.app.url_map.converters.update(any_rest=_AnyRest))
 
     def everything(rest: str = "") -> Response:
+        if not rest and request.headers.get("User-Agent", "").startswith(CLIENTS):
+            raise NoSuchPath(TRACKING_URI)
         return pipeline(services, g.record)
 
     for prefix in ("/api/mlflow/", "/mlflow/"):
@@ -139,9 +154,6 @@ def blueprint(services: Services) -> Blueprint:
     # MLflow's page.
     @routes.route("/api/mlflow/", methods=sorted({*METHODS} - {"GET", "HEAD"}))
     def tracking_uri() -> Response:
-        raise NoSuchPath(
-            "This is the tracking URI; MLflow's client adds the rest of the path to it. It must "
-            "end here, without a '#' behind it. To look at MLflow in a browser, open /mlflow/."
-        )
+        raise NoSuchPath(TRACKING_URI)
 
     return routes

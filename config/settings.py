@@ -73,7 +73,7 @@ class Settings:
              "waited for the longest are closed for new ones.")
     max_in_flight: int = row("MAX_IN_FLIGHT", parsers.count(1), 512, group=SERVING,
         help="Requests that one worker forwards at once, all keys together; over it, 503. Never more "
-             "than 90 % of MAX_CONNECTIONS.")
+             "than 90 % of MAX_CONNECTIONS. Those without a key (MLflow's static files) get a quarter.")
     max_buffered_body: int = row("MAX_BUFFERED_BODY", parsers.count(0), 64 * 1024 * 1024, group=SERVING,
         help="Bytes of a chunked request body that are put aside for MLflow's REST routes, which "
              "need a Content-Length; over it, 413. Artifact uploads have no limit.")
@@ -100,8 +100,8 @@ class Settings:
              "30 s after which MLflow gives up waiting for a database connection.")
     mlflow_artifact_read_timeout: float = row("MLFLOW_ARTIFACT_READ_TIMEOUT", parsers.seconds(0.1, 3600), 120.0,
         group=MLFLOW,
-        help="The same where MLflow waits for its artifact store, and for searches and some writes. "
-             "There is no limit to a transfer's whole time.")
+        help="The same where MLflow waits for its artifact store, and for searches (but for those of "
+             "experiments) and some writes. There is no limit to a transfer's whole time.")
     mlflow_artifact_copy_timeout: float = row("MLFLOW_ARTIFACT_COPY_TIMEOUT", parsers.seconds(0.1, 14_400), 900.0,
         group=MLFLOW,
         help="Seconds to the response headers of an artifact's upload, download or deletion: MLflow "

@@ -84,7 +84,10 @@ class Revocations:
                 f"proxies with this user hear nothing. Others that heard it: {listeners}; {mark}."
             ) from self._failure
         if not marked:
-            raise NotAnnounced(f"Workers that heard it: {listeners - 1}; but {mark}.")
+            trouble = self._link.trouble()
+            raise NotAnnounced(f"Workers that heard it: {listeners - 1}; but {mark}.") from (
+                trouble.error if trouble else None
+            )
         return listeners - 1
 
     def _run(self) -> None:

@@ -20,6 +20,9 @@ def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Com
 
         Revoke it at the auth service first: the proxies ask there again.
         """
+        key_id = key_id.strip()  # as those who hear it read it
+        if not key_id:
+            raise click.ClickException("That is no key id, but empty; nothing is revoked.")
         if without_keys(key_id) != key_id:
             raise click.ClickException("That is a key. Give its id; nobody is to see the key.")
         try:

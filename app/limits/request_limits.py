@@ -181,17 +181,21 @@ def shared_limiter(app: Flask, link: RedisLink) -> Limiter:
 
 class InFlight:
     """How many requests this worker is forwarding, in all and for each key: so that one key's slow
-    transfers cannot take everybody's place."""
+    transfers cannot take everybody's place. Those without a key have a quarter of them together:
+    one person has as many networks of IPv6 addresses as it takes."""
 
     def __init__(self, per_key: int, in_all: int) -> None:
         self._per_key = per_key
         self._in_all = in_all
+        self._of_strangers = max(1, in_all // 4)
         self._guard = threading.Lock()
         self._keys: Counter[str] = Counter()
+        self._strangers = 0
         self.total = 0
 
-    def take(self, key_id: str) -> "Place":
-        """A place among the requests in flight; Overloaded if there is none."""
+    def take(self, key_id: str, has_key: bool = True) -> "Place":
+        """A place among the requests in flight; Overloaded if there is none. Without a key,
+        `key_id` is what else is counted."""
         with self._guard:
             if self._keys[key_id] >= self._per_key:
                 count_limit("in_flight_of_key", False)
@@ -200,18 +204,21 @@ class InFlight:
                     "a key, or an address without one, may have. Let some end, then repeat this.",
                     1,
                 )
-            if self.total >= self._in_all:
+            is_full = not has_key and self._strangers >= self._of_strangers
+            if is_full or self.total >= self._in_all:
                 count_limit("in_flight", False)
                 raise Overloaded("The proxy is busy; repeat the request in a moment.", 1)
             self._keys[key_id] += 1
             self.total += 1
+            self._strangers += not has_key
         FORWARDING.inc()
-        return Place(self, key_id)
+        return Place(self, key_id, has_key)
 
-    def give_back(self, key_id: str) -> None:
+    def give_back(self, key_id: str, has_key: bool) -> None:
         """One place less; called by the Place."""
         with self._guard:
             self.total -= 1
+            self._strangers -= not has_key
             self._keys[key_id] -= 1
             if not self._keys[key_id]:
                 del self._keys[key_id]
@@ -221,12 +228,12 @@ class InFlight:
 class Place:
     """One request's place in flight; leaving it twice does nothing."""
 
-    def __init__(self, in_flight: InFlight, key_id: str) -> None:
+    def __init__(self, in_flight: InFlight, key_id: str, has_key: bool) -> None:
         self._in_flight: InFlight | None = in_flight
-        self._key_id = key_id
+        self._taken = (key_id, has_key)
 
     def leave(self) -> None:
         """The request and its response are over."""
         if self._in_flight is not None:
-            self._in_flight.give_back(self._key_id)
+            self._in_flight.give_back(*self._taken)
             self._in_flight = None

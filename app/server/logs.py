@@ -7,12 +7,15 @@ what the lines hold.
 
 import json
 import logging
+import os
 import re
+import stat
 import sys
 import time
 from contextlib import suppress
 from functools import lru_cache
 from logging.handlers import WatchedFileHandler
+from select import PIPE_BUF, POLLOUT, poll  # the real one: gevent has not replaced it yet
 from typing import Any
 
 import orjson
@@ -27,6 +30,17 @@ log = logging.getLogger("hokusai.logs")
 
 #: Seconds between two lines about an audit file that cannot be written.
 LOG_INTERVAL = 60.0
+
+#: Milliseconds that a line waits for whoever reads stderr.
+PATIENCE = 100
+
+#: What is said when it goes on.
+LOST = {
+    "name": "hokusai.logs",
+    "levelno": logging.WARNING,
+    "levelname": "WARNING",
+    "msg": "%d log lines were lost: whoever reads stderr did not go on",
+}
 
 #: What needs no quotes in the text format.
 _PLAIN = re.compile(r"[^\s\"=\x00-\x1f\x7f-\xa0\u2028\u2029]+")
@@ -67,6 +81,56 @@ class TextFormatter(logging.Formatter):
         """The line, without its newline."""
         fields = getattr(record, "fields", {})
         return " ".join((super().format(record), *(f"{k}={_word(v)}" for k, v in fields.items())))
+
+
+class Stderr(logging.StreamHandler[Any]):
+    """stderr, for which nobody waits long. Where it is a pipe or a socket and its reader stops (a
+    log driver whose service is away), a plain write would block the worker, health checks
+    included, or the master. So lines are dropped until the reader goes on; then one says how many.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._poll: Any = None
+        self._is_stuck = self._is_cut = False
+        self._lost = 0
+        with suppress(OSError, ValueError):  # no file: a test has replaced it
+            mode = os.fstat(self.stream.fileno()).st_mode
+            if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+                self._poll = poll()
+                self._poll.register(self.stream.fileno(), POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the line, or drops it."""
+        if self._poll is None:
+            super().emit(record)
+            return
+        try:
+            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+            if self._lost and self._has_room(self._poll):
+                record = logging.makeLogRecord(LOST | {"args": (self._lost,)})
+                self._lost = 0
+                self._write(self._poll, f"{self.format(record)}\n".encode())
+            self._write(self._poll, line)
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, room: Any, line: bytes) -> None:
+        """What says that it has room takes so many bytes without waiting."""
+        if self._is_cut:
+            line = b"\n" + line
+        for start in range(0, len(line), PIPE_BUF):
+            if not self._has_room(room):
+                self._lost += 1
+                self._is_cut = self._is_cut or start > 0
+                return
+            os.write(self.stream.fileno(), line[start : start + PIPE_BUF])
+        self._is_cut = False
+
+    def _has_room(self, room: Any) -> bool:
+        """A reader that is late is waited for; one that was waited for in vain is not any more."""
+        self._is_stuck = not room.poll(0 if self._is_stuck else PATIENCE)
+        return not self._is_stuck
 
 
 class AuditFile(WatchedFileHandler):
@@ -139,8 +203,8 @@ def dict_config(settings: Settings) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": formatter}, "bare": {"format": "%(message)s"}},
         "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
-            "bare": {"class": "logging.StreamHandler", "formatter": "bare"},
+            "stderr": {"()": Stderr, "formatter": "line"},
+            "bare": {"()": Stderr, "formatter": "bare"},
         }
         | _audit_handler(settings.audit_log),
         "root": {"level": "WARNING", "handlers": ["stderr"]},

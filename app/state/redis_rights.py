@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from app.state.redis_client import SomeNodesFail
+from app.state.redis_client import SentinelFailed, SomeNodesFail
 from app.state.redis_faults import FAILURES, causes, word
 
 CHANNEL = "hokusai:auth:revoked"
@@ -44,6 +44,7 @@ SESSIONS = "browser sessions get 503"
 LIMITS = "each instance counts limits for itself"
 HEARING = "revocations are not heard"
 ANNOUNCING = "flask revoke cannot announce"
+EVERYTHING = "; ".join((SHARING, MARKS, SESSIONS, LIMITS, HEARING, ANNOUNCING))
 
 #: (what goes wrong without it, the command).
 COMMANDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -108,7 +109,7 @@ PHRASES = {
     "+": "may not run {}",
     "~": "may not use the keys {}",
     "&": "may not {}",
-    "": "finds no {} (Redis 6.2 and newer have it)",
+    "": "finds no {} (Redis 6.2 and newer have it, unless it is renamed)",
 }
 
 
@@ -186,8 +187,11 @@ def missing_to_hear(
 
 
 def missing_to_connect(why: BaseException) -> list[Lack]:
-    """What is lacking where Redis refuses what the client sends by itself; [] if it is not that."""
-    found = [_lack(cause, SHARING, "") for cause in causes(why)]
+    """What is lacking where Redis refuses what the client sends by itself; [] if it is not that.
+    Sentinels have users of their own, and a message of their own."""
+    found = [_lack(cause, EVERYTHING, "") for cause in causes(why)]
+    if any(isinstance(cause, SentinelFailed) for cause in causes(why)):
+        return []
     return [lack for lack in found if lack is not None and lack.kind == "+"][:1]
 
 

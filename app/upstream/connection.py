@@ -6,6 +6,7 @@ the reading of bodies are theirs. Names are looked up in names.py, inside the co
 are read in response_head.py, inside the read timeout. See docs/decisions/upstream-client.md.
 """
 
+import errno
 import http.client
 import re
 import socket
@@ -231,8 +232,10 @@ class Connection(HTTPConnection):
                 original_response=answer,
                 request_method=self._method,
             )
-        except BaseException:
+        except BaseException as why:
             answer.close()
+            if isinstance(why, TimeoutError) and why.errno == errno.ETIMEDOUT:
+                raise ConnectionAbortedError("the host acknowledges nothing any more") from why
             raise
         if self._idle_timeout is not None:
             self.sock.settimeout(self._idle_timeout)

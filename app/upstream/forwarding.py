@@ -6,7 +6,6 @@ authorized. See docs/decisions/upstream-client.md.
 """
 
 import base64
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +13,6 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from app.request.errors import (
@@ -29,9 +27,10 @@ from app.request.permit import Permit
 from app.request.route_table import Access, Route
 from app.upstream import answers
 from app.upstream import circuit as circuits
-from app.upstream.connection import IDLE, TARGET, Connection, ConnectionTLS
+from app.upstream.connection import IDLE, TARGET
 from app.upstream.headers import upstream_headers
 from app.upstream.liveness import Liveness
+from app.upstream.pool import pool_for
 from app.upstream.retries import Retries
 from app.upstream.streaming import Body
 from app.upstream.write_gate import WriteGate
@@ -40,14 +39,6 @@ from config import Settings
 #: What says that MLflow is in trouble. Its own 4xx and 5xx do not: they are often the caller's. Nor
 #: does a time-out: app/upstream/liveness.py finds out what is behind it.
 FAILURES = (UpstreamUnreachable,)
-
-#: A host that vanished without a word is noticed after a minute, and nothing in between forgets a
-#: connection that waits for a long copy. Not everywhere by these names.
-KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
-    (socket.IPPROTO_TCP, getattr(socket, name), value)
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
-    if hasattr(socket, name)
-]
 
 #: Kinds of routes that MLflow serves without its stores.
 NO_API = frozenset(("server", "ui"))
@@ -82,8 +73,8 @@ class Upstream:
         self._copy_timeout = settings.mlflow_artifact_copy_timeout
         self._model_timeout = settings.mlflow_gateway_read_timeout
         self._probe_timeout = settings.health_timeout
-        self._pool = _pool(settings, settings.mlflow_pool_size)
-        self._probes = _pool(settings, 1)
+        self._pool = pool_for(settings, settings.mlflow_pool_size)
+        self._probes = pool_for(settings, 1)
         self._retries = Retries(settings.mlflow_retry_deadline)
         self._writes = WriteGate(settings.web_concurrency)
         self.liveness = Liveness(circuit, self.is_there)
@@ -277,20 +268,3 @@ def _own_credentials(settings: Settings) -> Mapping[str, str]:
         pair = f"{settings.mlflow_upstream_username}:{settings.mlflow_upstream_password}"
         return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
     return {}
-
-
-def _pool(settings: Settings, size: int) -> urllib3.HTTPConnectionPool:
-    """A pool: `size` idle connections are kept; more are opened when needed."""
-    parts = urlsplit(settings.mlflow_server_url)
-    is_tls = parts.scheme == "https"
-    pool_class = urllib3.HTTPSConnectionPool if is_tls else urllib3.HTTPConnectionPool
-    pool = pool_class(parts.hostname or "", parts.port, maxsize=size, block=False)
-    pool.conn_kw["socket_options"] = [*HTTPConnection.default_socket_options, *KEEPALIVE]
-    limits = {
-        "reuse_for": settings.mlflow_keepalive,
-        "max_age": settings.mlflow_connection_max_age,
-        "send_timeout": settings.mlflow_artifact_read_timeout,
-    }
-    base = ConnectionTLS if is_tls else Connection
-    pool.ConnectionCls = type(base.__name__, (base,), limits)
-    return pool

@@ -4,8 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from devstack.proxy import Proxy
 from tests.browser.chromium import Chromium
+
+pytestmark = pytest.mark.slow
 
 #: What MLflow's pages ask for at their start and the proxy refuses to everyone: the assistant.
 REFUSED = "/ajax-api/3.0/mlflow/assistant/"

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import pytest
+
 from devstack.proxy import Proxy
 from tests.browser.chromium import Chromium
 from tests.browser.test_sign_in import sign_in
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_page_that_a_notebook_frames_shows_the_trace(

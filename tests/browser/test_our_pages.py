@@ -8,6 +8,8 @@ from devstack.proxy import Proxy
 from tests.browser.chromium import Chromium
 from tests.browser.test_mlflow_ui import sign_in
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everybody_can_use_the_pages(

@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from devstack.proxy import Proxy
 from tests.browser.chromium import Chromium
+
+pytestmark = pytest.mark.slow
 
 FORM = "#sign-in button"
 

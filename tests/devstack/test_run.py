@@ -103,11 +103,13 @@ def test_nothing_is_left_when_the_terminal_closes(tmp_path: Path) -> None:
         start_new_session=True,
     )
     os.close(terminal)
-    printed = b""
-    while "✓ redis".encode() not in printed:
-        printed += os.read(ours, 4096)
-    family = process.children(recursive=True)
-    os.close(ours)
+    try:
+        printed = b""
+        while "✓ redis".encode() not in printed:
+            printed += os.read(ours, 4096)
+        family = process.children(recursive=True)
+    finally:
+        os.close(ours)
     assert process.wait(30) == 128 + signal.SIGHUP
     assert psutil.wait_procs(family, timeout=30)[1] == []
 

@@ -13,7 +13,8 @@ from devstack.environments import DOCS, is_whole
 from tests.conftest import DEVELOPERS_ENVIRONMENT
 from tests.docs.pages import PAGES, ROOT
 
-pytestmark = pytest.mark.timeout(600)  # the first one may have to install what builds the site
+# The first one may have to install what builds the site.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 #: What a browser would fetch by itself.
 FETCHED = {"script": "src", "img": "src", "link": "href", "iframe": "src"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from devstack.environments import CLIENTS, INSTALLER_LOCK, ROOT, is_whole
+from devstack.environments import BASIC_AUTH_SERVER, CLIENTS, INSTALLER_LOCK, ROOT, is_whole
 from tests.conftest import DEVELOPERS_ENVIRONMENT
 from tests.drills.stage import Stage
 from tests.fault_proxy import FaultProxy
@@ -82,12 +82,14 @@ def key(stage: Stage) -> str:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Make the clients' environments before any test's time runs, as MLflow's is made."""
-    needed = any(
-        "client_environments" in getattr(item, "fixturenames", ()) for item in session.items
-    )
-    if needed and not session.config.option.collectonly:
+    """Make the environments before any test's time runs, as MLflow's is made."""
+    needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if session.config.option.collectonly:
+        return
+    if "client_environments" in needed:
         _make_client_environments()
+    if "basic_auth" in needed and not is_whole(BASIC_AUTH_SERVER):
+        _run("-m", "devstack.environments", "basic-auth-server")
 
 
 def _make_client_environments() -> bool:

@@ -149,6 +149,7 @@ def test_one_callers_slow_calls_close_mlflow_for_nobody(
     assert changes(proxy) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 def test_the_first_request_to_an_open_circuit_may_be_a_slow_one(
     start: Start, faults: FaultProxy, fake: Upstream, key: str, method: str
@@ -186,6 +187,7 @@ def test_an_open_circuit_answers_at_once(start: Start, faults: FaultProxy, key: 
     assert opened < closed * 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asking", [2, 40])
 def test_one_of_many_requests_probes(
     start: Start, faults: FaultProxy, fake: Upstream, key: str, asking: int

@@ -52,6 +52,7 @@ def take_a_place(proxy: Proxy, key: str, ends: ExitStack) -> Wire:
 # --- caps ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.timing
 def test_a_key_over_its_cap_is_shed_at_once_and_no_other(
     stage: Stage, fake: Upstream, key: str
 ) -> None:
@@ -107,6 +108,7 @@ def test_of_many_at_once_as_many_go_on_as_there_are_places(
     assert len(fake.requests) == 1 + 5
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_a_flood_of_slow_streams_of_one_key_is_not_felt_by_others(stage: Stage) -> None:
     row = overload.drill(stage, seconds=2, most_ms=1000)

@@ -86,6 +86,7 @@ def cluster(folder: Path) -> Kind:
     return Kind(made.url, made.running, made.nodes, start_and_join)
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [single, sentinels, cluster])
 def test_two_proxies_start_without_it_and_share_everything_once_it_is_there(

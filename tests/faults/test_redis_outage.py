@@ -17,6 +17,7 @@ from tests.drills.stage import Stage
 from tests.upstreams import Upstream
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_known_keys_go_on_and_the_shared_count_comes_back(stage: Stage, fault: Fault) -> None:

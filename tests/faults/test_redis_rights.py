@@ -107,6 +107,7 @@ def test_with_the_documented_rights_nothing_is_refused(
     assert lines(proxy, "redis") == []
 
 
+@pytest.mark.slow
 def test_who_may_not_subscribe_hears_nothing_and_everybody_is_told(
     operator: Operator, start: Callable[..., Proxy], auth_service: Any
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_right_that_is_taken_away_in_mid_life_is_noticed(
     assert "revocations are not heard" in said
 
 
+@pytest.mark.slow
 def test_a_subscription_that_is_silently_dead_is_begun_anew(
     start_redis: Callable[[], Redis], start_proxy: Callable[..., Proxy], fake: Upstream
 ) -> None:
@@ -219,6 +221,7 @@ def test_who_may_subscribe_and_not_publish_hears_and_cannot_announce(
     assert "'publish' command" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("without", "message", "hurts"),
     [

@@ -172,6 +172,7 @@ def test_an_outage_does_not_multiply_the_traffic(proxy: Proxy, fake: Upstream, k
     assert requests < fake.connections <= requests * (1 + PER_REQUEST) + BUDGET
 
 
+@pytest.mark.timing
 def test_requests_that_may_not_wait_any_more_are_answered_at_once(
     ask: Callable[..., Response], faults: FaultProxy
 ) -> None:
@@ -186,6 +187,7 @@ def test_requests_that_may_not_wait_any_more_are_answered_at_once(
 # --- dead pooled connections ---------------------------------------------------------------------
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("pooled", [1, 16])
 @pytest.mark.parametrize("end", [close(), reset()], ids=["closed", "reset"])
 def test_dead_pooled_connections_cost_a_read_nothing(

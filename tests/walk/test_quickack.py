@@ -61,6 +61,7 @@ def seconds(wire: Wire, key: str) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.timing
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="a system without TCP_QUICKACK")
 def test_mlflow_answers_three_times_as_fast_with_it(
     front: Proxy, without: Proxy, upstream: Upstream, key: str

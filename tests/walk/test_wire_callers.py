@@ -81,6 +81,7 @@ def start_on_socket(
         server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hops", "field", "address"),
     [
@@ -180,6 +181,7 @@ def test_with_workspaces_in_mlflow_it_is_refused_as_not_yet_supported(
 # --- a session's own count -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_looking_never_stops_training_nor_training_looking(
     front: Proxy, upstream: Upstream, auth_service: Any, redis_url: str
 ) -> None:

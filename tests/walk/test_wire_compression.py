@@ -5,6 +5,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -314,6 +315,24 @@ def test_strangers_slow_requests_take_nobody_elses_places(
         finally:
             go_on.set()
         assert slow.read().status == 200
+
+
+def test_strangers_from_everywhere_leave_places_for_keys(
+    start_front: Callable[..., Proxy], upstream: Upstream, key: str
+) -> None:
+    """One person has as many networks of IPv6 addresses as it takes."""
+    front, go_on = start_front(TRUSTED_PROXY_HOPS=1, MAX_IN_FLIGHT=8), threading.Event()
+    slow, path = Answer(until(go_on), *OK.steps), "/mlflow/static-files/a.png"
+    upstream.answers_by(lambda asked: slow if b"static-files" in asked.target else OK)
+    with ExitStack() as ends:
+        ends.callback(go_on.set)
+        strangers = [ends.enter_context(Wire(front.url)) for _ in range(10)]
+        for number, stranger in enumerate(strangers):
+            stranger.send(request("GET", path, f"X-Forwarded-For: 2001:db8:0:{number}::1"))
+        upstream.wait_for(lambda: len(upstream.requests) == 2, "a quarter of them")
+        assert call(front.url, "GET", "/api/mlflow/version", bearer(key)).status == 200
+        go_on.set()
+        assert sorted(stranger.read().status for stranger in strangers) == [200] * 2 + [503] * 8
 
 
 def test_without_a_key_no_body_is_read(front: Proxy, upstream: Upstream) -> None:

@@ -179,6 +179,7 @@ def test_an_artifact_is_waited_for_longer(hasty: Proxy, upstream: Upstream, key:
 # --- the circuit ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_circuit_opens_lets_one_probe_go_and_closes(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
 ) -> None:

@@ -237,6 +237,7 @@ def test_who_has_a_place_keeps_the_connection(hurried: Proxy, upstream: Upstream
     assert upstream.requests[0].length == 200_000
 
 
+@pytest.mark.slow
 def test_a_body_that_nobody_wants_is_not_waited_for(hurried: Proxy) -> None:
     """For a few seconds, and not for KEEPALIVE, which is a minute here."""
     with Wire(hurried.url) as wire:

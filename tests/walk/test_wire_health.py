@@ -280,6 +280,7 @@ def test_an_answer_that_trickles_holds_nobody(
 # --- the circuits --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_open_circuit_hides_neither_that_mlflow_is_gone_nor_that_it_is_back(
     start_front: Callable[..., Proxy], upstream: Upstream, auth: Upstream
 ) -> None:
@@ -311,6 +312,7 @@ def test_an_open_circuit_hides_neither_that_mlflow_is_gone_nor_that_it_is_back(
 # --- loops ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["", "/api/mlflow", "/mlflow"])
 def test_a_proxy_that_is_its_own_mlflow_says_so(
     path: str, auth: Upstream, redis_url: str, tmp_path: Any
@@ -351,6 +353,7 @@ def outcomes(proxy: Proxy, outcome: str) -> list[dict[str, Any]]:
     return [line for line in proxy.log_lines() if line.get("outcome") == outcome]
 
 
+@pytest.mark.slow
 def test_two_proxies_that_are_each_others_mlflow(
     start_front: Callable[..., Proxy], auth: Upstream, redis_url: str, tmp_path: Any
 ) -> None:

@@ -37,6 +37,7 @@ GIB = 1024 * MIB
 GROWTH = 64 * MIB
 
 
+@pytest.mark.timing
 def test_slow_calls_at_once_do_not_queue(front: Proxy, upstream: Upstream, key: str) -> None:
     """One after the other they would take 8 s. The only test here that looks at the clock."""
     upstream.answers(Answer(pause(0.5), *OK.steps))
@@ -113,7 +114,8 @@ def test_a_gib_goes_up_in_bounded_memory(
         for piece in pieces_of(GIB):
             wire.send(piece if is_sized else chunk(piece))
         assert wire.send(b"" if is_sized else b"0\r\n\r\n").read("PUT").status == 200
-    (asked,) = upstream.requests
+    # On a busy machine it takes long enough for the proxy to ask MLflow's /health beside it.
+    (asked,) = [each for each in upstream.requests if each.method == b"PUT"]
     assert (asked.length, asked.end) == (GIB, "whole")
     assert asked.checksum.hexdigest() == checksum_of(GIB)
 

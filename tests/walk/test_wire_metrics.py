@@ -204,6 +204,7 @@ def test_what_is_refused_before_the_application_sees_it(front: Proxy) -> None:
     wait_for(front, before + 1, "requests_total", **labels)
 
 
+@pytest.mark.slow
 def test_an_outage_of_mlflow(start: Start, upstream: Upstream, key: str) -> None:
     front = start(
         MLFLOW_READ_TIMEOUT=1,
@@ -313,6 +314,7 @@ def test_restarted_workers_are_counted_on_and_shown_no_more(
     assert "MonkeyPatchWarning" not in front.log.read_text()
 
 
+@pytest.mark.slow
 def test_scrapes_during_restarts_never_see_less(start: Start, upstream: Upstream, key: str) -> None:
     front = start(WEB_CONCURRENCY=2)
     wait_for(front, 2, "worker_starts_total")

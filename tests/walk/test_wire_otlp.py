@@ -72,6 +72,7 @@ def test_mlflows_own_client_gets_mlflows_form(front: Proxy) -> None:
     assert answer.error == (401, "UNAUTHENTICATED")
 
 
+@pytest.mark.slow
 def test_an_exporter_loses_no_batch_to_a_circuit_that_closes_again(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
 ) -> None:

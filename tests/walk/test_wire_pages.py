@@ -49,7 +49,7 @@ def test_a_navigation_without_a_key_gets_the_sign_in_page(
 
 
 NO_NAVIGATIONS = {
-    "the SDK": ["User-Agent: mlflow-python-client/3.17.2", "Accept: */*"],
+    "requests": ["User-Agent: python-requests/2.32.5", "Accept: */*"],
     "no Accept": [],
     "JSON": ["Accept: application/json"],
     "Java": [HTML, "User-Agent: Java/21"],
@@ -214,6 +214,7 @@ def test_signing_in_counts_as_a_request_of_the_keys_sessions(
     assert b"browser sessions of this API key may make 2 requests an hour" in answers[-1].body
 
 
+@pytest.mark.slow
 def test_nobody_signs_in_on_a_verdict_that_is_stale(
     start_front: Callable[..., Proxy], upstream: Upstream
 ) -> None:

@@ -271,6 +271,19 @@ def test_the_tracking_uri_itself_is_404_and_says_so(
     assert upstream.requests == []
 
 
+@pytest.mark.parametrize("path", ["/api/mlflow/", "/mlflow/", "/mlflow//"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_mlflows_client_gets_no_page(
+    front: Proxy, upstream: Upstream, key: str, method: str, path: str
+) -> None:
+    """Its tracking URI ends in a pasted fragment, which hides the rest of each path."""
+    for client in ("mlflow-python-client/2.3.2", "mlflow-java-client/3.6.0"):
+        answer = call(front.url, method, path, bearer(key), f"User-Agent: {client}")
+        assert answer.error == (404, "ENDPOINT_NOT_FOUND")
+        assert "without a '#' behind it" in answer.json["message"]
+    assert upstream.requests == []
+
+
 def test_mlflow_without_a_slash_is_redirected_with_its_query(front: Proxy) -> None:
     answer = call(front.url, "GET", "/mlflow?a=%2f&a=b")
     assert (answer.status, answer.one("Location")) == (308, "/mlflow/?a=%2f&a=b")

@@ -264,6 +264,7 @@ def test_sign_out_takes_a_post(front: Proxy, upstream: Upstream, session: str) -
     assert call(front.url, "GET", SEARCH, session).status == 200
 
 
+@pytest.mark.slow
 def test_a_session_ends_after_its_idle_time(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
 ) -> None:
@@ -274,6 +275,7 @@ def test_a_session_ends_after_its_idle_time(
     assert call(quick.url, "GET", SEARCH, session).status == 401
 
 
+@pytest.mark.slow
 def test_a_status_page_that_stays_open_keeps_no_session_alive(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
 ) -> None:
@@ -287,6 +289,7 @@ def test_a_status_page_that_stays_open_keeps_no_session_alive(
     assert not drawn[-1]
 
 
+@pytest.mark.slow
 def test_a_session_ends_when_the_key_expires(
     start_front: Callable[..., Proxy], upstream: Upstream
 ) -> None:
@@ -301,6 +304,7 @@ def test_a_session_ends_when_the_key_expires(
         assert call(quick.url, "GET", SEARCH, session).status == 401
 
 
+@pytest.mark.slow
 def test_a_session_in_use_ends_after_its_lifetime(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
 ) -> None:
@@ -324,6 +328,7 @@ def test_a_session_is_bound_to_the_address(
     assert answer.error == (401, "UNAUTHENTICATED")
 
 
+@pytest.mark.slow
 def test_while_redis_is_away_one_signs_in_anew_and_nothing_stale_is_believed(
     start_front: Callable[..., Proxy],
     start_redis: Callable[[], Any],
@@ -352,6 +357,7 @@ def test_while_redis_is_away_one_signs_in_anew_and_nothing_stale_is_believed(
     assert call(alone.url, "GET", SEARCH, during).status != 200
 
 
+@pytest.mark.slow
 def test_without_redis_sessions_stay_in_the_process(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
 ) -> None:
@@ -362,6 +368,7 @@ def test_without_redis_sessions_stay_in_the_process(
     assert call(alone.url, "GET", SEARCH, session).error == (401, "UNAUTHENTICATED")
 
 
+@pytest.mark.slow
 def test_a_revocation_ends_a_session_also_where_nobody_heard_of_it(
     start_front: Callable[..., Proxy],
     start_redis: Callable[[], Any],

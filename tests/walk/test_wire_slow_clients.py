@@ -43,6 +43,7 @@ SIZED = Answer(send(head(200, ("Content-Length", str(LARGE)))), generate(LARGE))
 ENDLESS = Answer(send(head(200, ("Transfer-Encoding", "chunked"))), without_end(chunk(bytes(9999))))
 
 
+@pytest.mark.slow
 def test_readers_that_stall_are_dropped_and_see_no_whole_body(
     impatient: Proxy, upstream: Upstream, key: str
 ) -> None:

@@ -178,6 +178,7 @@ def test_a_caller_may_say_that_a_trace_is_not_to_be_kept(
     assert (upstream.requests[0].one("traceparent") or "")[3:35] == TRACE_ID
 
 
+@pytest.mark.slow
 def test_spans_are_not_lost_when_a_worker_stops(
     start_front: Start, collector: Collector, upstream: Upstream, key: str
 ) -> None:
@@ -189,6 +190,7 @@ def test_spans_are_not_lost_when_a_worker_stops(
     assert span_of(collector, "before-the-stop")
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_away_delays_nobody(
     start_front: Start, upstream: Upstream, key: str
 ) -> None:

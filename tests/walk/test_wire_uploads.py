@@ -313,6 +313,7 @@ def test_an_early_answer_and_a_closed_connection_are_an_answer_or_502(
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.slow
 def test_an_early_refusal_ends_an_upload_that_mlflow_does_not_read(
     front: Proxy, upstream: Upstream, key: str
 ) -> None:

@@ -56,6 +56,7 @@ def states(flask: Flask, folder: Path) -> list[str]:
     return [worker["circuits"]["mlflow"] for worker in instance["workers"]]
 
 
+@pytest.mark.slow
 def test_the_circuits_of_all_workers_are_shown_and_reset(
     flask: Flask, proxy_of_two: Proxy, faults: FaultProxy, folder: Path, auth_service: Any
 ) -> None:
@@ -87,6 +88,7 @@ def test_the_circuits_of_all_workers_are_shown_and_reset(
     assert states(flask, folder) == ["closed", "closed"]
 
 
+@pytest.mark.slow
 def test_an_instance_is_found_where_it_made_its_folder_itself(
     flask: Flask, start_proxy: Callable[..., Proxy]
 ) -> None:
@@ -117,6 +119,7 @@ def test_an_unknown_circuit_is_refused(flask: Flask) -> None:
     assert "'redis' is not one of 'mlflow', 'auth_service'" in done.err
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_answer_is_named(flask: Flask, tmp_path: Path) -> None:
     CircuitBoard(InstanceStore(tmp_path / FILE), [Circuit("mlflow", 1, 3600)]).look()
     done = flask("circuit", "reset", INSTANCE_FOLDER=str(tmp_path))

@@ -29,6 +29,7 @@ def shown(flask: Flask, redis_url: str, *arguments: str) -> list[dict[str, Any]]
     return found
 
 
+@pytest.mark.slow
 def test_what_a_key_has_used_is_shown_and_cleared(
     flask: Flask, proxy: Proxy, redis_url: str, limited: Any
 ) -> None:
@@ -72,6 +73,7 @@ def test_it_tells_what_the_limiter_itself_goes_by(
     client.close()
 
 
+@pytest.mark.slow
 def test_failed_authentications_are_shown_by_address(
     flask: Flask, redis_url: str, start_proxy: Callable[..., Proxy]
 ) -> None:

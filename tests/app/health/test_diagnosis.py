@@ -216,7 +216,7 @@ def test_a_redis_that_is_too_old_for_a_command() -> None:
     trouble = Trouble("permission", ValueError("ERR"), (Lack("", "getex", "sessions end"),))
     assert diagnosis.redis_trouble(REDIS, trouble).message == (
         "Redis does not let this user do what the proxy needs: it finds no GETEX (Redis 6.2 and "
-        "newer have it). Until then sessions end."
+        "newer have it, unless it is renamed). Until then sessions end."
     )
 
 

@@ -441,6 +441,16 @@ def test_all_keys_together_have_so_many_places() -> None:
     assert in_flight.total == 3
 
 
+def test_those_without_a_key_have_a_quarter() -> None:
+    in_flight = InFlight(per_key=5, in_all=8)
+    places = [in_flight.take(f"network {number}", has_key=False) for number in range(2)]
+    with pytest.raises(Overloaded, match="The proxy is busy"):
+        in_flight.take("network 3", has_key=False)
+    in_flight.take("key-1")
+    places[0].leave()
+    in_flight.take("network 3", has_key=False)
+
+
 def test_leaving_twice_gives_one_place_back() -> None:
     in_flight = InFlight(per_key=1, in_all=2)
     place, _ = in_flight.take("key-1"), in_flight.take("key-2")

@@ -131,6 +131,7 @@ def check_value(value: Any) -> None:
 # --- what the lines say --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_was_counted_is_written_at_the_end(start: Start, fake: Upstream, key: str) -> None:
     proxy = start(METRICS_EMF_NAMESPACE="Hokusai/Test", METRICS_EMF_SERVICE="proxy-of-a-test")
     fake.answers(OK)

@@ -199,3 +199,42 @@ def test_the_audit_can_have_a_file_in_the_format_of_the_log(tmp_path: Path, form
 def test_text_can_be_chosen() -> None:
     lines = spoken(LOG_FORMAT="text").splitlines()
     assert any(re.fullmatch(r".{23} WARNING redis spoke", line) for line in lines)
+
+
+#: A program that logs 2,000 lines, tells so, waits for a word, and logs one more.
+TALKER = """
+import logging.config, os
+from config import load
+from app.server.logs import dict_config
+logging.config.dictConfig(dict_config(load({})))
+log = logging.getLogger("hokusai.proxy")
+for number in range(2000):
+    log.info("x" * int(os.environ["SIZE"]))
+print("done", flush=True)
+input()
+log.info("goes on")
+"""
+
+
+@pytest.mark.parametrize("size", [100, 9000])
+def test_a_reader_of_the_log_that_stops_keeps_nobody_waiting(size: int) -> None:
+    """As Docker's log drivers do while their service is away. What was lost is counted."""
+    talker = subprocess.Popen(
+        [sys.executable, "-c", TALKER],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "SIZE": str(size)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert talker.stdout is not None and talker.stdout.readline() == "done\n"
+    assert talker.stderr is not None
+    heard = os.read(talker.stderr.fileno(), 1024 * 1024).decode()
+    heard += talker.communicate("\n", timeout=20)[1]
+    lines = [json.loads(line) for line in heard.splitlines() if line.endswith("}")]
+    *kept, counted, last = [line["message"] for line in lines]
+    assert last == "goes on"
+    lost = re.fullmatch(r"([0-9]+) log lines were lost: .*", counted)
+    assert lost and len(kept) + int(lost[1]) == 2000
+    assert set(kept) == {"x" * size}

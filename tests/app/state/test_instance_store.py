@@ -182,6 +182,7 @@ for number in range(1500):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
 def test_processes_share_again_when_a_cleaner_has_removed_one_file(
     file: Path, store: InstanceStore, suffix: str

@@ -270,6 +270,7 @@ def _listens(port: int) -> bool:
 # --- Sentinels and clusters ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sentinels(look: Look, tmp_path: Path) -> None:
     made = Sentinels(tmp_path, Way(password="s3cret"), sentinel_password="s3cret-too")
     ports = [sentinel.port for sentinel in made.sentinels]
@@ -300,6 +301,7 @@ def test_sentinels(look: Look, tmp_path: Path) -> None:
         assert look(url()) == "no master"
 
 
+@pytest.mark.slow
 def test_a_cluster(look: Look, tmp_path: Path) -> None:
     made = Cluster(tmp_path, Way(password="s3cret"))
     place = f"{HOST}:{made.nodes[0].port}"

@@ -180,6 +180,7 @@ def test_one_that_takes_no_writes_is_away_though_it_answers(
 # --- refused -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_command_that_is_refused_is_no_outage_and_is_said_once(
     make_link: MakeLink, server: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_refusal_that_the_probe_does_not_find_leaves_redis_in_use(link: RedisL
     assert ping(link)
 
 
+@pytest.mark.slow
 def test_a_cluster_without_one_of_its_nodes_is_used_for_the_rest(
     make_link: MakeLink, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

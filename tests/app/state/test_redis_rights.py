@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.health import diagnosis
 from app.state.redis_link import RedisAway, RedisLink, Trouble
 from app.state.redis_rights import explain
 from app.state.windows import count_as_the_limiter
@@ -128,6 +129,7 @@ def test_a_cluster_needs_two_more(tmp_path: Path) -> None:
             trouble = link.trouble()
             link.client.close()
             assert (trouble and trouble.lacks[0].right) == missing
+            assert trouble is None or "browser sessions get 503" in explain(trouble.lacks)
             assert f"`+{missing}" in PAGE or f" +{missing}`" in PAGE or missing is None
             rule.append(f"+{missing}")
 
@@ -193,3 +195,6 @@ def test_a_user_of_sentinels_needs_one(tmp_path: Path) -> None:
             trouble = link.trouble()
             link.client.close()
             assert (trouble and trouble.word) == word
+            if trouble is not None:
+                found = diagnosis.redis_trouble(diagnosis.redis_at(url), trouble)
+                assert found.message.startswith("The Sentinels do not let this user ask")

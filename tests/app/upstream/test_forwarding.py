@@ -2,7 +2,10 @@
 
 import contextlib
 import inspect
+import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +31,7 @@ from app.request.route_table import Route
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream as Forwarder
 from app.upstream.streaming import Body
+from devstack.environments import ROOT
 from tests.app.samples import CREATE, READ, TRANSFER, inbound, permit, settings
 from tests.upstreams import (
     PATIENCE,
@@ -430,6 +434,52 @@ def test_an_mlflow_that_takes_no_more_of_an_upload(
         forward(forwarder, "PUT", body=Body(pieces_of(size), size), route=TRANSFER)
 
 
+#: Takes the loopback interface down, in a network namespace of its own, and asks then.
+VANISHING = """
+import fcntl, socket, struct, time
+from app.upstream.circuit import Circuit
+from app.request.errors import UpstreamReset
+from app.upstream.forwarding import Upstream
+from app.upstream.streaming import Body
+from tests.app.samples import TRANSFER, inbound, permit, settings
+from tests.upstreams import Upstream as Fake
+
+def loopback(is_up):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any:
+        name = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh", fcntl.ioctl(any, 0x8913, name)[:18])[1]  # SIOCGIFFLAGS
+        fcntl.ioctl(any, 0x8914, struct.pack("16sh14x", b"lo", flags & ~1 | is_up))
+
+loopback(True)
+fake = Fake().__enter__()
+limits = {"mlflow_artifact_read_timeout": 1.0, "mlflow_artifact_copy_timeout": 40.0,
+          "mlflow_retry_deadline": 0.0}
+forwarder = Upstream(settings(mlflow_server_url=fake.url, **limits), Circuit("mlflow", 5, 60))
+ask = lambda: forwarder.forward(permit(inbound("GET", "/mlflow/x"), route=TRANSFER), Body(None, 0))
+print(ask().data)
+loopback(False)
+began = time.monotonic()
+try:
+    ask()
+except UpstreamReset as why:
+    print(type(why.__cause__.args[-1]).__name__, time.monotonic() - began < 30, flush=True)
+import os; os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_an_mlflow_whose_host_is_gone_holds_no_request_for_a_whole_copy() -> None:
+    """Nobody acknowledges the request, so nothing of the keep-alive is sent."""
+    alone = ["unshare", "--net"]
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"], check=False).returncode:
+        pytest.skip("no network namespace may be made here")
+    command = [*alone, sys.executable, "-c", VANISHING]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.stdout.splitlines() == ["b'{}'", "ConnectionAbortedError True"], done.stderr
+
+
 #: Of urllib3's exceptions, those that cannot come out of a request here.
 CANNOT_HAPPEN = {
     "HTTPError": "a base class",
@@ -666,6 +716,7 @@ def test_a_full_pool_is_known_though_its_words_come_in_pieces(
         forward(forwarder, "GET", route=READ)
 
 
+@pytest.mark.slow
 def test_a_refusal_that_stops_in_its_body_is_a_time_out_and_not_repeated(
     mlflow: Upstream, forwarder: Forwarder
 ) -> None:

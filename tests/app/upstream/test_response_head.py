@@ -140,6 +140,7 @@ ENDLESS: dict[str, tuple[Step, type[ProxyError]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_head_without_an_end_is_ended(mlflow: Upstream, forwarder: Forwarder, name: str) -> None:
     """Within the read timeout in all, however often a byte comes."""

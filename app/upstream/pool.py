@@ -1,0 +1,45 @@
+"""The pool of connections to MLflow: urllib3's, with our connections in it."""
+
+import socket
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection
+
+from app.upstream.connection import Connection, ConnectionTLS
+from config import Settings
+
+#: A host that vanished without a word is noticed, and nothing in between forgets a connection that
+#: waits for a long copy. Not everywhere by these names.
+KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+]
+
+#: While a request is not acknowledged, Linux asks no such questions and repeats it for 15 minutes.
+#: This ends that. It counts for a host that takes no more bytes, too, and so comes this many
+#: seconds after the limit of a write.
+TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
+BEYOND_WRITES = 5.0
+
+
+def pool_for(settings: Settings, size: int) -> urllib3.HTTPConnectionPool:
+    """A pool: `size` idle connections are kept; more are opened when needed."""
+    parts = urlsplit(settings.mlflow_server_url)
+    is_tls = parts.scheme == "https"
+    pool_class = urllib3.HTTPSConnectionPool if is_tls else urllib3.HTTPConnectionPool
+    pool = pool_class(parts.hostname or "", parts.port, maxsize=size, block=False)
+    options = [*HTTPConnection.default_socket_options, *KEEPALIVE]
+    if TCP_USER_TIMEOUT is not None:
+        gone = settings.mlflow_artifact_read_timeout + BEYOND_WRITES
+        options.append((socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(gone * 1000)))
+    pool.conn_kw["socket_options"] = options
+    limits = {
+        "reuse_for": settings.mlflow_keepalive,
+        "max_age": settings.mlflow_connection_max_age,
+        "send_timeout": settings.mlflow_artifact_read_timeout,
+    }
+    base = ConnectionTLS if is_tls else Connection
+    pool.ConnectionCls = type(base.__name__, (base,), limits)
+    return pool

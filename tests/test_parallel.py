@@ -1,0 +1,87 @@
+"""What the workers of a test run have to do with each other."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.parallel import Room, slow_files_first
+from tests.upstreams import PATIENCE
+
+
+def item(file: str, name: str, *marks: str) -> Any:
+    """What the order looks at."""
+    return SimpleNamespace(
+        path=Path(file),
+        name=name,
+        get_closest_marker=lambda mark: mark if mark in marks else None,
+    )
+
+
+def test_slow_files_come_first_timed_ones_last_and_each_stays_together() -> None:
+    items = [
+        item("quick", "a"),
+        item("slow", "b"),
+        item("slow", "c", "slow"),
+        item("timed", "d", "slow"),
+        item("timed", "e", "timing"),
+        item("slowest", "f", "slow"),
+        item("slowest", "g", "slow"),
+    ]
+    slow_files_first(items)
+    assert "".join(each.name for each in items) == "fgbcade"
+
+
+@pytest.fixture
+def enter(tmp_path: Path) -> Iterator[Any]:
+    """Go into the room as another worker would, through files of its own."""
+    with ExitStack() as ends:
+
+        def enter(alone: bool) -> Any:
+            room = Room(tmp_path)
+            ends.callback(room.close)
+            return room.entered(alone)
+
+        yield enter
+
+
+def test_several_are_in_the_room_at_the_same_time(enter: Any) -> None:
+    everybody = threading.Barrier(3)
+
+    def stay(_: int) -> None:
+        with enter(alone=False):
+            everybody.wait(PATIENCE)
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(stay, range(3)))
+
+
+def test_who_is_alone_waits_for_the_others_and_keeps_new_ones_out(enter: Any) -> None:
+    happened: list[str] = []
+
+    def be_alone() -> None:
+        with enter(alone=True):
+            happened.append("alone")
+            time.sleep(0.1)
+            happened.append("alone no more")
+
+    def come_later() -> None:
+        with enter(alone=False):
+            happened.append("later")
+
+    with ThreadPoolExecutor(2) as threads:
+        with enter(alone=False):
+            first = threads.submit(be_alone)
+            time.sleep(0.2)
+            second = threads.submit(come_later)
+            time.sleep(0.2)
+            happened.append("left")
+        first.result(PATIENCE)
+        second.result(PATIENCE)
+    assert happened == ["left", "alone", "alone no more", "later"]
