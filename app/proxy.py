@@ -23,7 +23,7 @@ from app.request.inbound import METHODS, Inbound, check_query, receive
 from app.request.permit import Permit
 from app.request.principal import Principal
 from app.request.route_table import Route
-from app.responses import respond
+from app.responses import keep_private, respond
 from app.services import Services
 from app.upstream.streaming import request_body
 
@@ -54,7 +54,8 @@ def pipeline(services: Services, record: Record) -> Response:
     record.limit_fields = services.limits.limit(permit, counted)
     services.workspaces.refuse(inbound.environ, inbound.decoded_path)
     log.debug("%s permitted, within its limit", record.request_id)
-    return _pass_on(services, permit, record, f"{counted} {principal.key_id}")
+    response = _pass_on(services, permit, record, f"{counted} {principal.key_id}")
+    return keep_private(response) if counted == "session" else response
 
 
 def permit_anybody(services: Services, record: Record) -> Permit:

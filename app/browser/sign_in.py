@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flask import g, request
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from app.auth.authentication import Authentication
 from app.auth.sessions import Session
 from app.request.credentials import (
     SESSION_COOKIES,
@@ -57,7 +58,7 @@ class SignIn:
         """Who is signed in, or whose key the request carries, which must be valid."""
         environ = request.environ
         if "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ:
-            return self._validated(identify(environ, self.hops))
+            return self._validated(identify(environ, self.hops)).principal
         session = self.session()
         return session.principal if session else None
 
@@ -68,13 +69,14 @@ class SignIn:
         still look. A stale verdict begins none, because the session would outlast it by hours.
         """
         since, client_ip = time.time(), self._client_ip()
-        principal = self._validated(checked(key, "Paste the key alone, nothing else."))
-        if g.record.auth_source == "stale":
+        found = self._validated(checked(key, "Paste the key alone, nothing else."))
+        if found.source == "stale":
             raise AuthServiceUnavailable(
                 "Nobody can sign in at the moment (the auth service gives no answer). Try again "
                 "later; programs go on with the key meanwhile.",
                 RETRY_AFTER,
             )
+        principal = found.principal
         g.record.limit_fields = self.services.limits.count(principal, "session")
         with suppress(AuthServiceUnavailable):  # the old one, if any, ends by itself then
             self._end_ticket()
@@ -104,11 +106,11 @@ class SignIn:
                 samesite="Lax",
             )
 
-    def _validated(self, credentials: Credentials | Ticket) -> Principal:
+    def _validated(self, credentials: Credentials | Ticket) -> Authentication:
         """Whose key it is, asked as the walk does; failed attempts are counted."""
         found = self.services.authenticator.authenticate(credentials, self._client_ip())
         g.record.principal, g.record.auth_source = found.principal, found.source
-        return found.principal
+        return found
 
     def _end_ticket(self) -> None:
         ticket = session_ticket(request.environ, self.hops)
