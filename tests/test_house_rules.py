@@ -108,9 +108,8 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
             {
                 *("app/auth/client.py", "app/responses.py"),
                 *("app/upstream/answers.py", "app/upstream/connection.py"),
-                *("app/upstream/forwarding.py", "app/upstream/pool.py"),
-                "app/upstream/response_head.py",
-                "app/upstream/streaming.py",
+                *("app/upstream/forwarding.py", "app/upstream/response_head.py"),
+                *("app/upstream/pool.py", "app/upstream/streaming.py"),
             },
         ),
         (

@@ -30,7 +30,7 @@ from app.upstream import circuit as circuits
 from app.upstream.connection import IDLE, TARGET
 from app.upstream.headers import upstream_headers
 from app.upstream.liveness import Liveness
-from app.upstream.pool import pool_for
+from app.upstream.pool import open_pool
 from app.upstream.retries import Retries
 from app.upstream.streaming import Body
 from app.upstream.write_gate import WriteGate
@@ -73,8 +73,8 @@ class Upstream:
         self._copy_timeout = settings.mlflow_artifact_copy_timeout
         self._model_timeout = settings.mlflow_gateway_read_timeout
         self._probe_timeout = settings.health_timeout
-        self._pool = pool_for(settings, settings.mlflow_pool_size)
-        self._probes = pool_for(settings, 1)
+        self._pool = open_pool(settings, settings.mlflow_pool_size)
+        self._probes = open_pool(settings, 1)
         self._retries = Retries(settings.mlflow_retry_deadline)
         self._writes = WriteGate(settings.web_concurrency)
         self.liveness = Liveness(circuit, self.is_there)

@@ -1,4 +1,4 @@
-"""The pool of connections to MLflow: urllib3's, with our connections in it."""
+"""The pool of connections to MLflow: its sizes, its time limits, and how a lost host is noticed."""
 
 import socket
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 BEYOND_WRITES = 5.0
 
 
-def pool_for(settings: Settings, size: int) -> urllib3.HTTPConnectionPool:
+def open_pool(settings: Settings, size: int) -> urllib3.HTTPConnectionPool:
     """A pool: `size` idle connections are kept; more are opened when needed."""
     parts = urlsplit(settings.mlflow_server_url)
     is_tls = parts.scheme == "https"

@@ -18,6 +18,7 @@ from app.state.windows import count_as_the_limiter
 from config.running import PREPARED
 from devstack.ports import HOST
 from tests.drills.redis_topologies import (
+    OPEN,
     SERVICE,
     Cluster,
     Node,
@@ -339,12 +340,18 @@ def test_a_cluster_that_announces_addresses_of_its_own(look: Look, tmp_path: Pat
         for node in made.nodes:
             node.ask("CONFIG", "SET", "cluster-announce-ip", "127.0.0.77")
 
-        def is_announced() -> bool:
-            slots = made.nodes[0].ask("CLUSTER", "SLOTS")
-            return "127.0.0.77" in str(slots)
+        def informed() -> list[Node]:
+            """The nodes that know the new address of all; some never hear of it."""
+            everywhere = len(made.nodes)
+            return [
+                node
+                for node in made.nodes
+                if str(node.ask("CLUSTER", "SLOTS")).count("127.0.0.77") == everywhere
+            ]
 
-        eventually(is_announced, "the new address")
-        link = RedisLink(made.url, 2, 1)
+        eventually(lambda: bool(informed()), "the new addresses")
+        (port, *_) = (node.port for node in informed())
+        link = RedisLink(OPEN.url("redis+cluster", [port]), 2, 1)
         trouble = link.trouble()
         assert trouble is not None
         found = diagnosis.redis_trouble(diagnosis.redis_at(made.url), trouble)

@@ -437,8 +437,8 @@ def test_an_mlflow_that_takes_no_more_of_an_upload(
 #: Takes the loopback interface down, in a network namespace of its own, and asks then.
 VANISHING = """
 import fcntl, socket, struct, time
-from app.upstream.circuit import Circuit
 from app.request.errors import UpstreamReset
+from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream
 from app.upstream.streaming import Body
 from tests.app.samples import TRANSFER, inbound, permit, settings
