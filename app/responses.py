@@ -74,7 +74,7 @@ def keep_private(response: Response) -> Response:
 
 
 class _AsItIs(Response):
-    """MLflow's answer: werkzeug would rewrite a Location, could fail at it after the walk, and
+    """MLflow's answer: werkzeug would rewrite a Location, could fail at it after the pipeline, and
     looks at each piece of the body."""
 
     def __call__(self, environ: Any, start_response: Any) -> Any:

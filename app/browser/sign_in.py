@@ -1,4 +1,4 @@
-"""Signing in and out. The key is validated as the walk does it, failed attempts counted."""
+"""Signing in and out. The key is validated as the pipeline does it, failed attempts counted."""
 
 import logging
 import time
@@ -13,10 +13,10 @@ from app.auth.sessions import Session
 from app.request.credentials import (
     SESSION_COOKIES,
     Credentials,
-    Ticket,
+    SessionTokens,
     checked,
     identify,
-    session_ticket,
+    session_tokens,
 )
 from app.request.errors import AuthServiceUnavailable, Unauthenticated
 from app.request.inbound import client_address, scheme_of
@@ -46,11 +46,11 @@ class SignIn:
     def session(self) -> Session | None:
         """The session of this request, whose idle time runs on: these pages refresh themselves.
         None where there is none or it is over; AuthServiceUnavailable where nobody knows."""
-        ticket = session_ticket(request.environ, self.hops)
-        if ticket is None:
+        tokens = session_tokens(request.environ, self.hops)
+        if tokens is None:
             return None
         try:
-            return self.services.sessions.find(ticket.sessions, self._client_ip())
+            return self.services.sessions.find(tokens.sessions, self._client_ip())
         except Unauthenticated:
             return None
 
@@ -63,7 +63,7 @@ class SignIn:
         return session.principal if session else None
 
     def begin(self, key: str) -> str:
-        """A session for this key; raises what the walk would.
+        """A session for this key; raises what the pipeline would.
 
         It counts as a request of the key's sessions, so that a key whose own limit is used up can
         still look. A stale verdict begins none, because the session would outlast it by hours.
@@ -79,7 +79,7 @@ class SignIn:
         principal = found.principal
         g.record.limit_fields = self.services.limits.count(principal, "session")
         with suppress(AuthServiceUnavailable):  # the old one, if any, ends by itself then
-            self._end_ticket()
+            self._end_session()
         token = self.services.sessions.begin(principal, client_ip, since)
         _log("a session began", principal, client_ip)
         return token
@@ -89,7 +89,7 @@ class SignIn:
         cannot be done now."""
         if (session := self.session()) is not None:
             _log("a session was ended", session.principal, self._client_ip())
-        self._end_ticket()
+        self._end_session()
 
     def set_cookies(self, response: WerkzeugResponse, token: str) -> None:
         """The session's cookie, or with an empty token its removal. It has no age of its own: it
@@ -106,16 +106,16 @@ class SignIn:
                 samesite="Lax",
             )
 
-    def _validated(self, credentials: Credentials | Ticket) -> Authentication:
-        """Whose key it is, asked as the walk does; failed attempts are counted."""
+    def _validated(self, credentials: Credentials | SessionTokens) -> Authentication:
+        """Whose key it is, asked as the pipeline does; failed attempts are counted."""
         found = self.services.authenticator.authenticate(credentials, self._client_ip())
         g.record.principal, g.record.auth_source = found.principal, found.source
         return found
 
-    def _end_ticket(self) -> None:
-        ticket = session_ticket(request.environ, self.hops)
-        if ticket is not None:
-            self.services.sessions.end(ticket.sessions)
+    def _end_session(self) -> None:
+        tokens = session_tokens(request.environ, self.hops)
+        if tokens is not None:
+            self.services.sessions.end(tokens.sessions)
 
     def _client_ip(self) -> str:
         return client_address(request.environ, self.hops)

@@ -1,6 +1,6 @@
 """Record: what is known of a request for log, audit and metrics, filled on the way.
 
-Nothing here steers the request; the walk's steps hand each other typed results for that.
+Nothing here steers the request; the pipeline's steps hand each other typed results for that.
 """
 
 import re
@@ -82,7 +82,7 @@ class Record:
 
     @property
     def kind(self) -> str:
-        """The endpoint type: the route's, "unclassified" for the walk's others, "own" for ours."""
+        """The endpoint type: the route's, "unclassified" without one, "own" for our paths."""
         if self.route is not None:
             return self.route.kind
         return "unclassified" if self.inbound is not None else "own"
