@@ -79,9 +79,10 @@ def _receive(services: Services, record: Record) -> tuple[Inbound, Route | None]
         services.settings.trusted_proxy_hops,
         count_address_fallback,
     )
-    route = services.routes.match(inbound.method, inbound.decoded_path)
-    record.inbound, record.route = inbound, route
-    return inbound, route
+    record.inbound = inbound
+    if found := services.routes.match(inbound.method, inbound.decoded_path):
+        record.route, record.parameters = found
+    return inbound, record.route
 
 
 def _authenticate(

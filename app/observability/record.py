@@ -5,7 +5,7 @@ Nothing here steers the request; the pipeline's steps hand each other typed resu
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,6 +48,7 @@ class Record:
         "limit_fields",
         "method",
         "outcome",
+        "parameters",
         "path",
         "principal",
         "request_id",
@@ -67,6 +68,7 @@ class Record:
         self.inbound: Inbound | None = None
         self.limit_fields: dict[str, str] = {}
         self.route: Route | None = None
+        self.parameters: Mapping[str, str] = {}
         self.principal: Principal | None = None
         self.auth_source: str | None = None
         self.auth_seconds: float | None = None
