@@ -1,7 +1,7 @@
 """From a key to a principal: the cache before the auth service, and what an outage means.
 
 Fails closed on identity: a key that nobody vouches for is refused, in an outage with 503 and never
-with 401. What is open then, and what is not (limits.py says the rest):
+with 401. What is open then, and what is not (limits/request_limits.py says the rest):
 
 - The auth service gives no answer: a key that it found valid earlier goes on for AUTH_STALE_TTL
   after that verdict's own life, and is asked about again every AUTH_RETRY_INTERVAL. An unknown key
