@@ -16,14 +16,14 @@ from app.auth.authorization import authorize, authorize_anybody
 from app.observability.condition_metrics import count_address_fallback
 from app.observability.record import Record
 from app.request.addresses import network
-from app.request.credentials import Counted, Credentials, Ticket, identify
+from app.request.credentials import Counted, Credentials, SessionTokens, identify
 from app.request.cross_site import refuse_cross_site
 from app.request.errors import NoSuchPath
 from app.request.inbound import METHODS, Inbound, check_query, receive
 from app.request.permit import Permit
 from app.request.principal import Principal
 from app.request.route_table import Route
-from app.responses import respond
+from app.responses import keep_private, respond
 from app.services import Services
 from app.upstream.streaming import request_body
 
@@ -47,14 +47,15 @@ def pipeline(services: Services, record: Record) -> Response:
     log.debug("%s received: %s", record.request_id, route.operation if route else "unclassified")
     refuse_cross_site(inbound.environ, hops)
     credentials = identify(inbound.environ, hops)
-    counted: Counted = "session" if isinstance(credentials, Ticket) else "key"
+    counted: Counted = "session" if isinstance(credentials, SessionTokens) else "key"
     principal = _authenticate(services, credentials, inbound, record)
     log.debug("%s authenticated: %s", record.request_id, principal.key_id)
     permit = authorize(principal, inbound, route, services.unknown_paths.refusal)
     record.limit_fields = services.limits.limit(permit, counted)
     services.workspaces.refuse(inbound.environ, inbound.decoded_path)
     log.debug("%s permitted, within its limit", record.request_id)
-    return _pass_on(services, permit, record, f"{counted} {principal.key_id}")
+    response = _pass_on(services, permit, record, f"{counted} {principal.key_id}")
+    return keep_private(response) if counted == "session" else response
 
 
 def permit_anybody(services: Services, record: Record) -> Permit:
@@ -78,13 +79,14 @@ def _receive(services: Services, record: Record) -> tuple[Inbound, Route | None]
         services.settings.trusted_proxy_hops,
         count_address_fallback,
     )
-    route = services.routes.match(inbound.method, inbound.decoded_path)
-    record.inbound, record.route = inbound, route
-    return inbound, route
+    record.inbound = inbound
+    if found := services.routes.match(inbound.method, inbound.decoded_path):
+        record.route, record.parameters = found
+    return inbound, record.route
 
 
 def _authenticate(
-    services: Services, credentials: Credentials | Ticket, inbound: Inbound, record: Record
+    services: Services, credentials: Credentials | SessionTokens, inbound: Inbound, record: Record
 ) -> Principal:
     """The principal behind key or session."""
     began = time.monotonic()
@@ -101,7 +103,7 @@ def _pass_on(
 ) -> Response:
     """Body, MLflow, answer; `counted` is for whom the requests in flight are limited."""
     inbound, route, upstream = permit.inbound, permit.route, services.upstream
-    place = services.in_flight.take(counted, has_key)
+    slot = services.in_flight.acquire(counted, has_key)
     try:
         streams = route is not None and route.takes_chunked
         with services.buffered_bodies.new(counted) as aside:
@@ -113,9 +115,9 @@ def _pass_on(
             finally:
                 record.upstream_seconds = time.monotonic() - sent
         log.debug("%s answered by MLflow: %s", record.request_id, answer.status)
-        return respond(answer, permit, upstream.url, place.leave)
+        return respond(answer, permit, upstream.url, slot.release)
     except BaseException:
-        place.leave()
+        slot.release()
         raise
 
 

@@ -60,17 +60,21 @@ def respond(
     if dropped := dropped_names(permit, upstream.headers):
         record.dropped = dropped
         response.headers["X-Hokusai-Dropped-Headers"] = dropped
-    if record.auth_source == "session" and "Cache-Control" not in response.headers:
-        # What is kept is asked about again, after signing out too. With Authorization shared caches
-        # keep out by themselves (RFC 9111 section 3.5), with a cookie they do not.
-        response.headers["Cache-Control"] = "private, no-cache"
     response.call_on_close(upstream.close)  # also where the body is never iterated: HEAD, 304
     response.call_on_close(leave)
     return response
 
 
+def keep_private(response: Response) -> Response:
+    """The same response to a browser's session: shared caches must not keep it, and the browser
+    asks again before it uses its copy, after signing out too. With Authorization shared caches keep
+    out by themselves (RFC 9111 section 3.5), with a cookie they do not."""
+    response.headers.setdefault("Cache-Control", "private, no-cache")
+    return response
+
+
 class _AsItIs(Response):
-    """MLflow's answer: werkzeug would rewrite a Location, could fail at it after the walk, and
+    """MLflow's answer: werkzeug would rewrite a Location, could fail at it after the pipeline, and
     looks at each piece of the body."""
 
     def __call__(self, environ: Any, start_response: Any) -> Any:

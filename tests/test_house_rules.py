@@ -154,6 +154,19 @@ def test_the_ground_floor_imports_nothing_of_ours(module: str) -> None:
     assert reached_from(f"app/{module}.py") == {f"app/{module}.py"} | shared
 
 
+def test_the_server_loads_nothing_before_gevent_patches_but_its_files() -> None:
+    """The master loads app/server/ first; what it loaded with it would keep unpatched locks."""
+    reached = set().union(*(reached_from(file) for file in SERVER))
+    assert {file for file in reached - SERVER if not file.startswith("config/")} == {
+        "app/observability/folders.py",
+        "app/observability/metric_file.py",
+    }
+
+
+def test_the_doctor_reaches_nothing_of_the_app() -> None:
+    assert set().union(*(reached_from(file) for file in DOCTOR)) == DOCTOR
+
+
 @pytest.mark.parametrize(
     "module", ["auth/authorization", "upstream/circuit", "request/route_table", "request/principal"]
 )

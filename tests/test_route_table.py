@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from app.request.route_table import METHODS, Access, Route, RouteTable
+from tests.app.samples import route_of
 
 WALK = Path(__file__).with_name("mlflow_surface.py")
 TABLE = RouteTable.load()
@@ -104,7 +105,7 @@ def test_mlflows_routers_choose_the_same_template(mlflow: dict[str, Any]) -> Non
     chosen = zip(probing_requests(), mlflow["resolved"], strict=True)
     served = [(*request, template) for request, template in chosen if template is not None]
     assert len(served) > 3000
-    assert [s for s in served if s[2] not in templates_of(TABLE.match(s[0], s[1]))] == []
+    assert [s for s in served if s[2] not in templates_of(route_of(TABLE, s[0], s[1]))] == []
 
 
 def test_no_graphql_mutation_writes(mlflow: dict[str, Any]) -> None:
@@ -184,7 +185,7 @@ def test_no_get_is_a_write() -> None:
     ],
 )
 def test_what_executes_reaches_out_or_administers_needs_admin(method: str, path: str) -> None:
-    route = TABLE.match(method, path)
+    route = route_of(TABLE, method, path)
     assert route is not None
     assert route.access is Access.ADMIN
 
@@ -195,7 +196,7 @@ def test_what_executes_reaches_out_or_administers_needs_admin(method: str, path:
 )
 @pytest.mark.parametrize("prefix", ["/api", "/ajax-api"])
 def test_everything_of_the_assistant_is_refused(prefix: str, rest: str, method: str) -> None:
-    route = TABLE.match(method, f"{prefix}/3.0/mlflow/assistant/{rest}")
+    route = route_of(TABLE, method, f"{prefix}/3.0/mlflow/assistant/{rest}")
     assert route is not None
     assert route.access is Access.REFUSED
 
@@ -241,7 +242,7 @@ def test_nearly_every_search_has_the_time_limit_of_searches() -> None:
 
 def test_a_run_that_mlflow_writes_files_for_has_an_artifacts_time_limit() -> None:
     """MLflow saves a model for it in the artifact store (mlflow/utils/promptlab_utils.py)."""
-    route = TABLE.match("POST", "/ajax-api/2.0/mlflow/runs/create-promptlab-run")
+    route = route_of(TABLE, "POST", "/ajax-api/2.0/mlflow/runs/create-promptlab-run")
     assert route is not None
     assert route.is_slow
 
@@ -397,12 +398,12 @@ def test_comments_and_empty_lines_are_skipped(tmp_path: Path) -> None:
 
 def match(method: str, path: str) -> str | None:
     """The operation of the row that matches."""
-    route = TABLE.match(method, path)
+    route = route_of(TABLE, method, path)
     return route.operation if route else None
 
 
 def match_route(method: str, path: str) -> Route:
-    route = TABLE.match(method, path)
+    route = route_of(TABLE, method, path)
     assert route is not None
     return route
 
@@ -415,7 +416,7 @@ def unclassified(surface: Iterable[Served]) -> list[str]:
     """What no row has as its own, for a person to read."""
     found = []
     for served in surface:
-        route = TABLE.match(served["method"], sample(served["path"]))
+        route = route_of(TABLE, served["method"], sample(served["path"]))
         if served["path"] not in templates_of(route):
             found.append(f"{served['method']} {served['path']} ({served['origin']})")
     return found

@@ -1,7 +1,7 @@
 """From a key to a principal: the cache before the auth service, and what an outage means.
 
 Fails closed on identity: a key that nobody vouches for is refused, in an outage with 503 and never
-with 401. What is open then, and what is not (limits.py says the rest):
+with 401. What is open then, and what is not (limits/request_limits.py says the rest):
 
 - The auth service gives no answer: a key that it found valid earlier goes on for AUTH_STALE_TTL
   after that verdict's own life, and is asked about again every AUTH_RETRY_INTERVAL. An unknown key
@@ -24,7 +24,7 @@ from app.auth.cache import VerdictCache
 from app.auth.client import AuthService, throttled
 from app.auth.single_flight import SingleFlight
 from app.observability.metrics import count_authentication
-from app.request.credentials import Credentials, Ticket
+from app.request.credentials import Credentials, SessionTokens
 from app.request.errors import AuthServiceUnavailable, RateLimited, Unauthenticated
 from app.request.principal import Principal, Verdict
 
@@ -76,14 +76,16 @@ class Authenticator:
         self._sessions = sessions
         self._failures = failures
 
-    def authenticate(self, credentials: Credentials | Ticket, client_ip: str) -> Authentication:
+    def authenticate(
+        self, credentials: Credentials | SessionTokens, client_ip: str
+    ) -> Authentication:
         """The principal behind a key, or behind a browser's session.
 
         Failed attempts from one address are limited, but not for a key that was good lately: to ask
         about that again is no guess, and others at its address may have failed. Raises
         Unauthenticated, RateLimited or AuthServiceUnavailable.
         """
-        if isinstance(credentials, Ticket):
+        if isinstance(credentials, SessionTokens):
             return Authentication(self._of_session(credentials, client_ip), "session")
         digest = self._cache.digest(credentials.key, client_ip, self._service_id)
         verdict, source = self._cache.fresh(digest), "hit"
@@ -102,13 +104,13 @@ class Authenticator:
             )
         return Authentication(verdict.principal, source)
 
-    def _of_session(self, ticket: Ticket, client_ip: str) -> Principal:
+    def _of_session(self, tokens: SessionTokens, client_ip: str) -> Principal:
         """Not counted as a failed attempt: a page that is still open asks on when it has ended, and
         nobody guesses 256 bits."""
         if self._sessions is None:
             raise Unauthenticated("There are no sessions here; send an API key.")
         try:
-            principal = self._sessions(ticket.sessions, client_ip)
+            principal = self._sessions(tokens.sessions, client_ip)
         except Unauthenticated:
             count_authentication("session", False)
             raise

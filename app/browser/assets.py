@@ -19,7 +19,7 @@ from werkzeug.datastructures import Headers
 
 from app.browser import static_files
 from app.observability.record import Record
-from app.request.body import give_way
+from app.request.body import yield_to_hub
 from app.request.permit import Permit
 
 #: What is worth it; fonts and pictures are compressed already. Pages are short, and HTML in another
@@ -92,13 +92,13 @@ def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
     def asset(rest: str) -> Response:
         permit = permit_anybody(g.record)
 
-        def walk(record: Record) -> Response:
+        def forward(record: Record) -> Response:
             return pass_on(permit, record)
 
         if static_files.is_page(rest):
-            answer = static_files.page(walk, g.record)
+            answer = static_files.page(forward, g.record)
         else:
-            answer = compressed(walk, copies, rest)
+            answer = compressed(forward, copies, rest)
         return static_files.describe(answer, rest)
 
     for prefix in ("/api/mlflow", "/mlflow"):
@@ -112,15 +112,15 @@ def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
     return routes
 
 
-def compressed(walk: Callable[[Record], Response], copies: Copies, name: str) -> Response:
+def compressed(forward: Callable[[Record], Response], copies: Copies, name: str) -> Response:
     """MLflow's answer, compressed where that is wanted and worth it."""
     environ = request.environ
     wanted = request.accept_encodings
     if not wanted.quality("gzip") or wanted.quality("identity") > wanted.quality("gzip"):
-        return _varying(walk(g.record))
+        return _varying(forward(g.record))
     _without_unsafe_range(environ)
     if "HTTP_RANGE" in environ:
-        return _varying(walk(g.record))
+        return _varying(forward(g.record))
     copy = copies.get(name)
     if copy is not None and static_files.is_hashed(name):
         return _not_modified(copy) if _has_it_already(copy) else _from_copy(None, copy)
@@ -128,7 +128,7 @@ def compressed(walk: Callable[[Record], Response], copies: Copies, name: str) ->
         copy = None
     if copy is not None:
         environ["HTTP_IF_NONE_MATCH"] = copy.etag
-    answer = walk(g.record)
+    answer = forward(g.record)
     if copy is not None and answer.status_code == 304:
         return _from_copy(answer, copy)
     if answer.status_code == 304:
@@ -188,7 +188,7 @@ def _gzip(
             if some := packer.compress(piece[start : start + STEP]):
                 packed.append(some)
                 yield some
-            give_way()
+            yield_to_hub()
     packed.append(packer.flush())
     body = b"".join(packed)
     keep(body)
@@ -245,7 +245,7 @@ def _weaken(headers: Headers) -> None:
 
 
 def _varying(answer: Response) -> Response:
-    """The walk's answer as it is; a cache in between is told that another client gets another."""
+    """MLflow's answer as it is, with Vary: a cache must not give it to a client without gzip."""
     if answer.status_code in (200, 206, 304):
         _vary(answer.headers)
     return answer

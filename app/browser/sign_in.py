@@ -1,4 +1,4 @@
-"""Signing in and out. The key is validated as the walk does it, failed attempts counted."""
+"""Signing in and out. The key is validated as the pipeline does it, failed attempts counted."""
 
 import logging
 import time
@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from flask import g, request
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from app.auth.authentication import Authentication
 from app.auth.sessions import Session
 from app.request.credentials import (
     SESSION_COOKIES,
     Credentials,
-    Ticket,
+    SessionTokens,
     checked,
     identify,
-    session_ticket,
+    session_tokens,
 )
 from app.request.errors import AuthServiceUnavailable, Unauthenticated
 from app.request.inbound import client_address, scheme_of
@@ -45,11 +46,11 @@ class SignIn:
     def session(self) -> Session | None:
         """The session of this request, whose idle time runs on: these pages refresh themselves.
         None where there is none or it is over; AuthServiceUnavailable where nobody knows."""
-        ticket = session_ticket(request.environ, self.hops)
-        if ticket is None:
+        tokens = session_tokens(request.environ, self.hops)
+        if tokens is None:
             return None
         try:
-            return self.services.sessions.find(ticket.sessions, self._client_ip())
+            return self.services.sessions.find(tokens.sessions, self._client_ip())
         except Unauthenticated:
             return None
 
@@ -57,27 +58,28 @@ class SignIn:
         """Who is signed in, or whose key the request carries, which must be valid."""
         environ = request.environ
         if "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ:
-            return self._validated(identify(environ, self.hops))
+            return self._validated(identify(environ, self.hops)).principal
         session = self.session()
         return session.principal if session else None
 
     def begin(self, key: str) -> str:
-        """A session for this key; raises what the walk would.
+        """A session for this key; raises what the pipeline would.
 
         It counts as a request of the key's sessions, so that a key whose own limit is used up can
         still look. A stale verdict begins none, because the session would outlast it by hours.
         """
         since, client_ip = time.time(), self._client_ip()
-        principal = self._validated(checked(key, "Paste the key alone, nothing else."))
-        if g.record.auth_source == "stale":
+        found = self._validated(checked(key, "Paste the key alone, nothing else."))
+        if found.source == "stale":
             raise AuthServiceUnavailable(
                 "Nobody can sign in at the moment (the auth service gives no answer). Try again "
                 "later; programs go on with the key meanwhile.",
                 RETRY_AFTER,
             )
+        principal = found.principal
         g.record.limit_fields = self.services.limits.count(principal, "session")
         with suppress(AuthServiceUnavailable):  # the old one, if any, ends by itself then
-            self._end_ticket()
+            self._end_session()
         token = self.services.sessions.begin(principal, client_ip, since)
         _log("a session began", principal, client_ip)
         return token
@@ -87,7 +89,7 @@ class SignIn:
         cannot be done now."""
         if (session := self.session()) is not None:
             _log("a session was ended", session.principal, self._client_ip())
-        self._end_ticket()
+        self._end_session()
 
     def set_cookies(self, response: WerkzeugResponse, token: str) -> None:
         """The session's cookie, or with an empty token its removal. It has no age of its own: it
@@ -104,16 +106,16 @@ class SignIn:
                 samesite="Lax",
             )
 
-    def _validated(self, credentials: Credentials | Ticket) -> Principal:
-        """Whose key it is, asked as the walk does; failed attempts are counted."""
+    def _validated(self, credentials: Credentials | SessionTokens) -> Authentication:
+        """Whose key it is, asked as the pipeline does; failed attempts are counted."""
         found = self.services.authenticator.authenticate(credentials, self._client_ip())
         g.record.principal, g.record.auth_source = found.principal, found.source
-        return found.principal
+        return found
 
-    def _end_ticket(self) -> None:
-        ticket = session_ticket(request.environ, self.hops)
-        if ticket is not None:
-            self.services.sessions.end(ticket.sessions)
+    def _end_session(self) -> None:
+        tokens = session_tokens(request.environ, self.hops)
+        if tokens is not None:
+            self.services.sessions.end(tokens.sessions)
 
     def _client_ip(self) -> str:
         return client_address(request.environ, self.hops)

@@ -57,12 +57,12 @@ def describe(answer: Response, name: str) -> Response:
     return answer
 
 
-def page(walk: Callable[[Record], Response], record: Record) -> Response:
+def page(forward: Callable[[Record], Response], record: Record) -> Response:
     """A page of MLflow's, with the addresses of its parts behind our prefix."""
     for condition in _CONDITIONS:
         request.environ.pop(condition, None)
     request.environ["HTTP_ACCEPT_ENCODING"] = "identity"
-    answer = walk(record)
+    answer = forward(record)
     if answer.status_code != 200 or "Content-Encoding" in answer.headers:
         return answer
     for name in ("ETag", "Last-Modified", "Accept-Ranges", "Content-Length"):

@@ -1,7 +1,7 @@
 """`flask doctor`: examines a deployment from outside, and from inside where it runs beside it.
 
-The checks are in doctor/, which knows nothing of this app; what is added here are the parts that
-only someone with the proxy's settings can look at (inside.py).
+The checks are in app/doctor/, which imports nothing of the rest of app/; added here are the parts
+that only someone with the proxy's settings can look at (inside.py).
 """
 
 import sys

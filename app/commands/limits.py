@@ -1,7 +1,7 @@
 """`flask limits show` and `flask limits clear`: what is counted in Redis for a key or an address.
 
-It reads the counts under the names that the `limits` library gives them, and computes from them as
-limits.py lets it: the counts alone tell which limit a key has, and nobody is asked for its secret.
+It reads the counts under the names that the `limits` library gives them and computes from them as
+limits/request_limits.py does. The counts alone tell which limit a key has; no secret is needed.
 """
 
 import json

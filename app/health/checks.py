@@ -21,7 +21,7 @@ from app.state.circuits import CircuitBoard
 from app.state.redis_link import RedisLink
 from app.upstream.answers import is_of_mlflow
 from app.upstream.circuit import Circuit
-from app.upstream.forwarding import HEALTH, Told, Upstream
+from app.upstream.forwarding import HEALTH, ProbeResponse, Upstream
 from config import Settings
 
 #: What MLflow is asked: cheap questions, each through another part of it. The artifact folder does
@@ -123,7 +123,7 @@ class Checks:
             found = diagnosis.busy(found)
         return found._replace(message=found.message + self._remedy)
 
-    def _ask_mlflow(self, path: str) -> Told:
+    def _ask_mlflow(self, path: str) -> ProbeResponse:
         """Once more where the connection broke: it may have been an old one, that MLflow closed."""
         try:
             return self._upstream.ask(path, self._timeout)

@@ -14,7 +14,7 @@ from app.health.diagnosis import UNHEALTHY
 from app.health.internals import Inside
 from app.health.readiness import Readiness, document
 from app.health.results import Check, SharedResults
-from app.request.credentials import Credentials, Ticket, identify
+from app.request.credentials import Credentials, SessionTokens, identify
 from app.request.inbound import check_query, client_address
 from app.responses import json_response
 from config.version import VERSION
@@ -31,7 +31,7 @@ def blueprint(
     results: SharedResults,
     readiness: Readiness,
     inside: Inside,
-    authenticate: Callable[[Credentials | Ticket, str], object],
+    authenticate: Callable[[Credentials | SessionTokens, str], object],
 ) -> Blueprint:
     """The routes. Public ones hold no internal address; the detailed ones want any valid key:
     `authenticate` raises for any other."""

@@ -5,21 +5,17 @@ Requests are served without either, so what is wrong here is "degraded", never "
 """
 
 import errno
-import logging
 import os
 import secrets
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 from app.health import messages
 from app.health.diagnosis import DEGRADED, HEALTHY, Finding
 from app.health.results import SharedResults
 from app.observability.condition_metrics import refresh_files, show_instance
+from app.observability.periodic import Periodic
 from app.state.instance_store import InstanceStore
-
-log = logging.getLogger("hokusai.instance")
 
 #: A place is nearly full below a tenth of its size, or below this many bytes, whichever is less;
 #: or when it can take fewer files than this.
@@ -116,17 +112,9 @@ class InstanceWatch:
 
     def start(self) -> None:
         """Looks from now on, until the process ends."""
-        threading.Thread(target=self._run, name="instance", daemon=True).start()
+        Periodic(name="instance", interval=INTERVAL, action=self.look).start()
 
     def look(self) -> None:
         """One look."""
         refresh_files()
         show_instance(self._results.of("instance")["instance"].status == HEALTHY)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.look()
-            except Exception:  # a defect: the next look may do better
-                log.exception("the instance's folder could not be looked at")
-            time.sleep(INTERVAL)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from flask import Blueprint, Response, request
 
-from app.request.credentials import Credentials, Ticket, identify
+from app.request.credentials import Credentials, SessionTokens, identify
 from app.request.errors import BrokenTransfer, Overloaded
 from app.request.inbound import check_query, client_address
 from app.responses import json_response
@@ -28,7 +28,9 @@ BEFORE_THE_BREAK = 256 * 1024
 RETRY_AFTER = 7
 
 
-def blueprint(authenticate: Callable[[Credentials | Ticket, str], object], hops: int) -> Blueprint:
+def blueprint(
+    authenticate: Callable[[Credentials | SessionTokens, str], object], hops: int
+) -> Blueprint:
     """The routes. `authenticate` raises for a key that is not valid; `hops` is
     TRUSTED_PROXY_HOPS."""
     routes = Blueprint("self_test", __name__)

@@ -169,7 +169,7 @@ def _quoted(identity: tuple[str, ...]) -> tuple[str, ...]:
 
 def shared_limiter(app: Flask, link: RedisLink) -> Limiter:
     """flask-limiter on the same Redis as the cache. Its own limits stay empty: it counts when the
-    walk says so, after authentication, and never by itself before."""
+    pipeline says so, after authentication, and never by itself before."""
     url, options = "memory://", {}
     if link.client is not None:
         url, options = "link://", {"client": link.client}
@@ -193,8 +193,8 @@ class InFlight:
         self._strangers = 0
         self.total = 0
 
-    def take(self, key_id: str, has_key: bool = True) -> "Place":
-        """A place among the requests in flight; Overloaded if there is none. Without a key,
+    def acquire(self, key_id: str, has_key: bool = True) -> "Slot":
+        """A slot among the requests in flight; Overloaded if there is none. Without a key,
         `key_id` is what else is counted."""
         with self._guard:
             if self._keys[key_id] >= self._per_key:
@@ -212,10 +212,10 @@ class InFlight:
             self.total += 1
             self._strangers += not has_key
         FORWARDING.inc()
-        return Place(self, key_id, has_key)
+        return Slot(self, key_id, has_key)
 
-    def give_back(self, key_id: str, has_key: bool) -> None:
-        """One place less; called by the Place."""
+    def release(self, key_id: str, has_key: bool) -> None:
+        """One slot less; called by the Slot."""
         with self._guard:
             self.total -= 1
             self._strangers -= not has_key
@@ -225,15 +225,15 @@ class InFlight:
         FORWARDING.dec()
 
 
-class Place:
-    """One request's place in flight; leaving it twice does nothing."""
+class Slot:
+    """One request's slot; releasing it twice does nothing."""
 
     def __init__(self, in_flight: InFlight, key_id: str, has_key: bool) -> None:
         self._in_flight: InFlight | None = in_flight
         self._taken = (key_id, has_key)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """The request and its response are over."""
         if self._in_flight is not None:
-            self._in_flight.give_back(*self._taken)
+            self._in_flight.release(*self._taken)
             self._in_flight = None

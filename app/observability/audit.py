@@ -11,9 +11,7 @@ Fails open: a line that cannot be written does not undo the write. See docs/obse
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -21,8 +19,6 @@ import orjson
 
 from app.observability.record import Record, shown
 from app.request.errors import Forbidden, UpstreamUnreachable
-from app.request.inbound import Inbound
-from app.request.route_table import Route
 
 log = logging.getLogger("hokusai.audit")
 
@@ -46,8 +42,6 @@ LONGEST, MOST_ITEMS, MOST = 250, 20, 2000
 
 ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
 REFUSED_BY_PROXY = "refused by proxy"
-
-_PARAMETER = re.compile(r"{(?P<name>[a-z_]+)(?P<path>:path)?}")
 
 
 def _camel(name: str) -> str:
@@ -93,21 +87,20 @@ def line(record: Record, said: str) -> dict[str, Any]:
         "kind": record.kind,
         "method": record.method,
         "upstream_path": shown(inbound.path),
-        "resource": resource(inbound, record.route, record.body),
+        "resource": resource(record),
         "result": said,
         "status": record.status,
     }
     return {name: value for name, value in fields.items() if value not in (None, {})}
 
 
-def resource(inbound: Inbound, route: Route | None, body: bytes | None) -> dict[str, Any]:
-    """What a request names, by MLflow's own field names. `body` is None where it was not held."""
+def resource(record: Record) -> dict[str, Any]:
+    """What a request names, by MLflow's own field names."""
     named: dict[str, Any] = {}
-    if route is not None and route.operation in NAMED_IN_QUERY:
-        named.update(parse_qsl(inbound.query))
-    named.update(_in_body(body))
-    if route is not None:
-        named.update(_in_path(inbound.decoded_path, route))
+    if record.inbound is not None and record.operation in NAMED_IN_QUERY:
+        named.update(parse_qsl(record.inbound.query))
+    named.update(_in_body(record.body))
+    named.update(record.parameters)
     return dict(_within_limits(named))
 
 
@@ -150,23 +143,3 @@ def _parsed(text: bytes) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return json.loads(text)
-
-
-def _in_path(path: str, route: Route) -> Mapping[str, str]:
-    for template in route.templates:
-        if found := _named_groups(template).fullmatch(path):
-            return found.groupdict()
-    return {}
-
-
-@cache
-def _named_groups(template: str) -> re.Pattern[str]:
-    """A template of the route table as a regular expression; bounded as the table is."""
-    pattern, end = "", 0
-    for parameter in _PARAMETER.finditer(template):
-        segments = ".*" if parameter["path"] else "[^/]+"
-        pattern += (
-            f"{re.escape(template[end : parameter.start()])}(?P<{parameter['name']}>{segments})"
-        )
-        end = parameter.end()
-    return re.compile(pattern + re.escape(template[end:]))

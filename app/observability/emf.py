@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 
 from app.observability.metrics import CIRCUIT_CHANGES, CIRCUIT_STATE, DURATION, REQUESTS
+from app.observability.periodic import Periodic
 
 log = logging.getLogger("hokusai.emf")
 
@@ -69,18 +70,17 @@ class EmbeddedMetrics:
     def __init__(self, namespace: str, service: str, interval: float) -> None:
         self._namespace = namespace
         self._service = service
-        self._interval = interval
         self._seen: dict[Series, float] = {}
         self._guard = threading.Lock()
-        self._stopping = threading.Event()
+        self._loop = Periodic(name="emf", interval=interval, action=self.write, at_once=False)
 
     def start(self) -> None:
         """From now on lines are written, by a thread of its own."""
-        threading.Thread(target=self._report, name="emf", daemon=True).start()
+        self._loop.start()
 
     def stop(self) -> None:
         """Writes what was counted since the last lines, and then no more."""
-        self._stopping.set()
+        self._loop.stop()
         self.write()
 
     def write(self) -> None:
@@ -98,10 +98,6 @@ class EmbeddedMetrics:
             if tally.counts["Requests"]:
                 yield self._line({"EndpointType": kind}, tally, {})
         yield self._line({}, whole, self._circuits())
-
-    def _report(self) -> None:
-        while not self._stopping.wait(self._interval):
-            self.write()
 
     def _line(
         self, dimensions: dict[str, str], tally: Tally, more: dict[str, float]

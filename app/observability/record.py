@@ -1,11 +1,11 @@
 """Record: what is known of a request for log, audit and metrics, filled on the way.
 
-Nothing here steers the request; the walk's steps hand each other typed results for that.
+Nothing here steers the request; the pipeline's steps hand each other typed results for that.
 """
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,6 +48,7 @@ class Record:
         "limit_fields",
         "method",
         "outcome",
+        "parameters",
         "path",
         "principal",
         "request_id",
@@ -67,6 +68,7 @@ class Record:
         self.inbound: Inbound | None = None
         self.limit_fields: dict[str, str] = {}
         self.route: Route | None = None
+        self.parameters: Mapping[str, str] = {}
         self.principal: Principal | None = None
         self.auth_source: str | None = None
         self.auth_seconds: float | None = None
@@ -82,7 +84,7 @@ class Record:
 
     @property
     def kind(self) -> str:
-        """The endpoint type: the route's, "unclassified" for the walk's others, "own" for ours."""
+        """The endpoint type: the route's, "unclassified" without one, "own" for our paths."""
         if self.route is not None:
             return self.route.kind
         return "unclassified" if self.inbound is not None else "own"

@@ -4,8 +4,6 @@ One worker of an instance reads them every INTERVAL and leaves the ring in the i
 whichever worker draws it. It holds counts, no request, and ends with the instance.
 """
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,9 +13,8 @@ from typing import Any, Protocol
 import orjson
 from prometheus_client import CollectorRegistry
 
+from app.observability.periodic import Periodic
 from app.request.errors import Overloaded
-
-log = logging.getLogger("hokusai.browser")
 
 NAME = "status:samples"
 
@@ -69,7 +66,7 @@ class Samples:
 
     def start(self) -> None:
         """Samples until the process ends."""
-        threading.Thread(target=self._run, name="samples", daemon=True).start()
+        Periodic(name="samples", interval=INTERVAL, action=self.take).start()
 
     def points(self) -> list[Point]:
         """The last minutes, the oldest first; up to now."""
@@ -94,14 +91,6 @@ class Samples:
         stored = self._store.get_value(NAME)
         rows = orjson.loads(stored) if stored else []
         return [Sample(at, n, bad, tuple(map(tuple, buckets))) for at, n, bad, buckets in rows]
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.take()
-            except Exception:  # a defect; the page would say for ever that nothing happens
-                log.exception("the metrics could not be sampled")
-            time.sleep(INTERVAL)
 
 
 def count(now: float, families: Iterable[Any]) -> Sample:

@@ -39,7 +39,7 @@ def counted(stream: Any, length: int) -> Iterator[bytes]:
             raise ClientGone(f"{missing} of {length} bytes did not come")
         missing -= len(piece)
         yield piece
-        give_way()
+        yield_to_hub()
 
 
 def read_piece(stream: Any, size: int) -> bytes:
@@ -56,7 +56,7 @@ def read_piece(stream: Any, size: int) -> bytes:
     return piece
 
 
-def give_way() -> None:
+def yield_to_hub() -> None:
     """Lets the worker's other requests have their turn. A stream whose both ends are quick never
     waits, and so would keep them from running for as long as it lasts."""
     time.sleep(0)

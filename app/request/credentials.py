@@ -48,15 +48,15 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class SessionTokens:
     """The random names of browser sessions, as secret as a key: the first valid one counts. One to
     MOST_SESSIONS, each once."""
 
     sessions: tuple[str, ...] = field(repr=False)
 
 
-def identify(environ: Mapping[str, Any], hops: int) -> Credentials | Ticket:
-    """The key in a WSGI environment, or a session's ticket; `hops` as TRUSTED_PROXY_HOPS.
+def identify(environ: Mapping[str, Any], hops: int) -> Credentials | SessionTokens:
+    """The key in a WSGI environment, or the session tokens; `hops` as TRUSTED_PROXY_HOPS.
 
     Raises Unauthenticated where there is none or it cannot be a key, BadRequest where there are two
     different ones, Forbidden for a session's write that may not be of our own pages.
@@ -67,15 +67,15 @@ def identify(environ: Mapping[str, Any], hops: int) -> Credentials | Ticket:
     if len(keys) > 1:
         raise BadRequest("The request carries two different API keys; send one.")
     if not keys:
-        if ticket := session_ticket(environ, hops):
+        if tokens := session_tokens(environ, hops):
             require_own_page(environ, hops)
-            return ticket
+            return tokens
         raise Unauthenticated(f"No API key. {_proxy_authorization(environ)}{HOW}")
     (key,) = keys
     return checked(key)
 
 
-def session_ticket(environ: Mapping[str, Any], hops: int) -> Ticket | None:
+def session_tokens(environ: Mapping[str, Any], hops: int) -> SessionTokens | None:
     """The session cookies of a request, in their order, or None. Browsers send the one with the
     longest path first: ours, before one that another host set for the whole domain."""
     cookie = SESSION_COOKIES[scheme_of(environ, hops)]
@@ -84,7 +84,7 @@ def session_ticket(environ: Mapping[str, Any], hops: int) -> Ticket | None:
         name, _, value = part.strip().partition("=")
         if name == cookie and _SESSION.fullmatch(value := _unquoted(value)):
             sessions[value] = None
-    return Ticket(tuple(sessions)[:MOST_SESSIONS]) if sessions else None
+    return SessionTokens(tuple(sessions)[:MOST_SESSIONS]) if sessions else None
 
 
 def _unquoted(value: str) -> str:

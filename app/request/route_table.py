@@ -6,11 +6,11 @@ question is asked with the path decoded once, because that is what MLflow routes
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 DEFAULT_FILE = Path(__file__).with_name("mlflow_routes.tsv")
 
@@ -79,6 +79,13 @@ class Route:
         return tuple(prefix + self.template.removeprefix("{api}") for prefix in API_PREFIXES)
 
 
+class Match(NamedTuple):
+    """The row of a request, and the parameters of its template as they stand in the path."""
+
+    route: Route
+    parameters: Mapping[str, str]
+
+
 @dataclass(slots=True)
 class _Branch:
     """The templates with parameters, by their leading literal segments: a tree, so that a request
@@ -103,7 +110,7 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
-        self._literal: dict[tuple[str, str], Route] = {}
+        self._literal: dict[tuple[str, str], Match] = {}
         self._branches: dict[str, _Branch] = {}
         self._depth = 0
         for route in self.routes:
@@ -115,8 +122,9 @@ class RouteTable:
         """Reads the file; ValueError with the line's number for one that makes no sense."""
         return cls(_parse(path.read_text(encoding="utf-8").splitlines()))
 
-    def match(self, method: str, path: str) -> Route | None:
-        """The row under which MLflow will serve this, or None: not a known route.
+    def match(self, method: str, path: str) -> Match | None:
+        """The row under which MLflow will serve this, and the parameters of its template; None for
+        an unknown route.
 
         `path` is decoded once and checked: no empty or dot segment, no control character. Should a
         final line feed come through all the same, it does not hide a refused route: Starlette's
@@ -126,7 +134,7 @@ class RouteTable:
         path = path.removesuffix("\n")
         return self._literal.get((method, path)) or self._match_pattern(method, path)
 
-    def _match_pattern(self, method: str, path: str) -> Route | None:
+    def _match_pattern(self, method: str, path: str) -> Match | None:
         branch = self._branches.get(method)
         if branch is None:
             return None
@@ -136,14 +144,14 @@ class RouteTable:
                 break
             branch = child
         for pattern, route in branch.patterns:
-            if pattern.fullmatch(path):
-                return route
+            if found := pattern.fullmatch(path):
+                return Match(route, found.groupdict())
         return None
 
     def _index(self, route: Route, template: str) -> None:
         parameter = _PARAMETER.search(template)
         if parameter is None:
-            self._literal.update({(method, template): route for method in route.methods})
+            self._literal.update({(method, template): Match(route, {}) for method in route.methods})
             return
         head = template[: parameter.start()].split("/")[:-1]
         self._depth = max(self._depth, len(head))
@@ -152,12 +160,13 @@ class RouteTable:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """A template as a regular expression, in the terms of Starlette and werkzeug: `[^/]+` for one
-    segment, `.*` for a path."""
+    """A template as a regular expression with a group for each parameter, in the terms of Starlette
+    and werkzeug: `[^/]+` for one segment, `.*` for a path."""
     pattern, end = "", 0
     for parameter in _PARAMETER.finditer(template):
         pattern += re.escape(template[end : parameter.start()])
-        pattern += ".*" if parameter["path"] else "[^/]+"
+        segments = ".*" if parameter["path"] else "[^/]+"
+        pattern += f"(?P<{parameter['name']}>{segments})"
         end = parameter.end()
     return re.compile(pattern + re.escape(template[end:]))
 

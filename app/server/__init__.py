@@ -1,4 +1,5 @@
-"""gunicorn's side of the house: the worker, the logs, the folder that the workers share.
+"""gunicorn's side: the worker, the logs, the folder that the workers share.
 
-Loaded in the master before anything is patched for gevent, so nothing here imports `app`.
+Loaded in the master before anything is patched for gevent, so of the rest of app/ it imports only
+the metric files and folders (app/observability/). It calls the application by WorkerHooks.
 """

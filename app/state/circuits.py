@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.observability.periodic import Periodic
 from app.state.instance_store import FILE, InstanceStore
 from app.upstream.circuit import Circuit
 
@@ -54,7 +55,8 @@ class CircuitBoard:
 
     def start(self) -> None:
         """Looks once a second from now on, until the process ends."""
-        threading.Thread(target=self._run, name="circuits", daemon=True).start()
+        # A failure may be that of a full disk, every second: no error.
+        Periodic(name="circuits", interval=INTERVAL, action=self.look, level=logging.DEBUG).start()
 
     def note(self, name: str, state: str) -> None:
         """A circuit of this worker is about to be closed, open or half-open: told at once."""
@@ -94,14 +96,6 @@ class CircuitBoard:
         """The workers that have not yet done all that they were asked for."""
         waiting = {int(name.split(":")[0]) for name in self._store.values(RESET)}
         return [worker.pid for worker in self.workers() if worker.pid in waiting]
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.look()
-            except Exception as why:  # of a listener, on a full disk: again, later
-                log.debug("the circuits cannot be told: %s", why)
-            time.sleep(INTERVAL)
 
     def _tell(self, changed: dict[str, str]) -> None:
         with self._telling:  # or an older record could be written over a newer one

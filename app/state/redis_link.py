@@ -64,7 +64,7 @@ class RedisLink:
 
     def __init__(self, url: str, timeout: float, retry_interval: float) -> None:
         self.client: Any = connect(url, timeout)
-        #: Counts once as the limiter does, when Redis is examined; limits.py sets it.
+        #: Counts once as the limiter does, when Redis is examined; request_limits.py sets it.
         self.exercise: Callable[[Any, str], None] | None = None
         #: Whether this process listens to revocations: True, what refused it, or None if unknown.
         self.subscription: bool | BaseException | None = None

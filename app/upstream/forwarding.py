@@ -47,7 +47,7 @@ NO_API = frozenset(("server", "ui"))
 HEALTH = "/health"
 
 
-class Told(NamedTuple):
+class ProbeResponse(NamedTuple):
     """What MLflow answered to a question of our own."""
 
     status: int
@@ -98,7 +98,7 @@ class Upstream:
                 open_circuit.retry_after,
             ) from None
 
-    def ask(self, path: str, timeout: float) -> "Told":
+    def ask(self, path: str, timeout: float) -> "ProbeResponse":
         """A GET of our own, past the circuit; `timeout` is for the head, and again for the body."""
         headers = self._headers()
         response = self._send("GET", path, headers, Body(None, 0), timeout, self._pool)
@@ -112,7 +112,7 @@ class Upstream:
             raise UpstreamReset("MLflow broke its answer off.") from why
         finally:
             response.close()
-        return Told(response.status, response.headers, body)
+        return ProbeResponse(response.status, response.headers, body)
 
     def is_there(self) -> bool | None:
         """Whether MLflow gives any answer at all, on a new connection; None if that breaks."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import urllib3
 
-from app.request.body import PIECE, Input, counted, give_way, read_piece
+from app.request.body import PIECE, Input, counted, read_piece, yield_to_hub
 from app.request.errors import BrokenTransfer
 from app.request.inbound import Inbound
 from app.upstream.buffered_bodies import BufferedBody
@@ -74,7 +74,7 @@ def _pieces(stream: Any) -> Iterator[bytes]:
     """A chunked body's pieces; its end is checked by the server's parser."""
     while piece := read_piece(stream, PIECE):
         yield piece
-        give_way()
+        yield_to_hub()
 
 
 def _put_aside(stream: Any, aside: BufferedBody) -> Body:
@@ -113,26 +113,26 @@ def response_body(
     passed = 0
     unframed = expected is None and inbound.environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
     if unframed:
-        break_visibly(inbound)  # beforehand: this worker too may end, and cannot say so then
+        abort_with_reset(inbound)  # beforehand: this worker too may end, and cannot say so then
     try:
         while piece := upstream.read1(PIECE, decode_content=False):
             passed += len(piece)
             yield piece
             if passed > PIECE:
-                give_way()
+                yield_to_hub()
     except (urllib3.exceptions.HTTPError, OSError) as why:
-        break_visibly(inbound)
+        abort_with_reset(inbound)
         raise BrokenTransfer(f"MLflow broke off after {passed} bytes: {why}") from why
     finally:
         upstream.close()
     if expected is not None and passed != expected:
-        break_visibly(inbound)
+        abort_with_reset(inbound)
         raise BrokenTransfer(f"MLflow ended after {passed} of {expected} bytes")
     if unframed:
-        break_visibly(inbound, False)
+        abort_with_reset(inbound, False)
 
 
-def break_visibly(inbound: Inbound, on: bool = True) -> None:
+def abort_with_reset(inbound: Inbound, on: bool = True) -> None:
     """Makes the end of the client's connection a reset, or a plain one again. Without a length or
     chunks (HTTP/1.0) a plain end would look like the end of the body."""
     connection: socket.socket | None = inbound.environ.get("gunicorn.socket")

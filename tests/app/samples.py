@@ -6,7 +6,7 @@ from typing import Any
 from app.request.inbound import Inbound, receive
 from app.request.permit import Permit
 from app.request.principal import Principal
-from app.request.route_table import Access, Route
+from app.request.route_table import Access, Route, RouteTable
 from config import Settings
 
 KEY = "hk_test_0123456789abcdef"
@@ -82,3 +82,9 @@ def settings(**changes: Any) -> Settings:
         "mlflow_artifact_copy_timeout": 5.0,
     }
     return Settings(**quick | changes)
+
+
+def route_of(table: RouteTable, method: str, path: str) -> Route | None:
+    """The row of the table under which a request falls; None for an unknown route."""
+    found = table.match(method, path)
+    return found.route if found else None

@@ -421,56 +421,56 @@ def test_a_window_that_is_full_at_its_beginning_is_waited_for_whole(
 
 def test_one_key_has_so_many_places() -> None:
     in_flight = InFlight(per_key=2, in_all=10)
-    places = [in_flight.take("key-1") for _ in range(2)]
+    slots = [in_flight.acquire("key-1") for _ in range(2)]
     with pytest.raises(Overloaded, match="2 requests under way") as caught:
-        in_flight.take("key-1")
+        in_flight.acquire("key-1")
     assert caught.value.headers == {"Retry-After": "1"}
-    in_flight.take("key-2").leave()
-    places[0].leave()
-    in_flight.take("key-1")
+    in_flight.acquire("key-2").release()
+    slots[0].release()
+    in_flight.acquire("key-1")
     with pytest.raises(Overloaded):
-        in_flight.take("key-1")
+        in_flight.acquire("key-1")
 
 
 def test_all_keys_together_have_so_many_places() -> None:
     in_flight = InFlight(per_key=5, in_all=3)
-    places = [in_flight.take(f"key-{number}") for number in range(3)]
+    slots = [in_flight.acquire(f"key-{number}") for number in range(3)]
     with pytest.raises(Overloaded, match="The proxy is busy"):
-        in_flight.take("key-4")
-    places[0].leave()
-    in_flight.take("key-4")
+        in_flight.acquire("key-4")
+    slots[0].release()
+    in_flight.acquire("key-4")
     assert in_flight.total == 3
 
 
 def test_those_without_a_key_have_a_quarter() -> None:
     in_flight = InFlight(per_key=5, in_all=8)
-    places = [in_flight.take(f"network {number}", has_key=False) for number in range(2)]
+    slots = [in_flight.acquire(f"network {number}", has_key=False) for number in range(2)]
     with pytest.raises(Overloaded, match="The proxy is busy"):
-        in_flight.take("network 3", has_key=False)
-    in_flight.take("key-1")
-    places[0].leave()
-    in_flight.take("network 3", has_key=False)
+        in_flight.acquire("network 3", has_key=False)
+    in_flight.acquire("key-1")
+    slots[0].release()
+    in_flight.acquire("network 3", has_key=False)
 
 
 def test_leaving_twice_gives_one_place_back() -> None:
     in_flight = InFlight(per_key=1, in_all=2)
-    place, _ = in_flight.take("key-1"), in_flight.take("key-2")
-    place.leave()
-    place.leave()
+    slot, _ = in_flight.acquire("key-1"), in_flight.acquire("key-2")
+    slot.release()
+    slot.release()
     assert in_flight.total == 1
-    in_flight.take("key-1")
+    in_flight.acquire("key-1")
     with pytest.raises(Overloaded):
-        in_flight.take("key-3")
+        in_flight.acquire("key-3")
 
 
 def test_a_refused_request_takes_no_place() -> None:
     in_flight = InFlight(per_key=1, in_all=2)
-    place = in_flight.take("key-1")
+    slot = in_flight.acquire("key-1")
     for _ in range(5):
         with pytest.raises(Overloaded):
-            in_flight.take("key-1")
+            in_flight.acquire("key-1")
     assert in_flight.total == 1
-    place.leave()
+    slot.release()
     assert in_flight.total == 0
 
 
@@ -479,7 +479,7 @@ def test_places_are_counted_right_by_many_threads() -> None:
 
     def come_and_go() -> None:
         for _ in range(500):
-            in_flight.take("key-1").leave()
+            in_flight.acquire("key-1").release()
 
     threads = [threading.Thread(target=come_and_go) for _ in range(8)]
     for thread in threads:

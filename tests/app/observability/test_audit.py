@@ -21,7 +21,8 @@ def record(
     """A write that MLflow accepted, unless `facts` say otherwise."""
     made = Record("request-0001", method, f"/mlflow{target}", "198.51.100.7")
     made.inbound = inbound(method, f"/mlflow{target}")
-    made.route = TABLE.match(method, made.inbound.decoded_path)
+    if found := TABLE.match(method, made.inbound.decoded_path):
+        made.route, made.parameters = found
     made.principal, made.body = principal(), body
     made.attempts, made.status, made.outcome = 1, 200, "forwarded"
     for name, value in facts.items():
@@ -31,9 +32,8 @@ def record(
 
 def named(target: str, body: object = None, method: str = "POST") -> dict[str, Any]:
     """What a request names."""
-    given = record(method, target, body if isinstance(body, bytes) else json.dumps(body).encode())
-    assert given.inbound is not None
-    return audit.resource(given.inbound, given.route, given.body)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return audit.resource(record(method, target, content))
 
 
 # --- the result ----------------------------------------------------------------------------------

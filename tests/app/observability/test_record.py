@@ -7,7 +7,7 @@ import pytest
 
 from app.observability.record import LONGEST, Record, shown, without_keys
 from app.request.route_table import Access, Route, RouteTable
-from tests.app.samples import CREATE, inbound, principal
+from tests.app.samples import CREATE, inbound, principal, route_of
 
 MLFLOW = "http://mlflow.test:5000"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -134,7 +134,7 @@ def test_a_route_that_nobody_has_classified_has_no_operation() -> None:
     ],
 )
 def test_what_is_a_write(method: str, path: str, is_write: bool) -> None:
-    made = walked(TABLE.match(method, path), method, f"/api/mlflow{path}")
+    made = walked(route_of(TABLE, method, path), method, f"/api/mlflow{path}")
     assert made.is_write == is_write
 
 

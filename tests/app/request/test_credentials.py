@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.request.credentials import Credentials, identify, session_ticket
+from app.request.credentials import Credentials, identify, session_tokens
 from app.request.errors import BadRequest, Unauthenticated
 from tests.app.samples import KEY, environ
 
@@ -145,12 +145,12 @@ ONE, TWO = "a" * 43, "b" * 43
     ],
 )
 def test_the_session_cookies_of_a_request(cookie: str, sessions: Any) -> None:
-    ticket = session_ticket(environ(HTTP_COOKIE=cookie), 0)
+    tokens = session_tokens(environ(HTTP_COOKIE=cookie), 0)
     if sessions == "four":
-        assert ticket is not None
-        assert ticket.sessions == tuple(f"{number:043}" for number in range(4))
+        assert tokens is not None
+        assert tokens.sessions == tuple(f"{number:043}" for number in range(4))
     else:
-        assert (ticket.sessions if ticket else None) == sessions
+        assert (tokens.sessions if tokens else None) == sessions
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_over_tls_only_the_secure_cookie_counts(
     hops: int, proto: str, sessions: tuple[str, ...]
 ) -> None:
     cookie = f"hokusai-session={TWO}; __Secure-hokusai-session={ONE}"
-    ticket = session_ticket(environ(HTTP_COOKIE=cookie, HTTP_X_FORWARDED_PROTO=proto), hops)
-    assert ticket is not None
-    assert ticket.sessions == sessions
-    assert ONE not in repr(ticket)
+    tokens = session_tokens(environ(HTTP_COOKIE=cookie, HTTP_X_FORWARDED_PROTO=proto), hops)
+    assert tokens is not None
+    assert tokens.sessions == sessions
+    assert ONE not in repr(tokens)

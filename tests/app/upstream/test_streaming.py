@@ -20,8 +20,8 @@ from app.upstream.streaming import (
     PIECE,
     WHOLE,
     Body,
+    abort_with_reset,
     body_length,
-    break_visibly,
     request_body,
     response_body,
 )
@@ -382,7 +382,7 @@ def test_a_broken_transfer_resets_the_clients_connection() -> None:
         ours, _ = listener.accept()
         with ours:
             ours.sendall(b"half")
-            break_visibly(inbound(**{"gunicorn.socket": ours}))
+            abort_with_reset(inbound(**{"gunicorn.socket": ours}))
         with pytest.raises(ConnectionResetError):
             while client.recv(100):
                 pass
@@ -399,4 +399,4 @@ def test_it_does_so_where_mlflow_breaks_off(mlflow: Upstream, download: Download
 
 
 def test_another_server_has_no_such_socket() -> None:
-    break_visibly(inbound())
+    abort_with_reset(inbound())

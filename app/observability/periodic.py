@@ -1,0 +1,48 @@
+"""Periodic: an action repeated in a thread of its own, in each worker."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+log = logging.getLogger("hokusai.periodic")
+
+
+class Periodic:
+    """Repeats `action` every `interval` seconds, until stop() or the end of the process. An action
+    that fails is logged with `level` and repeated like any other."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        interval: float,
+        action: Callable[[], None],
+        at_once: bool = True,
+        level: int = logging.ERROR,
+    ) -> None:
+        """`name` is that of the thread; without `at_once` the first interval passes before the
+        first action."""
+        self._name = name
+        self._interval = interval
+        self._action = action
+        self._at_once = at_once
+        self._level = level
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Begins; called once, in the process in which it is to run."""
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
+    def stop(self) -> None:
+        """No further action begins."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        if not self._at_once and self._stopping.wait(self._interval):
+            return
+        while not self._stopping.is_set():
+            try:
+                self._action()
+            except Exception:
+                log.log(self._level, "%s failed; it is repeated", self._name, exc_info=True)
+            self._stopping.wait(self._interval)
