@@ -43,7 +43,7 @@ def start(
 
     def start(version: str, stored: int) -> Proxy:
         folder = checkout(version, ROOT, tmp_path / version)
-        file = folder / "app" / "principal.py"
+        file = folder / "app" / "request" / "principal.py"
         text, edits = re.subn(
             r"^STORED_VERSION = \d+$", f"STORED_VERSION = {stored}", file.read_text(), flags=re.M
         )

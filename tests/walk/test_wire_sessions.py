@@ -294,10 +294,10 @@ def test_a_session_ends_when_the_key_expires(
     start_front: Callable[..., Proxy], upstream: Upstream
 ) -> None:
     with Upstream() as service:
+        quick = start_front(HOKUSAI_AUTH_SERVICE_URL=service.url)
         ends = datetime.now(UTC) + timedelta(seconds=3)
         verdict = VERDICT | {"expires_at": ends.isoformat()}
         service.answers(Answer(send(sized(json.dumps(verdict).encode()))))
-        quick = start_front(HOKUSAI_AUTH_SERVICE_URL=service.url)
         session = cookie_of(sign_in(quick, f"hk_test_brief_{quick.port}"))
         assert call(quick.url, "GET", SEARCH, session).status == 200
         upstream.stopping.wait(3.2)
