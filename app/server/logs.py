@@ -9,18 +9,17 @@ import json
 import logging
 import os
 import re
-import stat
 import sys
 import time
 from contextlib import suppress
 from functools import lru_cache
 from logging.handlers import WatchedFileHandler
-from select import PIPE_BUF, POLLOUT, poll  # the real one: gevent has not replaced it yet
 from typing import Any
 
 import orjson
 from gunicorn.glogging import Logger
 
+from app.server.log_outlet import Outlet, has_reader, opened_anew
 from config import Settings
 
 #: These log request lines, or headers, at lower levels.
@@ -30,9 +29,6 @@ log = logging.getLogger("hokusai.logs")
 
 #: Seconds between two lines about an audit file that cannot be written.
 LOG_INTERVAL = 60.0
-
-#: Milliseconds that a line waits for whoever reads stderr.
-PATIENCE = 100
 
 #: What is said when it goes on.
 LOST = {
@@ -84,58 +80,52 @@ class TextFormatter(logging.Formatter):
 
 
 class Stderr(logging.StreamHandler[Any]):
-    """stderr, for which nobody waits long. Where it is a pipe or a socket and its reader stops (a
-    log driver whose service is away), a plain write would block the worker, health checks
-    included, or the master. So lines are dropped until the reader goes on; then one says how many.
+    """stderr, for which nobody waits long: log_outlet.py says why. Lines are dropped until the
+    reader goes on; then one says how many.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._poll: Any = None
-        self._is_stuck = self._is_cut = False
+        self._outlet: Outlet | None = None
         self._lost = 0
         with suppress(OSError, ValueError):  # no file: a test has replaced it
-            mode = os.fstat(self.stream.fileno()).st_mode
-            if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-                self._poll = poll()
-                self._poll.register(self.stream.fileno(), POLLOUT)
+            file = self.stream.fileno()
+            if has_reader(file):
+                self._outlet = Outlet(opened_anew(file))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the line, or drops it."""
-        if self._poll is None:
+        if self._outlet is None:
             super().emit(record)
             return
         try:
-            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
-            if self._lost and self._has_room(self._poll):
-                record = logging.makeLogRecord(LOST | {"args": (self._lost,)})
+            line = f"{self.format(record)}\n"
+            if self._lost and self._outlet.has_room():
+                told = logging.makeLogRecord(LOST | {"args": (self._lost,)})
                 self._lost = 0
-                self._write(self._poll, f"{self.format(record)}\n".encode())
-            self._write(self._poll, line)
+                self._write(self._outlet, f"{self.format(told)}\n")
+            self._write(self._outlet, line)
         except Exception:
             self.handleError(record)
 
-    def _write(self, room: Any, line: bytes) -> None:
-        """What says that it has room takes so many bytes without waiting."""
-        if self._is_cut:
-            line = b"\n" + line
-        for start in range(0, len(line), PIPE_BUF):
-            if not self._has_room(room):
-                self._lost += 1
-                self._is_cut = self._is_cut or start > 0
-                return
-            os.write(self.stream.fileno(), line[start : start + PIPE_BUF])
-        self._is_cut = False
+    def _write(self, outlet: Outlet, line: str) -> None:
+        try:
+            outlet.write(line)
+        except BlockingIOError:
+            self._lost += 1
 
-    def _has_room(self, room: Any) -> bool:
-        """A reader that is late is waited for; one that was waited for in vain is not any more."""
-        self._is_stuck = not room.poll(0 if self._is_stuck else PATIENCE)
-        return not self._is_stuck
+    def close(self) -> None:
+        """A reload makes another one."""
+        outlet, self._outlet = self._outlet, None
+        if outlet is not None:
+            outlet.close()
+        super().close()
 
 
 class AuditFile(WatchedFileHandler):
-    """The file that AUDIT_LOG names; opened anew when it was moved away, as logrotate does. A line
-    that cannot be written there goes to stderr instead, where the others are."""
+    """The file that AUDIT_LOG names; opened anew when it was moved away, as logrotate does. It may
+    be a pipe or a terminal, /dev/stdout say. A line that cannot be written there, or that nobody
+    reads, goes to stderr instead, where the others are."""
 
     def __init__(self, filename: str) -> None:
         super().__init__(filename, encoding="utf-8", delay=True, errors="backslashreplace")
@@ -143,6 +133,14 @@ class AuditFile(WatchedFileHandler):
         with suppress(OSError):  # each line tries again, and says so
             self.stream = self._open()
             self._statstream()
+
+    def _open(self) -> Any:
+        """The file. Nobody waits for the reader of a pipe."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        file = os.open(self.baseFilename, flags, 0o666)
+        if has_reader(file):
+            return Outlet(file)
+        return open(file, self.mode, encoding=self.encoding, errors=self.errors)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the line; unlike the library's, it does not raise where the folder is gone."""

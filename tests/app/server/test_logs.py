@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import re
+import select
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +240,69 @@ def test_a_reader_of_the_log_that_stops_keeps_nobody_waiting(size: int) -> None:
     lost = re.fullmatch(r"([0-9]+) log lines were lost: .*", counted)
     assert lost and len(kept) + int(lost[1]) == 2000
     assert set(kept) == {"x" * size}
+
+
+#: A program that writes 2,000 audit lines.
+AUDITOR = """
+import logging.config, os
+from config import load
+from app.server.logs import dict_config
+logging.config.dictConfig(dict_config(load(os.environ)))
+for number in range(2000):
+    logging.getLogger("hokusai.audit").info("write %d", number)
+"""
+
+
+def test_a_terminal_that_somebody_holds_keeps_nobody_waiting() -> None:
+    """As with `docker run -t`, or Ctrl-S in a terminal."""
+    ours, theirs = os.openpty()
+    talker = subprocess.Popen(
+        [sys.executable, "-c", TALKER],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "SIZE": "100"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    assert talker.stdout is not None and talker.stdout.readline() == "done\n"
+    assert os.get_blocking(theirs), "the terminal is others', too"
+    os.close(theirs)
+    heard = _so_far(ours)
+    talker.communicate("\n", timeout=20)
+    heard += _so_far(ours)
+    os.close(ours)
+    assert re.search(r"[0-9]+ log lines were lost: .*\r\n.*goes on", heard)
+
+
+def _so_far(terminal: int) -> str:
+    """What was written to a terminal and not read yet."""
+    heard = b""
+    with suppress(OSError):  # its end
+        while select.select([terminal], [], [], 0.3)[0]:
+            heard += os.read(terminal, 64 * 1024)
+    return heard.decode()
+
+
+@pytest.mark.parametrize("has_reader", [True, False])
+def test_an_audit_that_nobody_reads_goes_to_stderr(tmp_path: Path, has_reader: bool) -> None:
+    pipe = tmp_path / "audit"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) if has_reader else None
+    told = subprocess.run(
+        [sys.executable, "-c", AUDITOR],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "AUDIT_LOG": str(pipe)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    heard = ""
+    if reader is not None:
+        heard = os.read(reader, 1024 * 1024).decode()
+        os.close(reader)
+    assert "the audit file cannot be written; its lines go to stderr" in told.stderr
+    for number in range(2000):
+        assert f'"write {number}"' in heard + told.stderr
+    assert bool(heard) == has_reader
