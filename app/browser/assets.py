@@ -42,6 +42,10 @@ LEVEL = 6
 STEP = 64 * 1024
 
 
+#: What is said of one request's own header fields, and so is not kept for the next.
+DROPPED = "X-Hokusai-Dropped-Headers"
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     """A compressed file, and the header fields of MLflow's answer to which it belongs."""
@@ -166,7 +170,7 @@ def _compressing(answer: Response, copies: Copies, name: str) -> Response:
     _describe(answer.headers)
     if request.method == "HEAD":
         return answer
-    fields = tuple(answer.headers.items())
+    fields = tuple(field for field in answer.headers.items() if field[0] != DROPPED)
 
     def keep(body: bytes) -> None:
         if etag:  # else nobody could say later whether it is still the same
@@ -198,10 +202,11 @@ def _gzip(
 
 def _from_copy(answer: Response | None, copy: Copy) -> Response:
     """The copy. `answer` is the 304 by which MLflow said that it is current, None for a file that
-    never changes; the 304's Cache-Control and Expires are newer than the copy's."""
+    never changes; the 304's Cache-Control and Expires are newer than the copy's, and what was
+    dropped of this request only the 304 says."""
     whole = Response(copy.body if request.method == "GET" else b"")
     whole.headers = Headers(copy.headers)
-    for name in ("Cache-Control", "Expires"):
+    for name in ("Cache-Control", "Expires", DROPPED):
         if answer is not None and (value := answer.headers.get(name)):
             whole.headers[name] = value
     whole.headers["Content-Length"] = str(len(copy.body))
