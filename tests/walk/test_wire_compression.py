@@ -131,7 +131,16 @@ def test_head_says_what_get_would(front: Proxy, upstream: Upstream, key: str, na
 
 @pytest.mark.parametrize(
     "accepted",
-    ["", "identity", "br", "gzip;q=0", "gzip;q=0.0, br", "*;q=0", "identity, gzip;q=0.5"],
+    [
+        "",
+        "identity",
+        "br",
+        "gzip;q=0",
+        "gzip;q=0.0, br",
+        "*;q=0",
+        "identity, gzip;q=0.5",
+        "gzip," * 500,
+    ],
 )
 def test_who_does_not_want_gzip_gets_none(
     front: Proxy, upstream: Upstream, key: str, name: str, accepted: str
