@@ -90,7 +90,7 @@ class Authenticator:
         digest = self._cache.digest(credentials.key, client_ip, self._service_id)
         verdict, source = self._cache.fresh(digest), "hit"
         if verdict is None:
-            if self._cache.stale(digest) is None:
+            if not self._cache.was_good(digest):
                 self._failures.check_failures(client_ip)
             verdict, source = self._ask(digest, credentials, client_ip)
         elif verdict.principal is None:

@@ -26,6 +26,10 @@ RECHECK = 5.0
 #: Seconds for which the workers of this instance find a new verdict also beside Redis.
 HANDOVER = 5.0
 
+#: Seconds after its life for which a yes is remembered at least: whoever was let in lately is no
+#: guesser. It lets nobody in; AUTH_STALE_TTL may be less.
+KNOWN = 600.0
+
 #: Verdicts kept in one process, the least recently used go first. One takes about 1 KB.
 MAX_LOCAL = 20_000
 
@@ -54,7 +58,8 @@ class VerdictCache:
         self._ttl = ttl
         self._negative_ttl = negative_ttl
         self._stale_ttl = stale_ttl
-        self._memory = max(ttl + stale_ttl, session_lifetime)
+        self._kept = ttl + max(stale_ttl, KNOWN)
+        self._memory = max(self._kept, session_lifetime)
         self._local: OrderedDict[str, tuple[Verdict, float]] = OrderedDict()
         self._revoked: dict[str, float] = {}
         self._hearing = (math.inf, 0.0)
@@ -81,19 +86,30 @@ class VerdictCache:
     def stale(self, digest: str) -> Verdict | None:
         """A positive verdict that is past its life but within AUTH_STALE_TTL, or None: for while
         the auth service gives no answer."""
+        verdict = self._last_yes(digest)
+        return verdict if verdict and verdict.age < self._ttl + self._stale_ttl else None
+
+    def was_good(self, digest: str) -> bool:
+        """Whether the key was valid lately, whatever AUTH_STALE_TTL says: to ask about it again is
+        no guess."""
+        verdict = self._last_yes(digest)
+        return verdict is not None and verdict.age < self._kept
+
+    def _last_yes(self, digest: str) -> Verdict | None:
+        """The last verdict, if it was a yes and its key was not revoked since."""
         known, verdict = self._local.get(digest), self._read(digest)
         if known is not None and (verdict is None or known[0].asked_at > verdict.asked_at):
             verdict = known[0]
         if verdict is None or verdict.principal is None or self._is_over(verdict):
             return None
-        return verdict if verdict.age < self._ttl + self._stale_ttl else None
+        return verdict
 
     def put(self, digest: str, verdict: Verdict) -> bool:
         """Keeps a verdict; False if its key was revoked since the auth service was asked."""
         if self._is_revoked(verdict):
             return False
-        lifetime = self._ttl + self._stale_ttl
-        if verdict.principal is None and self.stale(digest) is None:
+        lifetime = self._kept
+        if verdict.principal is None and not self.was_good(digest):
             lifetime = self._negative_ttl  # else it has to outlive the yes that others may hold
         self._remember(digest, verdict)
         if self._unanswered.pop(digest, None):

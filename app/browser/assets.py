@@ -38,8 +38,15 @@ KEPT = 16 * 1024 * 1024
 #: zlib's, of 9: the next ones cost more and give less than 1 %.
 LEVEL = 6
 
+#: Characters of an Accept-Encoding that is read; browsers' have 25.
+LONGEST_WISH = 1000
+
 #: Bytes compressed at once, in about 3 ms; then the worker's other requests have their turn.
 STEP = 64 * 1024
+
+
+#: What is said of one request's own header fields, and so is not kept for the next.
+DROPPED = "X-Hokusai-Dropped-Headers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,8 @@ def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
 def compressed(forward: Callable[[Record], Response], copies: Copies, name: str) -> Response:
     """MLflow's answer, compressed where that is wanted and worth it."""
     environ = request.environ
+    if len(environ.get("HTTP_ACCEPT_ENCODING", "")) > LONGEST_WISH:
+        return _varying(walk(g.record))
     wanted = request.accept_encodings
     if not wanted.quality("gzip") or wanted.quality("identity") > wanted.quality("gzip"):
         return _varying(forward(g.record))
@@ -166,7 +175,7 @@ def _compressing(answer: Response, copies: Copies, name: str) -> Response:
     _describe(answer.headers)
     if request.method == "HEAD":
         return answer
-    fields = tuple(answer.headers.items())
+    fields = tuple(field for field in answer.headers.items() if field[0] != DROPPED)
 
     def keep(body: bytes) -> None:
         if etag:  # else nobody could say later whether it is still the same
@@ -198,10 +207,11 @@ def _gzip(
 
 def _from_copy(answer: Response | None, copy: Copy) -> Response:
     """The copy. `answer` is the 304 by which MLflow said that it is current, None for a file that
-    never changes; the 304's Cache-Control and Expires are newer than the copy's."""
+    never changes; the 304's Cache-Control and Expires are newer than the copy's, and what was
+    dropped of this request only the 304 says."""
     whole = Response(copy.body if request.method == "GET" else b"")
     whole.headers = Headers(copy.headers)
-    for name in ("Cache-Control", "Expires"):
+    for name in ("Cache-Control", "Expires", DROPPED):
         if answer is not None and (value := answer.headers.get(name)):
             whole.headers[name] = value
     whole.headers["Content-Length"] = str(len(copy.body))

@@ -48,6 +48,7 @@ FAULTS = {
     "bodies-lost": "MLflow does not see the bodies of requests",
     "changed-on-the-way": "what comes back is not what was sent",
     "forged-address": "a caller can choose the address that the proxy counts by",
+    "shared-address": "all clients behind the hop in front count as one address",
     "scheme-lost": "something ends TLS and does not tell the proxy",
     "encoded-slash": "something refuses paths with %2F",
     "host-rewritten": "something changes Host, so that a browser's own writes look foreign",

@@ -141,6 +141,31 @@ class Hops:
             )
         return f"{found}, whatever a caller writes"
 
+    def counted_hops(self) -> str:
+        """TRUSTED_PROXY_HOPS must be the number of hops that name the client. Where it is not, all
+        clients have the address of the hop in front, and one person's bad keys lock out all."""
+        seen = self._self_test("seen").document() or {}
+        entries, hops = seen.get("forwarded_for"), seen.get("trusted_hops")
+        if not isinstance(entries, int) or not isinstance(hops, int):
+            raise Skipped("this proxy does not tell")
+        if entries == hops:
+            return f"{hops}, as X-Forwarded-For has entries"
+        remedy = (
+            "Let each hop in front append its client to X-Forwarded-For (nginx: proxy_set_header "
+            "X-Forwarded-For $proxy_add_x_forwarded_for), or lower TRUSTED_PROXY_HOPS."
+        )
+        if entries > hops:
+            remedy = (
+                f"Set TRUSTED_PROXY_HOPS={entries}, if all of these hops are yours: a proxy on "
+                "this side, which you asked through, does not count."
+            )
+        raise Failed(
+            f"X-Forwarded-For arrives with {entries} entries, and TRUSTED_PROXY_HOPS is {hops}: "
+            f"this client, and every other one, counts as {seen.get('client_ip')}.",
+            remedy,
+            fault="shared-address",
+        )
+
     def scheme(self) -> str:
         """Where TLS ends in front, the proxy has to be told: cookies and links depend on it."""
         found = str((self._self_test("seen").document() or {}).get("scheme"))
@@ -232,6 +257,7 @@ def run(steps: Steps, hops: Hops) -> None:
     """None needs another: each may be wrong by itself."""
     steps.run("requests arrive as HTTP/1.1", hops.protocol, needs=ACCEPTED)
     steps.run("a caller's X-Forwarded-For", hops.client_address, needs=ACCEPTED)
+    steps.run("the hops that name the client", hops.counted_hops, needs=ACCEPTED)
     steps.run("http or https", hops.scheme, needs=ACCEPTED)
     steps.run("a broken transfer looks broken", hops.broken_transfer, needs=ACCEPTED)
     steps.run("a refusal arrives with Retry-After", hops.retry_after, needs=ACCEPTED)

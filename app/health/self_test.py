@@ -16,7 +16,7 @@ from flask import Blueprint, Response, request
 
 from app.request.credentials import Credentials, SessionTokens, identify
 from app.request.errors import BrokenTransfer, Overloaded
-from app.request.inbound import check_query, client_address
+from app.request.inbound import check_query, client_address, scheme_of
 from app.responses import json_response
 
 PREFIXES = ("/api/mlflow", "/mlflow")
@@ -41,12 +41,16 @@ def blueprint(
 
     def seen() -> Response:
         let_in()
+        environ = request.environ
+        forwarded = environ.get("HTTP_X_FORWARDED_FOR", "").strip()
         return json_response(
             {
-                "protocol": request.environ.get("SERVER_PROTOCOL"),
-                "host": request.environ.get("HTTP_HOST"),
-                "scheme": request.environ.get("HTTP_X_FORWARDED_PROTO", request.scheme),
-                "client_ip": client_address(request.environ, hops),
+                "protocol": environ.get("SERVER_PROTOCOL"),
+                "host": environ.get("HTTP_HOST"),
+                "scheme": scheme_of(environ, hops),
+                "client_ip": client_address(environ, hops),
+                "forwarded_for": len(forwarded.split(",")) if forwarded else 0,
+                "trusted_hops": hops,
             }
         )
 

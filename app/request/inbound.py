@@ -39,6 +39,29 @@ _PLAIN_QUERY = re.compile(r"[\x21\x22\x24-\x7e]*")  # printable ASCII, no blank,
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DOT_SEGMENT = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
 _EMPTY_SEGMENT = re.compile(r"(?:(?i:https?)://[^/]*)?(?P<prefix>/api/mlflow|/mlflow)//(?!/)")
+
+#: File parameters in one query; each is decoded as often as MLflow would.
+MOST_FILES = 16
+
+
+def _spelt(name: str) -> str:
+    """A parameter's name as a regular expression: each character plain or percent-encoded."""
+    return "".join(
+        f"(?:{re.escape(letter)}|%{ord(letter):x}|%{ord(letter.upper()):x})" for letter in name
+    )
+
+
+def _any(names: frozenset[str]) -> str:
+    return "|".join(map(_spelt, sorted(names, key=len, reverse=True)))
+
+
+#: Finds these parameters in a raw query, in any case and spelling, at a cost that hardly depends on
+#: how many others it has: nobody has shown a key yet. All their names begin with a, p or x.
+_PARAMETER = re.compile(
+    rf"(?:^|&)(?=[apx%])(?:(?P<of_key>{_any(KEY_PARAMETERS)})|{_any(FILE_PARAMETERS)})"
+    r"(?:=(?P<value>[^&]*)|(?=&)|\Z)",
+    re.IGNORECASE,
+)
 _KEY_SHAPED = re.compile(r"hk_(?:live|test)_\w{6}")
 _WHOLE_KEY = re.compile(r"hk_(?:live|test)_[A-Za-z0-9]{16}")  # no name of a file or a model
 
@@ -196,13 +219,13 @@ def check_query(query: str) -> None:
         return
     if not _PLAIN_QUERY.fullmatch(query):
         raise BadRequest("The query has characters that must be percent-encoded.")
-    for pair in query.split("&"):
-        raw_name, _, raw_value = pair.partition("=")
-        name = unquote_plus(raw_name).lower()
-        if name in KEY_PARAMETERS or _WHOLE_KEY.search(unquote_plus(pair)):
-            raise BadRequest(KEY_IN_URL)
-        if name in FILE_PARAMETERS:
-            check_artifact_name(unquote_plus(raw_value))
+    found = list(_PARAMETER.finditer(query))
+    if any(each["of_key"] for each in found) or _WHOLE_KEY.search(unquote_plus(query)):
+        raise BadRequest(KEY_IN_URL)
+    if len(found) > MOST_FILES:
+        raise BadRequest(f"The query names more than {MOST_FILES} files; name one.")
+    for each in found:
+        check_artifact_name(unquote_plus(each["value"] or ""))
 
 
 def _origin_form(target: str) -> str:

@@ -215,7 +215,8 @@ def test_blanks_around_an_id_are_no_part_of_its_mark(start_redis: Callable[[], R
     server = start_redis()
     assert run("flask", "revoke", " key_1\n", REDIS_URL=server.url).returncode == 0
     with redis.Redis(port=server.port) as client:
-        assert client.keys("hokusai:auth:revoked:*") == [b"hokusai:auth:revoked:key_1"]
+        marks = {key for key in client.keys("hokusai:auth:revoked:*") if b"probe" not in key}
+        assert marks == {b"hokusai:auth:revoked:key_1"}, "beside what a look at the rights leaves"
 
 
 def test_the_command_says_why_no_mark_could_be_left(start_redis: Callable[[], Redis]) -> None:

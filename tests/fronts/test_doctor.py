@@ -19,12 +19,12 @@ from tests.fronts.test_fronts import GOOD
 __all__ = ["examine", "flask", "key"]
 
 FOUND = {
-    "nginx": {"http10-hop", "body-limit", "host-rewritten", "forged-address"},
+    "nginx": {"http10-hop", "body-limit", "host-rewritten", "forged-address", "shared-address"},
     "Apache": {"encoded-slash"},
-    "HAProxy": {"forged-address"},
+    "HAProxy": {"forged-address", "shared-address"},
     "Caddy": set(),
     "Traefik": set(),
-    "Envoy": {"forged-address"},
+    "Envoy": {"forged-address", "shared-address"},
     "lighttpd": {"breaks-hidden", "request-line-limit"},
 }
 
@@ -51,15 +51,13 @@ def behind_one_hop(
 
 
 @pytest.fixture
-def in_front(
-    fronts: None, behind_one_hop: Proxy, tmp_path: Path
-) -> Iterator[Callable[[str, Path], Front]]:
-    """Starts a server in front of the proxy; skips where it is missing."""
+def in_front(fronts: None, behind_one_hop: Proxy, tmp_path: Path) -> Iterator[Callable[..., Front]]:
+    """Starts a server in front of the proxy, or of another one; skips where it is missing."""
     started: list[Front] = []
 
-    def start(name: str, configuration: Path) -> Front:
+    def start(name: str, configuration: Path, behind: Proxy = behind_one_hop) -> Front:
         try:
-            front = Front(name, tmp_path / name, configuration, behind_one_hop.port)
+            front = Front(name, tmp_path / name, configuration, behind.port)
         except FrontMissing as missing:
             without(missing)
         started.append(front)
@@ -117,6 +115,25 @@ def test_whether_the_proxy_hears_of_tls_in_front_of_it(
     url = front.api.replace("http:", "https:")
     done = examine(url, key, "--ca-file", str(certificate))
     assert set(done.report["faults"]) == found, done.not_passed
+
+
+@pytest.mark.slow
+def test_hops_that_were_forgotten_have_a_name(
+    examine: Callable[..., Finished],
+    in_front: Callable[..., Front],
+    start_proxy: Callable[..., Proxy],
+    key: str,
+    tmp_path: Path,
+) -> None:
+    """Every client has the address of nginx then, and for the proxy it came over http."""
+    certificate = own_certificate(tmp_path)
+    text = (RECOMMENDED / "nginx.conf").read_text("utf-8")
+    tls = f"8080 ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate};"
+    (tmp_path / "nginx.conf").write_text(text.replace("8080;", tls), "utf-8")
+    front = in_front("nginx", tmp_path, start_proxy(TRUSTED_PROXY_HOPS=0, **PATIENT))
+    done = examine(front.api.replace("http:", "https:"), key, "--ca-file", str(certificate))
+    assert set(done.report["faults"]) == {"shared-address", "scheme-lost"}, done.not_passed
+    assert "TRUSTED_PROXY_HOPS=1" in done.out
 
 
 def own_certificate(folder: Path) -> Path:

@@ -392,6 +392,23 @@ def test_a_key_that_was_good_lately_is_asked_about_in_spite_of_it(
     assert worker.outcome(key, ip) == "RateLimited", "it is not a good key any more"
 
 
+def test_so_it_is_where_no_stale_verdict_is_used(
+    make_worker: Callable[..., Worker], server: Upstream, key: str, ip: str
+) -> None:
+    worker = make_worker(stale=0.0)
+    worker.knows(key, age=TTL + 1, ip=ip)
+    server.answers(NO)
+    for _ in range(FAILURE_LIMIT + 1):
+        worker.outcome("hk_test_bad", ip)
+    server.answers(YES)
+    for each in (worker, make_worker(stale=0.0)):
+        each.knows(key, age=TTL + 1, ip=ip)
+        assert each.outcome(key, ip) == "miss"
+    server.answers(DOWN)
+    worker.knows(key, age=TTL + 1, ip=ip)
+    assert worker.outcome(key, ip) == "AuthServiceUnavailable", "it lets nobody in"
+
+
 def test_an_outage_is_no_failed_attempt(worker: Worker, server: Upstream, ip: str) -> None:
     server.answers(DOWN)
     for _ in range(FAILURE_LIMIT * 2):

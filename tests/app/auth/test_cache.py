@@ -166,10 +166,11 @@ def test_a_no_is_believed_for_its_own_shorter_life(
 def test_a_life_of_nothing_is_never_fresh(
     make_cache: MakeCache, digest: str, verdict: Verdict
 ) -> None:
-    cache = make_cache(ttl=0, negative=0, stale=0)
-    cache.put(digest, verdict)
-    assert cache.fresh(digest) is None
-    assert make_cache().fresh(digest) is None
+    caches = [make_cache(ttl=0, negative=0, stale=0) for _ in range(2)]
+    caches[0].put(digest, verdict)
+    for cache in caches:
+        assert cache.fresh(digest) is cache.stale(digest) is None
+        assert cache.was_good(digest) is (verdict.principal is not None)
 
 
 def test_a_hit_never_extends_a_life(
