@@ -12,12 +12,14 @@ from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NoReturn
 
+import certifi
 import orjson
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
 from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError
+from urllib3.util.ssl_ import create_urllib3_context
 
 from app.observability.metrics import count_auth_answer
 from app.request.errors import AuthServiceUnavailable, RateLimited
@@ -275,9 +277,17 @@ class _PoolTLS(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """For requests: uses these connections."""
+    """For requests: uses these connections. It trusts whom MLflow's connections trust (the
+    machine's store, or SSL_CERT_FILE), and certifi's authorities, all that requests would trust."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Called by HTTPAdapter's constructor."""
-        super().init_poolmanager(*arguments, **options)
+        trust = create_urllib3_context()
+        trust.load_default_certs()
+        trust.load_verify_locations(certifi.where())
+        super().init_poolmanager(*arguments, **options, ssl_context=trust)
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Called for each request; requests would load certifi's authorities anew."""
+        conn.cert_reqs = "CERT_REQUIRED"

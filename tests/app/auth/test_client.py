@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from app.request.errors import AuthServiceUnavailable, RateLimited
 from app.request.principal import Principal
 from app.upstream.circuit import Circuit
 from tests.app.samples import KEY
+from tests.drills.redis_topologies import make_certificates
 from tests.upstreams import (
     Answer,
     Exchange,
@@ -452,3 +454,46 @@ def test_threads_do_not_get_each_others_answers(client: AuthService, server: Ups
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority that nobody knows, and a server's certificate."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@contextlib.contextmanager
+def over_tls(certificates: Path, host: str) -> Iterator[Upstream]:
+    """The auth service's end of the wire, over TLS."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+    with Upstream(host, tls=tls) as server:
+        server.answers(says(YES))
+        yield server
+
+
+def test_an_authority_of_the_machine_is_trusted(
+    certificates: Path, make_client: Callable[..., AuthService], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As MLflow's connections do, which OpenSSL tells where the machine's store is."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    with over_tls(certificates, "127.0.0.1") as server:
+        found = make_client(server.url).validate(KEY, IP)
+    assert found is not None and found.key_id == "key-1"
+
+
+@pytest.mark.parametrize(("host", "is_known"), [("127.0.0.1", False), ("127.0.0.2", True)])
+def test_another_authority_or_another_name_is_not(
+    certificates: Path,
+    make_client: Callable[..., AuthService],
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    is_known: bool,
+) -> None:
+    if is_known:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    with over_tls(certificates, host) as server:
+        with pytest.raises(AuthServiceUnavailable) as refused:
+            make_client(server.url).validate(KEY, IP)
+        assert server.requests == [], "the key was shown to nobody"
+    assert "certificate verify failed" in str(refused.value.__context__)

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from app.health import diagnosis, messages
+from app.state.redis_client import connect
 from app.state.redis_faults import LONGEST, said
 from app.state.redis_link import RedisLink
 from app.state.windows import count_as_the_limiter
@@ -178,6 +179,23 @@ def test_what_no_server_here_says(look: Look, greeting: bytes, word: str) -> Non
     """Protected mode is for strangers from other machines; servers without RESP3 are old."""
     with greeter(greeting) as port:
         assert look(f"redis://{HOST}:{port}") == word
+
+
+def test_a_proxy_in_front_that_has_a_mode_of_its_own_is_no_other_kind() -> None:
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while said := connection.recv(4096):
+                hello = b"*2\r\n$4\r\nmode\r\n$5\r\nproxy\r\n"
+                connection.sendall(hello if b"HELLO" in said else b"+OK\r\n" * said.count(b"*"))
+
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client = connect(f"redis://{HOST}:{listener.getsockname()[1]}?protocol=2", 2)
+        client.check()
+        client.close()
+        thread.join()
 
 
 @contextmanager
