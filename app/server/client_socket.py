@@ -98,6 +98,15 @@ class ClientSocket:
         """Whether nothing happens here but a wait for a client that has no place."""
         return self._waits_for is not None and not self._is_kept
 
+    def has_left(self) -> bool:
+        """Whether the client has ended its side, as far as that is known without a wait."""
+        try:
+            return not self._of_the_kernel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def give_up(self) -> None:
         """Ends the wait, to make room for another client."""
         self.is_given_up = True
@@ -107,7 +116,12 @@ class ClientSocket:
     def shutdown(self, how: int) -> None:
         """Ends one direction, or both, as the kernel does: what has come is still read, and then
         comes the end. gevent's own makes an error out of the wait of another greenlet."""
-        getattr(self._sock, "_sock", self._sock).shutdown(how)
+        self._of_the_kernel.shutdown(how)
+
+    @property
+    def _of_the_kernel(self) -> Any:
+        """The socket below gevent's."""
+        return getattr(self._sock, "_sock", self._sock)
 
     # --- receiving ---------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ class Circuit:
         self._reset_timeout = reset_timeout
         self._opened_at = 0.0
         self._times_opened = 0
+        self._when_opened: Callable[[], None] = lambda: None
         self._probe = threading.Lock()
         self._reporting = threading.Lock()
         self._breaker = pybreaker.CircuitBreaker(
@@ -104,24 +105,29 @@ class Circuit:
             if self.state == pybreaker.STATE_CLOSED:
                 self._breaker.open()
 
+    def when_opened(self, act: Callable[[], None]) -> None:
+        """From now on `act` is called each time that the circuit opens."""
+        self._when_opened = act
+
     def opened(self) -> None:
         """Notes when the circuit opened; called by the listener."""
         self._opened_at = time.monotonic()
         self._times_opened += 1
+        self._when_opened()
 
     def _admit(self) -> bool:
         """Whether this call is the probe; raises Open if it may not go at all."""
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
             return False
         if not self._probe.acquire(blocking=False):
-            raise Open(self._seconds_to_probe())
+            raise Open(self.seconds_to_probe())
         # Looked at again: the last probe may have ended just now.
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
             self._probe.release()
             return False
         if time.monotonic() < self._opened_at + self._reset_timeout:
             self._probe.release()
-            raise Open(self._seconds_to_probe())
+            raise Open(self.seconds_to_probe())
         if self._breaker.current_state == pybreaker.STATE_OPEN:
             self._breaker.half_open()
         return True
@@ -136,9 +142,10 @@ class Circuit:
         finally:
             self._probe.release()
         if not found:
-            raise Open(self._seconds_to_probe())
+            raise Open(self.seconds_to_probe())
 
-    def _seconds_to_probe(self) -> int:
+    def seconds_to_probe(self) -> int:
+        """Whole seconds until an open circuit's dependency may be asked, at least 1."""
         remaining = self._opened_at + self._reset_timeout - time.monotonic()
         return max(1, math.ceil(remaining))
 

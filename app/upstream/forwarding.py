@@ -17,6 +17,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from app.request.errors import (
     CircuitOpen,
+    ClientGone,
     UpstreamOverloaded,
     UpstreamReset,
     UpstreamTimeout,
@@ -33,7 +34,7 @@ from app.upstream.liveness import Liveness
 from app.upstream.pool import open_pool
 from app.upstream.retries import Retries
 from app.upstream.streaming import Body
-from app.upstream.write_gate import WriteGate
+from app.upstream.write_gate import EXPORT_PATIENCE, PATIENCE, Turn, TurnedAway, WriteGate
 from config import Settings
 
 #: What says that MLflow is in trouble. Its own 4xx and 5xx do not: they are often the caller's. Nor
@@ -42,6 +43,9 @@ FAILURES = (UpstreamUnreachable,)
 
 #: Kinds of routes that MLflow serves without its stores.
 NO_API = frozenset(("server", "ui"))
+
+#: The call of exporters of traces, who are less patient than MLflow's clients.
+EXPORT = "ExportTraces"
 
 #: MLflow's /health needs neither a thread nor the database: it answers while requests wait.
 HEALTH = "/health"
@@ -77,6 +81,7 @@ class Upstream:
         self._probes = open_pool(settings, 1)
         self._retries = Retries(settings.mlflow_retry_deadline)
         self._writes = WriteGate(settings.web_concurrency)
+        circuit.when_opened(self._writes.turn_away)
         self.liveness = Liveness(circuit, self.is_there)
 
     def forward(
@@ -89,14 +94,19 @@ class Upstream:
         UpstreamOverloaded, Overloaded; and what reading the client's body raises.
         """
         try:
-            with self._slot(permit), self.circuit.attempt(FAILURES, self.is_there):
+            with self.circuit.attempt(FAILURES, self.is_there), self._turn(permit) as turn:
+                if turn is not None:
+                    body = body.when_last_piece(lambda: _take(turn, permit))
                 return self._with_retries(permit, body, tried)
         except circuits.Open as open_circuit:
-            raise CircuitOpen(
-                "MLflow gives no answer, so the proxy does not ask it for a while. Nothing was "
-                f"sent; repeat the request in {open_circuit.retry_after} s.",
-                open_circuit.retry_after,
-            ) from None
+            seconds = open_circuit.retry_after
+        except TurnedAway:
+            seconds = self.circuit.seconds_to_probe()
+        raise CircuitOpen(
+            "MLflow gives no answer, so the proxy does not ask it for a while. Nothing was "
+            f"sent; repeat the request in {seconds} s.",
+            seconds,
+        )
 
     def ask(self, path: str, timeout: float) -> "ProbeResponse":
         """A GET of our own, past the circuit; `timeout` is for the head, and again for the body."""
@@ -136,11 +146,13 @@ class Upstream:
         """How many connections to MLflow this worker has opened in all."""
         return self._pool.num_connections
 
-    def _slot(self, permit: Permit) -> AbstractContextManager[None]:
+    def _turn(self, permit: Permit) -> AbstractContextManager[Turn | None]:
         """The bound on concurrent writes, for a route that writes to MLflow's database."""
         route = permit.route
-        writes = route and route.access is Access.WRITE and route.kind != "artifacts"
-        return self._writes.slot(permit.principal.key_id) if writes else nullcontext()
+        if route is None or route.access is not Access.WRITE or route.kind == "artifacts":
+            return nullcontext()
+        patience = EXPORT_PATIENCE if route.operation == EXPORT else PATIENCE
+        return self._writes.turn(permit.principal.key_id, patience)
 
     def _with_retries(
         self, permit: Permit, body: Body, tried: Callable[[], None]
@@ -176,6 +188,8 @@ class Upstream:
                 if not reads_only or not self._retries.again(tries, began, was_sent=True):
                     raise
                 continue
+            if answers.is_pool_limit(answer.status, page):  # of a route where a part may be done
+                self._writes.tighten(sent)
             if not reads_only or not answers.is_of_intermediary(
                 answer.status, answer.headers, page
             ):
@@ -258,6 +272,13 @@ class Upstream:
                 "MLflow broke the connection before its answer. It may have carried the request "
                 "out: look before you repeat one that creates something."
             ) from why
+
+
+def _take(turn: Turn, permit: Permit) -> None:
+    """Waits for a write's turn. Who left meanwhile has none: MLflow has others to work for."""
+    client = permit.inbound.environ.get("gunicorn.socket")
+    if turn.take() and client is not None and client.has_left():
+        raise ClientGone("the client left while its write waited for its turn")
 
 
 def _own_credentials(settings: Settings) -> Mapping[str, str]:

@@ -36,6 +36,24 @@ class Body:
         """Whether it could be sent a second time."""
         return self.content is None or isinstance(self.content, bytes)
 
+    def when_last_piece(self, go: Callable[[], None]) -> "Body":
+        """The same body, for which `go` is called when the client has sent it all; its last piece
+        waits for that."""
+        if self.content is None or isinstance(self.content, bytes):
+            go()
+            return self
+        return Body(_holding_the_last(self.content, go), self.length)
+
+
+def _holding_the_last(pieces: Iterator[bytes], go: Callable[[], None]) -> Iterator[bytes]:
+    held = b""
+    for piece in pieces:
+        if held:
+            yield held
+        held = piece
+    go()
+    yield held
+
 
 def request_body(
     inbound: Inbound,

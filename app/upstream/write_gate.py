@@ -5,18 +5,18 @@ and wait for a second. With 15 such writes no request gets a connection until ML
 of 30 s; MLflow then answers 400 "QueuePool limit". Measured with 32 writers on SQLite, one MLflow
 worker: 1 write/s without a bound, 40 writes/s with 4 to 14 at a time (`make drill ARGS=slow`).
 
-So the first such answer sets the bound. One key gets at most half of it: its slow writes must not
-hold up everybody else's. Writes over the bound wait in order of arrival. Reads never wait here. The
-bound is lifted when no write has had to wait for LIFT_AFTER seconds.
+So the first such answer sets the bound, and each further one halves it. One key gets at most half
+of it: its slow writes must not hold up everybody else's. Writes over the bound wait in order of
+arrival. Reads never wait here. The bound rises by one for each LIFT_AFTER seconds without such an
+answer, and is lifted when no write has had to wait for as long.
 """
 
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Self
 
 from app.observability.metrics import WRITE_BOUND, WRITES_WAITING, count_limit
 from app.request.errors import Overloaded
@@ -30,35 +30,44 @@ INSTANCE_BOUND = 12
 #: The bound of one worker never falls below this.
 LEAST = 2
 
-#: Seconds without a waiting write after which the bound is lifted.
+#: Seconds without a waiting write after which the bound is lifted, and without a full pool after
+#: which it rises. Each rise too far costs everybody the 30 s of a full pool, so it is slow.
 LIFT_AFTER = 300.0
 
 #: Seconds that a write waits at most; as long as MLflow's own pool lets it wait.
 PATIENCE = 30.0
 
+#: The same for an exporter of traces, which gives up after 10 s in all.
+EXPORT_PATIENCE = 2.0
+
 #: Seconds in Retry-After for a write that waited in vain.
 RETRY_AFTER = 5
 
 
+class TurnedAway(Exception):
+    """The circuit opened while a write waited for its turn. Nothing was sent."""
+
+
 @dataclass(eq=False)
 class _Waiting:
-    """A write in the queue."""
+    """A write in the queue; woken with a turn, or turned away without one."""
 
     key_id: str
-    admitted: threading.Event = field(default_factory=threading.Event)
+    woken: threading.Event = field(default_factory=threading.Event)
+    counted_in: Counter[str] | None = None
 
 
 class WriteGate:
     """The bound of one worker; shared by its threads."""
 
-    def __init__(self, workers: int, patience: float = PATIENCE) -> None:
-        """`workers` share INSTANCE_BOUND; `patience` is in seconds."""
+    def __init__(self, workers: int) -> None:
+        """`workers` share INSTANCE_BOUND."""
         self._first_bound = max(LEAST, INSTANCE_BOUND // workers)
-        self._patience = patience
         self._guard = threading.Lock()
         self._bound: int | None = None
         self._bound_set = 0.0
         self._last_wait = 0.0
+        self._last_change = 0.0  # or the last time that the pool was full
         self._running: Counter[str] = Counter()
         self._queue: list[_Waiting] = []
 
@@ -67,58 +76,74 @@ class WriteGate:
         """Writes that go out at once; None: as many as come."""
         return self._bound
 
-    @contextmanager
-    def slot(self, key_id: str) -> Iterator[None]:
-        """Surrounds one write of this key, from sending it to the head of its answer.
+    def turn(self, key_id: str, patience: float = PATIENCE) -> "Turn":
+        """Surrounds one write of this key, which waits for its turn so many seconds at most."""
+        return Turn(self, key_id, patience)
 
-        Raises Overloaded if no slot becomes free in time; nothing was sent then.
+    def acquire(self, key_id: str, patience: float) -> tuple[Counter[str], bool]:
+        """Waits for a turn: where it is counted, to be given to `release`, and whether it waited.
+
+        Raises Overloaded if none becomes free in time, TurnedAway if the circuit opens meanwhile.
         """
-        self._acquire(key_id)
+        with self._guard:
+            self._relax()
+            if self._bound is None:
+                self._running[key_id] += 1
+                return self._running, False
+            write = _Waiting(key_id)
+            self._queue.append(write)
+            self._admit()
+            if write.counted_in is not None:
+                return write.counted_in, False
+            self._last_wait = time.monotonic()
+        WRITES_WAITING.inc()
         try:
-            yield
+            write.woken.wait(patience)
         finally:
-            with self._guard:
-                self._running[key_id] -= 1
-                if not self._running[key_id]:
-                    del self._running[key_id]
-                self._admit()
+            WRITES_WAITING.dec()
+            self._leave_queue(write)
+        return self._woken(write), True
+
+    def release(self, key_id: str, counted_in: Counter[str]) -> None:
+        """The turn is over."""
+        with self._guard:
+            counted_in[key_id] -= 1
+            if not counted_in[key_id]:
+                del counted_in[key_id]
+            self._admit()
+
+    def turn_away(self) -> None:
+        """The circuit opened: nobody waits here for an MLflow that is silent, and the writes that
+        hang there take nobody's turn when it is back."""
+        with self._guard:
+            self._running = Counter()
+            waiting, self._queue = self._queue, []
+        for write in waiting:
+            write.woken.set()
 
     def tighten(self, sent: float) -> None:
         """MLflow had no database connection for a request that was sent at `sent` (monotonic
         seconds): set the bound, or halve it where the request was sent under it."""
         with self._guard:
+            self._last_change = time.monotonic()
             if self._bound is None:
                 self._set_bound(self._first_bound)
             elif sent > self._bound_set:
                 self._set_bound(max(LEAST, self._bound // 2))
 
-    def _acquire(self, key_id: str) -> None:
-        with self._guard:
-            self._lift_if_idle()
-            if self._bound is None:
-                self._running[key_id] += 1
-                return
-            write = _Waiting(key_id)
-            self._queue.append(write)
-            self._admit()
-            if write.admitted.is_set():
-                return
-            self._last_wait = time.monotonic()
-        WRITES_WAITING.inc()
-        try:
-            write.admitted.wait(self._patience)
-        finally:
-            WRITES_WAITING.dec()
-            self._leave_queue(write)
-
     def _leave_queue(self, write: _Waiting) -> None:
         with self._guard:
-            if write.admitted.is_set():
-                return
-            self._queue.remove(write)
+            if write in self._queue:
+                self._queue.remove(write)
+
+    def _woken(self, write: _Waiting) -> Counter[str]:
+        if write.counted_in is not None:
+            return write.counted_in
+        if write.woken.is_set():
+            raise TurnedAway
         count_limit("writes", False)
         raise Overloaded(
-            "MLflow's database is overloaded: too many writes wait for it. Nothing was sent; "
+            "MLflow's database is overloaded: too many writes wait for it. Nothing was done; "
             f"repeat the request in {RETRY_AFTER} s.",
             RETRY_AFTER,
         )
@@ -128,7 +153,8 @@ class WriteGate:
             if self._has_room(write.key_id):
                 self._queue.remove(write)
                 self._running[write.key_id] += 1
-                write.admitted.set()
+                write.counted_in = self._running
+                write.woken.set()
 
     def _has_room(self, key_id: str) -> bool:
         if self._bound is None:
@@ -137,13 +163,20 @@ class WriteGate:
             return False
         return self._running.total() < self._bound
 
-    def _lift_if_idle(self) -> None:
-        if self._bound is None or time.monotonic() - self._last_wait < LIFT_AFTER:
+    def _relax(self) -> None:
+        """Lifts the bound, or raises it by one, where that is due."""
+        now = time.monotonic()
+        if self._bound is None:
             return
-        self._bound = None
-        WRITE_BOUND.set(0)
-        log.info("the bound on concurrent writes is lifted")
-        self._admit()
+        if now - self._last_wait >= LIFT_AFTER:
+            self._bound = None
+            WRITE_BOUND.set(0)
+            log.info("the bound on concurrent writes is lifted")
+            self._admit()
+        elif self._bound < self._first_bound and now - self._last_change >= LIFT_AFTER:
+            self._bound += 1
+            self._bound_set = self._last_change = now
+            WRITE_BOUND.set(self._bound)
 
     def _set_bound(self, bound: int) -> None:
         self._bound = bound
@@ -154,3 +187,27 @@ class WriteGate:
             "this worker sends it at most %d writes at once",
             bound,
         )
+
+
+class Turn:
+    """One write's turn, from `take` to the head of its answer."""
+
+    def __init__(self, gate: WriteGate, key_id: str, patience: float) -> None:
+        self._gate = gate
+        self._key_id = key_id
+        self._patience = patience
+        self._counted_in: Counter[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        if self._counted_in is not None:
+            self._gate.release(self._key_id, self._counted_in)
+
+    def take(self) -> bool:
+        """Waits for it, and tells whether that was needed; a second time does nothing."""
+        if self._counted_in is not None:
+            return False
+        self._counted_in, waited = self._gate.acquire(self._key_id, self._patience)
+        return waited

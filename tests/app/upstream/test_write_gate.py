@@ -9,15 +9,15 @@ import pytest
 
 from app.request.errors import Overloaded
 from app.upstream import write_gate
-from app.upstream.write_gate import WriteGate
+from app.upstream.write_gate import PATIENCE, TurnedAway, WriteGate
 from tests.upstreams import eventually
 
 
 def test_without_a_full_pool_there_is_no_bound() -> None:
-    gate = WriteGate(workers=1, patience=0)
-    with ExitStack() as slots:
+    gate = WriteGate(workers=1)
+    with ExitStack() as turns:
         for _ in range(100):
-            slots.enter_context(gate.slot("a"))
+            take(turns, gate, "a", patience=0)
     assert gate.bound is None
 
 
@@ -41,9 +41,9 @@ def test_only_what_was_sent_under_the_bound_says_that_it_is_too_high() -> None:
 def test_writes_over_the_bound_wait_in_order_of_arrival() -> None:
     gate = bounded()
     order: list[int] = []
-    with ExitStack() as slots:
+    with ExitStack() as turns:
         for key in ("a", "b"):
-            slots.enter_context(gate.slot(key))
+            take(turns, gate, key)
         threads = []
         for n in range(5):
             threads.append(started(lambda n=n: write(gate, order, n)))  # type: ignore[misc]
@@ -56,47 +56,116 @@ def test_writes_over_the_bound_wait_in_order_of_arrival() -> None:
 
 
 def test_one_key_gets_half_of_the_bound() -> None:
-    gate = WriteGate(workers=3, patience=0.05)
+    gate = WriteGate(workers=3)
     gate.tighten(time.monotonic())
     assert gate.bound == 4
-    with gate.slot("slow"), gate.slot("slow"):
-        with pytest.raises(Overloaded), gate.slot("slow"):
-            raise AssertionError("a third one of this key")
-        with gate.slot("other"):
-            assert gate._running == {"slow": 2, "other": 1}
+    with ExitStack() as turns:
+        take(turns, gate, "slow")
+        take(turns, gate, "slow")
+        with pytest.raises(Overloaded):
+            take(turns, gate, "slow", patience=0.05)
+        take(turns, gate, "other")
+        assert gate._running == {"slow": 2, "other": 1}
 
 
-def test_a_write_that_waited_in_vain_was_not_sent_and_may_be_repeated() -> None:
-    gate = bounded(patience=0.05)
-    with gate.slot("a"), gate.slot("b"):
-        with pytest.raises(Overloaded, match="Nothing was sent") as refused, gate.slot("a"):
-            raise AssertionError("a slot over the bound")
+def test_a_write_that_waited_in_vain_did_nothing_and_may_be_repeated() -> None:
+    gate = bounded()
+    with ExitStack() as turns:
+        take(turns, gate, "a")
+        take(turns, gate, "b")
+        with pytest.raises(Overloaded, match="Nothing was done") as refused:
+            take(turns, gate, "a", patience=0.05)
         assert refused.value.headers == {"Retry-After": "5"}
         assert not gate._queue
-    with gate.slot("a"):
+    with ExitStack() as turns:
+        take(turns, gate, "a")
         assert gate._running == {"a": 1}
+    assert not gate._running
+
+
+def test_a_turn_is_taken_once_and_only_when_it_is_wanted() -> None:
+    gate = bounded()
+    with gate.turn("a"):
+        assert not gate._running
+    with gate.turn("a") as turn:
+        assert turn.take() is False
+        assert turn.take() is False
+        assert gate._running == {"a": 1}
+    assert not gate._running
 
 
 def test_the_bound_is_lifted_when_nobody_had_to_wait_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gate = bounded()
-    with gate.slot("a"):
+    with ExitStack() as turns:
+        take(turns, gate, "a")
         assert gate.bound == 2
     monkeypatch.setattr(write_gate, "LIFT_AFTER", 0.0)
-    with gate.slot("a"):
+    with ExitStack() as turns:
+        take(turns, gate, "a")
         assert gate.bound is None
 
 
-def bounded(patience: float = 10) -> WriteGate:
+def test_the_bound_rises_again_while_writes_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a short overload would slow busy writers down for ever."""
+    gate = WriteGate(workers=4)  # a bound of 3
+    for _ in range(3):
+        gate.tighten(time.monotonic())
+    assert gate.bound == 2
+    monkeypatch.setattr(write_gate, "LIFT_AFTER", 0.2)
+    bounds = []
+    for _ in range(5):
+        time.sleep(0.15)
+        gate._last_wait = time.monotonic()
+        with ExitStack() as turns:
+            take(turns, gate, "a")
+            bounds.append(gate.bound)
+    assert bounds == [2, 3, 3, 3, 3], "up to where it began, and one step at a time"
+
+
+def test_whoever_waits_when_the_circuit_opens_is_turned_away() -> None:
+    gate, seen = bounded(), []
+
+    def waits() -> None:
+        with pytest.raises(TurnedAway) as why, gate.turn("a") as turn:
+            turn.take()
+        seen.append(why.type)
+
+    with ExitStack() as hanging:
+        take(hanging, gate, "a")
+        take(hanging, gate, "b")
+        thread = started(waits)
+        eventually(lambda: len(gate._queue) == 1, "its place in the queue")
+        gate.turn_away()
+        thread.join()
+        assert seen == [TurnedAway]
+        with ExitStack() as turns:  # what still hangs takes nobody's turn
+            take(turns, gate, "a", patience=0)
+            take(turns, gate, "b", patience=0)
+            with pytest.raises(Overloaded):
+                take(turns, gate, "a", patience=0)
+            hanging.close()
+            with pytest.raises(Overloaded):
+                take(turns, gate, "b", patience=0)
+    assert not gate._running
+
+
+def take(turns: ExitStack, gate: WriteGate, key: str, patience: float = PATIENCE) -> None:
+    """Waits for a turn, which lasts as long as the stack."""
+    turns.enter_context(gate.turn(key, patience)).take()
+
+
+def bounded() -> WriteGate:
     """A gate whose bound is 2."""
-    gate = WriteGate(workers=12, patience=patience)
+    gate = WriteGate(workers=12)
     gate.tighten(time.monotonic())
     return gate
 
 
 def write(gate: WriteGate, order: list[int], n: int) -> None:
-    with gate.slot("a"):
+    with gate.turn("a") as turn:
+        turn.take()
         order.append(n)
         time.sleep(0.02)
 
