@@ -115,7 +115,8 @@ def test_without_a_usable_key_it_says_how_to_send_one(
         identify(environ(HTTP_AUTHORIZATION=authorization, HTTP_X_API_KEY=api_key), 0)
     if isinstance(caught.value, Unauthenticated):
         assert "MLFLOW_TRACKING_TOKEN" in caught.value.message
-        assert caught.value.headers["WWW-Authenticate"].startswith("Bearer")
+        schemes = [field.split()[0] for field in caught.value.headers["WWW-Authenticate"]]
+        assert schemes == ["Bearer", "Basic"]
 
 
 def test_a_key_is_not_shown() -> None:
