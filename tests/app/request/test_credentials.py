@@ -93,6 +93,8 @@ def test_two_credentials_in_one_request_are_refused(
         (basic("ann:"), None, "No API key"),
         ("Basic", None, "No API key"),
         ("Digest username=ann", None, "scheme is not known"),
+        ('Digest username="ann", realm="mlflow", nonce="x"', None, "scheme is not known"),
+        ("AWS4-HMAC-SHA256 Credential=A/a, SignedHeaders=host, Signature=0", None, "not known"),
         (KEY, None, "scheme is not known"),
         ("Basic !!!", None, "cannot be decoded"),
         ("Basic YW5u=Og", None, "cannot be decoded"),
