@@ -123,7 +123,7 @@ def compressed(forward: Callable[[Record], Response], copies: Copies, name: str)
     """MLflow's answer, compressed where that is wanted and worth it."""
     environ = request.environ
     if len(environ.get("HTTP_ACCEPT_ENCODING", "")) > LONGEST_WISH:
-        return _varying(walk(g.record))
+        return _varying(forward(g.record))
     wanted = request.accept_encodings
     if not wanted.quality("gzip") or wanted.quality("identity") > wanted.quality("gzip"):
         return _varying(forward(g.record))

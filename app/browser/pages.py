@@ -10,7 +10,7 @@ from typing import Any, cast
 from flask import Blueprint, Flask, Response, g, redirect, render_template, request
 
 from app.observability.record import Record
-from app.request.errors import ProxyError, SessionEnded, Unauthenticated
+from app.request.errors import ProxyError, SessionEnded, Unauthenticated, Value
 from app.responses import refuse
 
 #: Where our pages stand. MLflow has no path that begins so, and the load balancer routes it.
@@ -69,7 +69,7 @@ def sign_in_page(
     status: int = 200,
     goal: str = "",
     note: str = "",
-    headers: Mapping[str, str] = {},
+    headers: Mapping[str, Value] = {},
 ) -> Response:
     """The form for a key. `problem` and `note` are sentences for the reader, `goal` is the path to
     go on to; `headers` are those of the error that leads here."""

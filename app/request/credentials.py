@@ -34,6 +34,9 @@ HOW = (
 )
 
 
+#: The schemes of the Authorization header with which a key may come.
+SCHEMES = ("bearer", "apikey", "basic")
+
 #: Which of a key's two counts, each of the size of its limit: that of the requests with the key, or
 #: that of all its browser sessions together. One count for each session would multiply the limit by
 #: signing in.
@@ -108,9 +111,9 @@ def checked(key: str, how: str = HOW) -> Credentials:
 
 def _from_authorization(value: str) -> set[str]:
     """The keys in the Authorization header, which the server joins with commas if it is repeated.
-    Neither a key nor base64 holds a comma."""
+    Neither a key nor base64 holds a comma; what another scheme sends may (Digest, AWS's)."""
     fields = [field.strip() for field in value.split(",") if field.strip()]
-    if len(fields) < 2:
+    if len(fields) < 2 or not any(_scheme(field) in SCHEMES for field in fields):
         return _key_of(fields[0]) if fields else set()
     try:
         keys = {key for field in fields for key in _key_of(field)}
@@ -121,13 +124,18 @@ def _from_authorization(value: str) -> set[str]:
     return keys
 
 
+def _scheme(field: str) -> str:
+    """The scheme of an Authorization field, in lower case."""
+    return field.replace("\t", " ").partition(" ")[0].lower()
+
+
 def _key_of(field: str) -> set[str]:
     """The key in one Authorization field; an empty set where there is none."""
-    scheme, _, rest = field.replace("\t", " ").partition(" ")
-    given = rest.strip()
-    if scheme.lower() in ("bearer", "apikey"):
+    scheme = _scheme(field)
+    given = field[len(scheme) :].strip()
+    if scheme in ("bearer", "apikey"):
         return {given} if given else set()
-    if scheme.lower() == "basic":
+    if scheme == "basic":
         return {key} if (key := _basic_password(given)) else set()
     raise Unauthenticated(f"This Authorization scheme is not known. {HOW}")
 

@@ -33,8 +33,13 @@ are those of MLflow's client (mlflow/protos/databricks.proto).
 """
 
 import errno
+from collections.abc import Mapping
 
-CHALLENGES = 'Bearer realm="mlflow", Basic realm="mlflow", charset="UTF-8"'
+#: A field each: Java's HttpClient, and Apache's, find Basic only at the beginning of a field.
+CHALLENGES = ('Bearer realm="mlflow"', 'Basic realm="mlflow", charset="UTF-8"')
+
+#: A field's value, or the values of one that is sent several times.
+Value = str | tuple[str, ...]
 
 
 class ProxyError(Exception):
@@ -42,17 +47,17 @@ class ProxyError(Exception):
 
     `message` (str) says what happened and what to do, for the caller's eyes: no internal address,
     no credential. `outcome` names the step that refused, for the log and the metrics.
-    `headers` are added to the answer.
+    `headers` are added to the answer; a tuple is several fields of one name.
     """
 
     status = 500
     code = "INTERNAL_ERROR"
     outcome = "error"
 
-    def __init__(self, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, message: str, headers: Mapping[str, Value] | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.headers = headers or {}
+        self.headers: dict[str, Value] = dict(headers or {})
 
 
 class BadRequest(ProxyError):

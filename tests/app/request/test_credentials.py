@@ -93,6 +93,8 @@ def test_two_credentials_in_one_request_are_refused(
         (basic("ann:"), None, "No API key"),
         ("Basic", None, "No API key"),
         ("Digest username=ann", None, "scheme is not known"),
+        ('Digest username="ann", realm="mlflow", nonce="x"', None, "scheme is not known"),
+        ("AWS4-HMAC-SHA256 Credential=A/a, SignedHeaders=host, Signature=0", None, "not known"),
         (KEY, None, "scheme is not known"),
         ("Basic !!!", None, "cannot be decoded"),
         ("Basic YW5u=Og", None, "cannot be decoded"),
@@ -115,7 +117,8 @@ def test_without_a_usable_key_it_says_how_to_send_one(
         identify(environ(HTTP_AUTHORIZATION=authorization, HTTP_X_API_KEY=api_key), 0)
     if isinstance(caught.value, Unauthenticated):
         assert "MLFLOW_TRACKING_TOKEN" in caught.value.message
-        assert caught.value.headers["WWW-Authenticate"].startswith("Bearer")
+        schemes = [field.split()[0] for field in caught.value.headers["WWW-Authenticate"]]
+        assert schemes == ["Bearer", "Basic"]
 
 
 def test_a_key_is_not_shown() -> None:
