@@ -203,6 +203,7 @@ def _authenticator(
         settings.auth_retry_interval,
         sessions.principal,
         failures=limits,
+        most_waiting=settings.max_connections // 2,
     )
 
 

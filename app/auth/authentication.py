@@ -62,11 +62,14 @@ class Authenticator:
         sessions: Callable[[Sequence[str], str], Principal] | None = None,
         *,
         failures: FailureLimit,
+        most_waiting: int = 1000,
     ) -> None:
         """`patience` is how long one waits for another's question, in seconds; more than a question
         takes that gets no answer, or both would ask. `sessions` finds the principal of the
         first valid one of some browser sessions, by their names and the client's address; raises
-        Unauthenticated or AuthServiceUnavailable."""
+        Unauthenticated or AuthServiceUnavailable. So many requests wait for the auth service at
+        once: each holds a connection, and health checks need some."""
+        self._waiting, self._most_waiting = 0, most_waiting
         self._cache = cache
         self._flights = flights
         self._service = service
@@ -122,8 +125,14 @@ class Authenticator:
         one request that asks again."""
         if found := self._while_unanswered(digest):
             return found
-        with self._flights.turn(digest, self._patience):
-            return self._ask_once(digest, credentials, client_ip)
+        if self._waiting >= self._most_waiting:
+            return self._stale_or_raise(digest, None)
+        self._waiting += 1
+        try:
+            with self._flights.turn(digest, self._patience):
+                return self._ask_once(digest, credentials, client_ip)
+        finally:
+            self._waiting -= 1
 
     def _ask_once(
         self, digest: str, credentials: Credentials, client_ip: str

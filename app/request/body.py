@@ -9,6 +9,10 @@ from app.request.errors import ClientGone, RequestTimeout
 #: Bytes handled at once. At 16 KiB, urllib3's default, a transfer costs 3 to 5 times the CPU.
 PIECE = 256 * 1024
 
+#: Seconds for which a stream gives way; with 0 gevent would look at no other socket: see
+#: app/server/client_socket.py.
+BRIEFLY = 1e-9
+
 
 def whole_body(environ: Mapping[str, Any], length: int) -> bytes:
     """The body of a request to one of our own pages. Raises ClientGone or RequestTimeout."""
@@ -59,4 +63,4 @@ def read_piece(stream: Any, size: int) -> bytes:
 def yield_to_hub() -> None:
     """Lets the worker's other requests have their turn. A stream whose both ends are quick never
     waits, and so would keep them from running for as long as it lasts."""
-    time.sleep(0)
+    time.sleep(BRIEFLY)

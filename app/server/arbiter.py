@@ -26,6 +26,7 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
     by SystemExit."""
 
     _not_before = 0.0
+    _looked_at = _spares_until = 0.0
 
     def spawn_worker(self) -> Any:
         """Forks a worker. None where that fails and others serve."""
@@ -52,6 +53,20 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
                 if not self._goes_on():
                     raise
                 self._try_later("a worker did not come up: %s", why.reason)
+
+    def murder_workers(self) -> None:
+        """Ends workers without a sign of life; not at once where this process had none either.
+        Whoever stops a container, or a machine, for a while (a snapshot, `docker pause`) stops all
+        of them, and the clock goes on."""
+        now = time.monotonic()
+        if self._looked_at and now > self._looked_at + self.timeout / 2:
+            self._spares_until = now + self.timeout / 2
+            self.log.warning(
+                "the instance was stopped for %.0f s, and goes on", now - self._looked_at
+            )
+        self._looked_at = now
+        if now >= self._spares_until:
+            super().murder_workers()
 
     def reload(self) -> None:
         """SIGHUP."""

@@ -30,7 +30,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
-from app.server.client_socket import ClientSocket
+from app.server.client_socket import BRIEFLY, ClientSocket
 from app.server.hooks import hooks_of
 from app.server.request_body import ContinuedBody, quick, was_read
 from app.server.request_head import LONGEST_HEAD, BoundedRequest, GivenUp, HeadTimeout, navigation
@@ -178,7 +178,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             if not _skip_rest(req.body, self.cfg.keepalive):
                 raise StopIteration
             if req.unreader.buf.getbuffer().nbytes:  # the next request, or a part of it
-                gevent.sleep(0)
+                gevent.sleep(BRIEFLY)
             return result
         except StopIteration:
             sock.flush()
@@ -271,7 +271,7 @@ def _skip_rest(body: Any, seconds: float) -> bool:
     with gevent.Timeout(seconds, False):
         try:
             while not body.failed and body.read(65536):
-                gevent.sleep(0)
+                gevent.sleep(BRIEFLY)
             return not body.failed
         except Exception:  # cut off or malformed, and answered already
             return False

@@ -22,6 +22,9 @@ from app.upstream.buffered_bodies import BufferedBody
 #: sent again to another connection, and a slow client does not keep MLflow waiting.
 WHOLE = 64 * 1024
 
+#: Pieces of a short answer after which others have their turn; MLflow's chunks may be tiny.
+FEW_PIECES = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Body:
@@ -128,15 +131,16 @@ def response_body(
     `expected` is its Content-Length, None if chunked. Raises BrokenTransfer where MLflow breaks
     off. Closes the connection unless it was read to its end, in which case it is reused.
     """
-    passed = 0
+    passed = pieces = 0
     unframed = expected is None and inbound.environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
     if unframed:
         abort_with_reset(inbound)  # beforehand: this worker too may end, and cannot say so then
     try:
         while piece := upstream.read1(PIECE, decode_content=False):
             passed += len(piece)
+            pieces += 1
             yield piece
-            if passed > PIECE:
+            if passed > PIECE or not pieces % FEW_PIECES:
                 yield_to_hub()
     except (urllib3.exceptions.HTTPError, OSError) as why:
         abort_with_reset(inbound)

@@ -151,3 +151,25 @@ def test_signals_that_cannot_be_obeyed_change_nothing(stage: Stage, fake: Upstre
     eventually(lambda: not set(before) & set(workers(proxy)), "new workers")
     assert serves(proxy)
     stage.clear()
+
+
+@pytest.mark.slow
+def test_workers_that_were_stopped_together_with_the_master_go_on(
+    stage: Stage, fake: Upstream
+) -> None:
+    """As `docker pause` does, for longer than the time in which a worker must show that it lives,
+    which is 60 s in production."""
+    proxy = stage.proxy(MLFLOW_SERVER_URL=fake.url, WEB_CONCURRENCY=2, GUNICORN_CMD_ARGS="-t 4")
+    before = wait_for_both(proxy)
+    instance = [proxy.pid, *before]
+    for process in instance:
+        os.kill(process, signal.SIGSTOP)
+    time.sleep(6)
+    for process in instance:
+        os.kill(process, signal.SIGCONT)
+    eventually(lambda: said(proxy, "the instance was stopped for"), "the master to notice")
+    time.sleep(3)
+    assert serves(proxy) and workers(proxy) == before
+    os.kill(before[0], signal.SIGSTOP)  # it alone: it hangs
+    eventually(lambda: before[0] not in workers(proxy), "its end")
+    stage.clear()

@@ -84,7 +84,9 @@ def make_worker(
     """Workers of one instance; `url` is another Redis."""
     links, services = [], []
 
-    def make(url: str = redis_url, stale: float = STALE, patience: float = 5.0) -> Worker:
+    def make(
+        url: str = redis_url, stale: float = STALE, patience: float = 5.0, most: int = 1000
+    ) -> Worker:
         link = RedisLink(url, 0.5, 0.05)
         store = InstanceStore(tmp_path / "shared.db")
         service = AuthService(server.url, "platform", 5.0, 3, Circuit("auth_service", 1000, 60))
@@ -94,7 +96,14 @@ def make_worker(
         services.append(service)
         limits = Limits(shared_limiter(Flask("test"), link), link, store, 1, FAILURE_LIMIT)
         authenticator = Authenticator(
-            cache, turns, service, "platform", patience, RETRY_INTERVAL, failures=limits
+            cache,
+            turns,
+            service,
+            "platform",
+            patience,
+            RETRY_INTERVAL,
+            failures=limits,
+            most_waiting=most,
         )
         return Worker(cache, limits, authenticator)
 
@@ -415,3 +424,15 @@ def test_an_outage_is_no_failed_attempt(worker: Worker, server: Upstream, ip: st
         worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip)
     server.answers(YES)
     assert worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip) == "miss"
+
+
+def test_few_wait_for_a_slow_auth_service_and_the_others_are_told_at_once(
+    make_worker: Callable[..., Worker], server: Upstream, ip: str
+) -> None:
+    """Each that waits holds a connection, and health checks need some."""
+    worker = make_worker(most=3)
+    server.answers(Answer(pause(1.0), *YES.steps))
+    keys = [f"hk_test_{uuid.uuid4().hex}" for _ in range(10)]
+    told = at_once(10, lambda number: worker.outcome(keys[number], ip))
+    assert told == {"miss": 3, "AuthServiceUnavailable": 7}
+    assert worker.outcome(keys[0], ip) in ("hit", "miss")

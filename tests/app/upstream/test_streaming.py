@@ -13,6 +13,7 @@ from urllib3 import HTTPResponse
 
 from app.request.errors import BodyTooLarge, BrokenTransfer, ClientGone, RequestTimeout
 from app.request.inbound import Inbound
+from app.upstream import streaming
 from app.upstream.buffered_bodies import BufferedBodies, BufferedBody
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream as Forwarder
@@ -292,6 +293,26 @@ def test_pieces_come_as_they_are_sent(mlflow: Upstream, download: Download) -> N
     assert next(pieces) == first
     go_on.set()
     assert list(pieces) == [second]
+
+
+def test_others_have_their_turn_while_tiny_pieces_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are there, so that nothing is waited for."""
+
+    class Tiny:
+        left = 1000
+
+        def read1(self, size: int, decode_content: bool) -> bytes:
+            self.left -= 1
+            return b"x" if self.left >= 0 else b""
+
+        def close(self) -> None:
+            pass
+
+    turns: list[int] = []
+    tiny: Any = Tiny()
+    monkeypatch.setattr(streaming, "give_way", lambda: turns.append(tiny.left))
+    assert len(list(response_body(tiny, None, inbound()))) == 1000
+    assert len(turns) >= 10
 
 
 def test_what_was_read_to_its_end_leaves_its_connection_for_the_next(
