@@ -18,6 +18,7 @@ with 401. What is open then, and what is not (limits/request_limits.py says the 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from app.auth.cache import VerdictCache
@@ -146,7 +147,9 @@ class Authenticator:
         self._cache.note_asking_again(digest, self._patience)
         try:
             asked_at = time.time()
-            verdict = Verdict(self._service.validate(credentials.key, client_ip), asked_at)
+            was_good = partial(self._cache.was_good, digest)
+            answer = self._service.validate(credentials.key, client_ip, was_good)
+            verdict = Verdict(answer, asked_at)
         except AuthServiceUnavailable as unavailable:
             self._cache.note_unanswered(digest, self._retry_interval)
             return self._stale_or_raise(digest, unavailable)

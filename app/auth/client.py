@@ -7,6 +7,7 @@ users that their keys are bad.
 
 import math
 import time
+from collections.abc import Callable
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
@@ -56,15 +57,18 @@ class AuthService:
         self.circuit = circuit
         self._session = _bare_session()
 
-    def validate(self, key: str, client_ip: str) -> Principal | None:
-        """Asks about one key; None means that it is invalid.
+    def validate(
+        self, key: str, client_ip: str, was_good: Callable[[], bool] = lambda: True
+    ) -> Principal | None:
+        """Asks about one key; None means that it is invalid. `was_good` tells whether it was valid
+        lately: where the service fails at another, that key may be the cause, and anybody's.
 
         Raises RateLimited if the service throttles us, AuthServiceUnavailable if it has no answer.
         """
         answer = "unavailable"
         try:
             with self.circuit.attempt((AuthServiceUnavailable,)):
-                principal = self._validate(key, client_ip)
+                principal = self._validate(key, client_ip, was_good)
             answer = "valid" if principal else "invalid"
             return principal
         except RateLimited:
@@ -78,7 +82,7 @@ class AuthService:
         finally:
             count_auth_answer(answer)
 
-    def _validate(self, key: str, client_ip: str) -> Principal | None:
+    def _validate(self, key: str, client_ip: str, was_good: Callable[[], bool]) -> Principal | None:
         status, headers, body = self._ask(
             {"service_id": self._service_id, "client_ip": client_ip},
             {"Authorization": f"Bearer {key}"},
@@ -90,6 +94,8 @@ class AuthService:
         if 400 <= status < 500:
             raise _NoVerdict(f"answered {status}")
         if status != 200:
+            if not was_good():
+                raise _NoVerdict(f"answered {status} about a key that it has not found good lately")
             self._give_up(f"answered {status}")
         return self._principal(body)
 

@@ -390,6 +390,30 @@ def test_what_it_says_of_one_key_keeps_nobody_else_out(
     assert client.validate("hk_test_another", IP) is not None
 
 
+@pytest.mark.parametrize(
+    ("was_good", "answer", "state"),
+    [
+        (False, says({}, 500), "closed"),
+        (True, says({}, 500), "open"),
+        (False, Answer(reset()), "open"),
+    ],
+)
+def test_a_key_at_which_it_fails_keeps_nobody_else_out(
+    server: Upstream,
+    make_client: Callable[..., AuthService],
+    was_good: bool,
+    answer: Answer,
+    state: str,
+) -> None:
+    """Anybody can make up a key that is too long for its hash function, say."""
+    server.answers(answer)
+    client = make_client(server.url, fail_max=2)
+    for _ in range(3):
+        with pytest.raises(AuthServiceUnavailable):
+            client.validate(KEY, IP, lambda: was_good)
+    assert client.circuit.state == state
+
+
 # --- nothing but the question goes out -----------------------------------------------------------
 
 
