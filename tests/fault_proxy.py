@@ -82,10 +82,10 @@ class FaultProxy:
         """Ends each connection, in both directions, once `after` more bytes of one side passed."""
         self._do(self._set(_cut=(of, after, with_reset)))
 
-    def lead_to(self, port: int) -> None:
-        """Something else listens behind it now; the live connections are reset. `heal` does not
-        lead back."""
-        self._do(self._lead_to(port))
+    def lead_to(self, port: int, with_reset: bool = True) -> None:
+        """Something else listens behind it now; the live connections are reset, or go on as they
+        were. `heal` does not lead back."""
+        self._do(self._lead_to(port, with_reset))
 
     def heal(self) -> None:
         """Takes all faults back. What was stalled flows; what was reset stays so."""
@@ -131,9 +131,10 @@ class FaultProxy:
         for link in list(self._live):
             link.end(with_reset=True)
 
-    async def _lead_to(self, port: int) -> None:
+    async def _lead_to(self, port: int, with_reset: bool) -> None:
         self._target_port = port
-        await self._reset()
+        if with_reset:
+            await self._reset()
 
     async def _heal(self) -> None:
         await self._set(_delay=0.0, _cut=None)

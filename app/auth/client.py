@@ -8,7 +8,6 @@ users that their keys are bad.
 import math
 import time
 from collections.abc import Callable
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NoReturn
@@ -22,6 +21,7 @@ from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.util.ssl_ import create_urllib3_context
 
+from app.auth.answer import read_principal
 from app.observability.metrics import count_auth_answer
 from app.request.errors import AuthServiceUnavailable, RateLimited
 from app.request.principal import Principal
@@ -162,7 +162,7 @@ class AuthService:
         if verdicts != (True, True):
             raise _NoVerdict("answered neither yes nor no")
         try:
-            return _read_principal(answer, self._service_id)
+            return read_principal(answer, self._service_id)
         except ValueError as why:
             raise _NoVerdict(f"answered without a usable {why}") from None
 
@@ -173,50 +173,6 @@ class AuthService:
             "nothing is wrong with your key as far as we know. Repeat the request later.",
             self._retry_after,
         ) from RuntimeError(f"the auth service {why}")
-
-
-def _read_principal(answer: dict[str, Any], service_id: str) -> Principal:
-    """The principal in a positive answer; ValueError names the field that cannot be used."""
-    user = answer.get("user")
-    nested_id = user.get("id") if isinstance(user, dict) else None
-    scopes = answer.get("scopes") or []
-    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
-        raise ValueError("scopes")
-    return Principal(
-        user_id=_identifier(answer.get("user_id") or nested_id, "user_id"),
-        key_id=_identifier(answer.get("key_id"), "key_id"),
-        service_id=_identifier(answer.get("service_id") or service_id, "service_id"),
-        scopes=frozenset(scopes),
-        limit_per_hour=_limit(answer.get("rate_limit_per_hour")),
-        is_admin=answer.get("is_admin") is True,
-        expires_at=_time(answer.get("expires_at")),
-    )
-
-
-def _identifier(value: object, name: str) -> str:
-    """An id as text. Never empty: an empty id would share one limit, or escape it."""
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise ValueError(name)
-    return str(value).strip()[:256]
-
-
-def _limit(value: object) -> int | None:
-    """A number of requests an hour; null is no limit, anything odd is not."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**31:
-        raise ValueError("rate_limit_per_hour")
-    return int(value)
-
-
-def _time(value: object) -> float | None:
-    """A time in ISO 8601 with its zone, in seconds since the epoch; None for anything else, as for
-    a field that is not known."""
-    try:
-        said = datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
-    return said.timestamp() if said.tzinfo else None
 
 
 def throttled(seconds: int) -> RateLimited:

@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+from typing import Any
 
 from app.auth.cache import VerdictCache
 from app.observability.condition_metrics import show_listener
@@ -17,6 +18,10 @@ from app.state.redis_rights import CHANNEL
 #: Seconds between two pings on a silent subscription, and of silence until another one is begun:
 #: after a fail-over the old master may be frozen, and must not be listened to for long.
 PING_INTERVAL, SILENCE = 1.0, 3.0
+
+#: Seconds after which the next subscription is begun: another server may have the name by then, or
+#: the cluster may have forgotten this one, which still answers.
+MAX_AGE = 60.0
 
 #: Seconds after the end of a subscription until that is logged; a refusal is at once.
 SAID_AFTER = 10.0
@@ -132,22 +137,54 @@ class Revocations:
             self._is_settled.clear()
 
     def _listen(self) -> None:
-        """One subscription, until it breaks, or nothing is heard any more."""
-        with self._link.client.pubsub(ignore_subscribe_messages=False) as channel:
+        """One subscription after the other, until one breaks, or nothing is heard any more. The
+        next one is confirmed before one ends, so that nothing is missed between them."""
+        channel = self._subscribe()
+        try:
+            self._note_begin()
+            while self._listen_on(channel):
+                following = self._subscribe()
+                while self._take(channel.get_message(timeout=0)):
+                    pass
+                channel.close()
+                channel = following
+        finally:
+            channel.close()
+
+    def _subscribe(self) -> Any:
+        """A subscription that Redis has confirmed."""
+        channel = self._link.client.pubsub(ignore_subscribe_messages=False)
+        try:
             channel.subscribe(CHANNEL)
-            since, heard = math.inf, time.monotonic()
-            while time.monotonic() - heard < SILENCE:
-                message = channel.get_message(timeout=PING_INTERVAL)
-                if message is None:
-                    channel.ping()
-                    continue
-                heard = time.monotonic()
-                if message["type"] == "subscribe":
-                    since = time.time()
-                    self._note_begin()
-                elif message["type"] == "message":
-                    self._end(message["data"])
-                self._cache.note_hearing(since, heard + SILENCE)
+            if channel.get_message(timeout=SILENCE) is None:
+                raise TimeoutError("the subscription is not confirmed")
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
+    def _listen_on(self, channel: Any) -> bool:
+        """Until a new subscription is MAX_AGE old: then True. False where nothing is heard."""
+        since, began = time.time(), time.monotonic()
+        heard = began
+        self._cache.note_hearing(since, heard + SILENCE)
+        while time.monotonic() - heard < SILENCE:
+            message = channel.get_message(timeout=PING_INTERVAL)
+            if message is None:
+                channel.ping()
+                continue
+            heard = time.monotonic()
+            self._take(message)
+            self._cache.note_hearing(since, heard + SILENCE)
+            if heard - began > MAX_AGE:
+                return True
+        return False
+
+    def _take(self, message: Any) -> bool:
+        """What came, if anything did."""
+        if message is not None and message["type"] == "message":
+            self._end(message["data"])
+        return message is not None
 
     def _end(self, data: bytes) -> None:
         key_id = data.decode("utf-8", "replace").strip()

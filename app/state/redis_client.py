@@ -112,11 +112,8 @@ class OneServer(redis.Redis):
         pairs = (
             hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=True))
         )
-        mode = pairs.get(b"mode")
-        if mode in (
-            b"cluster",
-            b"sentinel",
-        ):  # a proxy in front of Redis may have a word of its own
+        mode = pairs.get(b"mode", b"")
+        if mode in (b"cluster", b"sentinel"):  # others are words of a proxy in front of it
             raise WrongKind(mode.decode())
 
     def _close_idle(self) -> None:

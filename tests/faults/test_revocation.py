@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import redis
 
+from app.auth import revocations
 from app.auth.authentication import Authenticator
 from app.auth.cache import VerdictCache
 from app.auth.client import AuthService
@@ -33,6 +34,7 @@ from devstack.redis import Redis
 from tests.drills.counts import ask
 from tests.drills.load import Load
 from tests.drills.stage import Stage
+from tests.fault_proxy import FaultProxy
 from tests.upstreams import Answer, Exchange, Received, Step, Upstream, eventually, send, sized
 
 IP = "203.0.113.7"
@@ -50,6 +52,33 @@ def run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]"
         timeout=60,
         check=False,
     )
+
+
+def test_who_listens_follows_the_name_to_another_server(
+    start_redis: Callable[[], Redis], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The server of before still takes connections, and hears of nothing."""
+    monkeypatch.setattr(revocations, "MAX_AGE", 1.0)
+    before, after = start_redis(), start_redis()
+    with FaultProxy(before.port) as way:
+        link = RedisLink(f"redis://{way.address}/0", 2, 1)
+        cache = VerdictCache(link, InstanceStore(tmp_path / "store"), b"", 60, 10, 600)
+        listener = Revocations(link, cache)
+        listener.start()
+        assert listener.listening.wait(10)
+        for number in range(200):  # none is missed where one subscription follows another
+            with redis.Redis(port=before.port) as client:
+                client.publish(CHANNEL, f"key-{number}")
+            time.sleep(0.02)
+        eventually(lambda: len(cache._revoked) == 200, "all of them")
+        way.lead_to(after.port, with_reset=False)
+
+        def is_heard() -> bool:
+            with redis.Redis(port=after.port) as client:
+                client.publish(CHANNEL, "moved")
+            return "moved" in cache._revoked
+
+        eventually(is_heard, "that it listens there")
 
 
 # --- through real proxies ------------------------------------------------------------------------

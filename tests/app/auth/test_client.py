@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from app.auth import answer
 from app.auth.client import MAX_ANSWER, AuthService, retry_after_seconds
 from app.request.errors import AuthServiceUnavailable, RateLimited
 from app.request.principal import Principal
@@ -274,6 +275,7 @@ UNAVAILABLE = {
     "no key id": says({"user_id": "ann"}),
     "an empty key id": says(YES | {"key_id": ""}),
     "a blank key id": says(YES | {"key_id": " \n"}),
+    "a key id that would have to be cut": says(YES | {"key_id": "k" * 257}),
     "a key id that is a list": says(YES | {"key_id": ["key-1"]}),
     "a key id that is true": says(YES | {"key_id": True}),
     "no user": says({"key_id": "key-1"}),
@@ -300,6 +302,37 @@ UNAVAILABLE = {
         send(head(200, ("Transfer-Encoding", "chunked"))), dribble(b"1\r\n \r\n" * 99, 0.05)
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("said", "until", "is_unread"),
+    [
+        (None, None, False),
+        ("2030-01-01T00:00:00Z", 1893456000.0, False),
+        ("2030-01-01T01:00:00+01:00", 1893456000.0, False),
+        (1893456000, 1893456000.0, False),
+        (0, None, False),
+        ("2030-01-01T00:00:00", None, True),
+        (1893456000000, None, True),
+        ("next week", None, True),
+        (True, None, True),
+    ],
+)
+def test_when_a_key_ends_is_read_or_the_log_says_that_it_is_not(
+    server: Upstream,
+    client: AuthService,
+    caplog: pytest.LogCaptureFixture,
+    said: object,
+    until: float | None,
+    is_unread: bool,
+) -> None:
+    answer._say_that_it_is_unread.cache_clear()
+    server.answers(says(YES | {"expires_at": said}))
+    for _ in range(2):
+        found = client.validate(KEY, IP)
+        assert found is not None and found.expires_at == until
+    lines = [line for line in caplog.messages if "expires_at" in line]
+    assert len(lines) == is_unread, "once"
 
 
 @pytest.mark.parametrize("case", UNAVAILABLE)
