@@ -205,7 +205,7 @@ def test_text_can_be_chosen() -> None:
 TALKER = """
 import logging.config, os
 from config import load
-from server.logs import dict_config
+from app.server.logs import dict_config
 logging.config.dictConfig(dict_config(load({})))
 log = logging.getLogger("hokusai.proxy")
 for number in range(2000):
