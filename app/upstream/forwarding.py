@@ -17,7 +17,6 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from app.request.errors import (
     CircuitOpen,
-    ClientGone,
     UpstreamOverloaded,
     UpstreamReset,
     UpstreamTimeout,
@@ -33,7 +32,7 @@ from app.upstream.headers import upstream_headers
 from app.upstream.liveness import Liveness
 from app.upstream.pool import open_pool
 from app.upstream.retries import Retries
-from app.upstream.streaming import Body
+from app.upstream.streaming import Body, has_left
 from app.upstream.write_gate import EXPORT_PATIENCE, PATIENCE, Turn, TurnedAway, WriteGate
 from config import Settings
 
@@ -96,7 +95,7 @@ class Upstream:
         try:
             with self.circuit.attempt(FAILURES, self.is_there), self._turn(permit) as turn:
                 if turn is not None:
-                    body = body.when_last_piece(lambda: _take(turn, permit))
+                    body = body.when_last_piece(lambda: turn.take(lambda: has_left(permit.inbound)))
                 return self._with_retries(permit, body, tried)
         except circuits.Open as open_circuit:
             seconds = open_circuit.retry_after
@@ -272,13 +271,6 @@ class Upstream:
                 "MLflow broke the connection before its answer. It may have carried the request "
                 "out: look before you repeat one that creates something."
             ) from why
-
-
-def _take(turn: Turn, permit: Permit) -> None:
-    """Waits for a write's turn. Who left meanwhile has none: MLflow has others to work for."""
-    client = permit.inbound.environ.get("gunicorn.socket")
-    if turn.take() and client is not None and client.has_left():
-        raise ClientGone("the client left while its write waited for its turn")
 
 
 def _own_credentials(settings: Settings) -> Mapping[str, str]:

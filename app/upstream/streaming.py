@@ -91,6 +91,12 @@ def _keep(inbound: Inbound, streams: bool) -> None:
         client.keep(streams)
 
 
+def has_left(inbound: Inbound) -> bool:
+    """Whether the client is known to have ended its side of the connection."""
+    client = inbound.environ.get("gunicorn.socket")
+    return client is not None and client.has_left()
+
+
 def _pieces(stream: Any) -> Iterator[bytes]:
     """A chunked body's pieces; its end is checked by the server's parser."""
     while piece := read_piece(stream, PIECE):

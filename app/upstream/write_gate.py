@@ -15,11 +15,12 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
 from app.observability.metrics import WRITE_BOUND, WRITES_WAITING, count_limit
-from app.request.errors import Overloaded
+from app.request.errors import ClientGone, Overloaded
 
 log = logging.getLogger("hokusai.upstream")
 
@@ -39,6 +40,10 @@ PATIENCE = 30.0
 
 #: The same for an exporter of traces, which gives up after 10 s in all.
 EXPORT_PATIENCE = 2.0
+
+#: Seconds between two looks whether the client of a waiting write is still there: who left holds
+#: neither a turn that others wait for nor a place among the requests in flight.
+LOOK = 1.0
 
 #: Seconds in Retry-After for a write that waited in vain.
 RETRY_AFTER = 5
@@ -80,29 +85,34 @@ class WriteGate:
         """Surrounds one write of this key, which waits for its turn so many seconds at most."""
         return Turn(self, key_id, patience)
 
-    def acquire(self, key_id: str, patience: float) -> tuple[Counter[str], bool]:
-        """Waits for a turn: where it is counted, to be given to `release`, and whether it waited.
+    def acquire(self, key_id: str, patience: float, has_left: Callable[[], bool]) -> Counter[str]:
+        """Waits for a turn, and returns where it is counted, to be given to `release`.
 
-        Raises Overloaded if none becomes free in time, TurnedAway if the circuit opens meanwhile.
+        Raises Overloaded if none becomes free in time, TurnedAway if the circuit opens meanwhile,
+        ClientGone where the client `has_left`.
         """
         with self._guard:
             self._relax()
             if self._bound is None:
                 self._running[key_id] += 1
-                return self._running, False
+                return self._running
             write = _Waiting(key_id)
             self._queue.append(write)
             self._admit()
             if write.counted_in is not None:
-                return write.counted_in, False
+                return write.counted_in
             self._last_wait = time.monotonic()
         WRITES_WAITING.inc()
         try:
-            write.woken.wait(patience)
+            _wait(write, patience, has_left)
         finally:
             WRITES_WAITING.dec()
             self._leave_queue(write)
-        return self._woken(write), True
+        if has_left():
+            if write.counted_in is not None:
+                self.release(key_id, write.counted_in)
+            raise ClientGone("the client left while its write waited for its turn")
+        return self._woken(write)
 
     def release(self, key_id: str, counted_in: Counter[str]) -> None:
         """The turn is over."""
@@ -189,6 +199,13 @@ class WriteGate:
         )
 
 
+def _wait(write: _Waiting, patience: float, has_left: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + patience
+    while not write.woken.wait(min(LOOK, max(0.0, deadline - time.monotonic()))):
+        if time.monotonic() >= deadline or has_left():
+            return
+
+
 class Turn:
     """One write's turn, from `take` to the head of its answer."""
 
@@ -205,9 +222,7 @@ class Turn:
         if self._counted_in is not None:
             self._gate.release(self._key_id, self._counted_in)
 
-    def take(self) -> bool:
-        """Waits for it, and tells whether that was needed; a second time does nothing."""
-        if self._counted_in is not None:
-            return False
-        self._counted_in, waited = self._gate.acquire(self._key_id, self._patience)
-        return waited
+    def take(self, has_left: Callable[[], bool] = lambda: False) -> None:
+        """Waits for it, unless the client `has_left` meanwhile; a second time does nothing."""
+        if self._counted_in is None:
+            self._counted_in = self._gate.acquire(self._key_id, self._patience, has_left)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.request.errors import Overloaded
+from app.request.errors import ClientGone, Overloaded
 from app.upstream import write_gate
 from app.upstream.write_gate import PATIENCE, TurnedAway, WriteGate
 from tests.upstreams import eventually
@@ -88,8 +88,8 @@ def test_a_turn_is_taken_once_and_only_when_it_is_wanted() -> None:
     with gate.turn("a"):
         assert not gate._running
     with gate.turn("a") as turn:
-        assert turn.take() is False
-        assert turn.take() is False
+        turn.take()
+        turn.take()
         assert gate._running == {"a": 1}
     assert not gate._running
 
@@ -122,6 +122,33 @@ def test_the_bound_rises_again_while_writes_wait(monkeypatch: pytest.MonkeyPatch
             take(turns, gate, "a")
             bounds.append(gate.bound)
     assert bounds == [2, 3, 3, 3, 3], "up to where it began, and one step at a time"
+
+
+def test_who_left_holds_neither_a_turn_nor_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_gate, "LOOK", 0.05)
+    gate = bounded()
+    with ExitStack() as turns:
+        take(turns, gate, "a")
+        take(turns, gate, "b")
+        began = time.monotonic()
+        with pytest.raises(ClientGone), gate.turn("a") as turn:
+            turn.take(lambda: time.monotonic() > began + 0.2)
+        assert time.monotonic() - began < PATIENCE / 2
+        assert not gate._queue
+    left: list[bool] = []
+    with ExitStack() as turns:
+        take(turns, gate, "a")
+
+        def leaves() -> None:
+            with pytest.raises(ClientGone), gate.turn("a") as turn:
+                turn.take(lambda: bool(left))
+
+        monkeypatch.setattr(write_gate, "LOOK", PATIENCE)
+        thread = started(leaves)
+        eventually(lambda: len(gate._queue) == 1, "its place in the queue")
+        left.append(True)
+    thread.join()
+    assert not gate._running, "the turn that it got is given back"
 
 
 def test_whoever_waits_when_the_circuit_opens_is_turned_away() -> None:
