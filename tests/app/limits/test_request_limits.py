@@ -443,13 +443,31 @@ def test_all_keys_together_have_so_many_places() -> None:
 
 
 def test_those_without_a_key_have_a_quarter() -> None:
-    in_flight = InFlight(per_key=5, in_all=8)
+    in_flight = InFlight(per_key=5, in_all=8, patience=0)
     places = [in_flight.take(f"network {number}", has_key=False) for number in range(2)]
     with pytest.raises(Overloaded, match="The proxy is busy"):
         in_flight.take("network 3", has_key=False)
     in_flight.take("key-1")
     places[0].leave()
     in_flight.take("network 3", has_key=False)
+
+
+@pytest.mark.parametrize(("per_key", "in_all"), [(1, 40), (5, 4)])
+def test_who_has_no_key_waits_for_a_place(per_key: int, in_all: int) -> None:
+    in_flight = InFlight(per_key, in_all, patience=20)
+    first = in_flight.take("network 1", has_key=False)
+    threading.Timer(0.1, first.leave).start()
+    in_flight.take("network 1", has_key=False).leave()
+    assert in_flight.total == 0
+
+
+def test_who_has_no_key_waits_so_long() -> None:
+    in_flight = InFlight(per_key=1, in_all=40, patience=0.1)
+    in_flight.take("network 1", has_key=False)
+    began = time.monotonic()
+    with pytest.raises(Overloaded, match="1 requests under way"):
+        in_flight.take("network 1", has_key=False)
+    assert time.monotonic() - began >= 0.1
 
 
 def test_leaving_twice_gives_one_place_back() -> None:
