@@ -179,24 +179,37 @@ def shared_limiter(app: Flask, link: RedisLink) -> Limiter:
     )
 
 
+#: Seconds for which a request without a key waits for a place.
+PATIENCE = 10.0
+
+
 class InFlight:
     """How many requests this worker is forwarding, in all and for each key: so that one key's slow
     transfers cannot take everybody's place. Those without a key have a quarter of them together:
-    one person has as many networks of IPv6 addresses as it takes."""
+    one person has as many networks of IPv6 addresses as it takes.
 
-    def __init__(self, per_key: int, in_all: int) -> None:
+    They wait for a place. A page of MLflow's asks for some 45 files, over HTTP/2 all at once, and a
+    browser does not repeat a script: a colleague at the same address would get half a page."""
+
+    def __init__(self, per_key: int, in_all: int, patience: float = PATIENCE) -> None:
+        """`patience` is how long one without a key waits, in seconds."""
         self._per_key = per_key
         self._in_all = in_all
         self._of_strangers = max(1, in_all // 4)
+        self._patience = patience
         self._guard = threading.Lock()
+        self._left = threading.Condition(self._guard)  # a stranger left its place
         self._keys: Counter[str] = Counter()
         self._strangers = 0
+        self._waiting = 0
         self.total = 0
 
     def acquire(self, key_id: str, has_key: bool = True) -> "Slot":
         """A slot among the requests in flight; Overloaded if there is none. Without a key,
         `key_id` is what else is counted."""
         with self._guard:
+            if not has_key and self._waiting < self._in_all:
+                self._wait(lambda: self._keys[key_id] < self._per_key and self._has_room())
             if self._keys[key_id] >= self._per_key:
                 count_limit("in_flight_of_key", False)
                 raise Overloaded(
@@ -204,8 +217,7 @@ class InFlight:
                     "a key, or an address without one, may have. Let some end, then repeat this.",
                     1,
                 )
-            is_full = not has_key and self._strangers >= self._of_strangers
-            if is_full or self.total >= self._in_all:
+            if self.total >= self._in_all or not (has_key or self._has_room()):
                 count_limit("in_flight", False)
                 raise Overloaded("The proxy is busy; repeat the request in a moment.", 1)
             self._keys[key_id] += 1
@@ -213,6 +225,17 @@ class InFlight:
             self._strangers += not has_key
         FORWARDING.inc()
         return Slot(self, key_id, has_key)
+
+    def _has_room(self) -> bool:
+        """Whether one more without a key may be on its way."""
+        return self._strangers < self._of_strangers
+
+    def _wait(self, may_go: Callable[[], bool]) -> None:
+        self._waiting += 1
+        try:
+            self._left.wait_for(may_go, self._patience)
+        finally:
+            self._waiting -= 1
 
     def release(self, key_id: str, has_key: bool) -> None:
         """One slot less; called by the Slot."""
@@ -222,6 +245,8 @@ class InFlight:
             self._keys[key_id] -= 1
             if not self._keys[key_id]:
                 del self._keys[key_id]
+            if not has_key:
+                self._left.notify_all()
         FORWARDING.dec()
 
 

@@ -419,7 +419,7 @@ def test_a_window_that_is_full_at_its_beginning_is_waited_for_whole(
 # --- in flight -----------------------------------------------------------------------------------
 
 
-def test_one_key_has_so_many_places() -> None:
+def test_one_key_has_so_many_slots() -> None:
     in_flight = InFlight(per_key=2, in_all=10)
     slots = [in_flight.acquire("key-1") for _ in range(2)]
     with pytest.raises(Overloaded, match="2 requests under way") as caught:
@@ -432,7 +432,7 @@ def test_one_key_has_so_many_places() -> None:
         in_flight.acquire("key-1")
 
 
-def test_all_keys_together_have_so_many_places() -> None:
+def test_all_keys_together_have_so_many_slots() -> None:
     in_flight = InFlight(per_key=5, in_all=3)
     slots = [in_flight.acquire(f"key-{number}") for number in range(3)]
     with pytest.raises(Overloaded, match="The proxy is busy"):
@@ -443,13 +443,31 @@ def test_all_keys_together_have_so_many_places() -> None:
 
 
 def test_those_without_a_key_have_a_quarter() -> None:
-    in_flight = InFlight(per_key=5, in_all=8)
+    in_flight = InFlight(per_key=5, in_all=8, patience=0)
     slots = [in_flight.acquire(f"network {number}", has_key=False) for number in range(2)]
     with pytest.raises(Overloaded, match="The proxy is busy"):
         in_flight.acquire("network 3", has_key=False)
     in_flight.acquire("key-1")
     slots[0].release()
     in_flight.acquire("network 3", has_key=False)
+
+
+@pytest.mark.parametrize(("per_key", "in_all"), [(1, 40), (5, 4)])
+def test_who_has_no_key_waits_for_a_slot(per_key: int, in_all: int) -> None:
+    in_flight = InFlight(per_key, in_all, patience=20)
+    first = in_flight.acquire("network 1", has_key=False)
+    threading.Timer(0.1, first.release).start()
+    in_flight.acquire("network 1", has_key=False).release()
+    assert in_flight.total == 0
+
+
+def test_who_has_no_key_waits_so_long() -> None:
+    in_flight = InFlight(per_key=1, in_all=40, patience=0.1)
+    in_flight.acquire("network 1", has_key=False)
+    began = time.monotonic()
+    with pytest.raises(Overloaded, match="1 requests under way"):
+        in_flight.acquire("network 1", has_key=False)
+    assert time.monotonic() - began >= 0.1
 
 
 def test_leaving_twice_gives_one_place_back() -> None:
@@ -474,7 +492,7 @@ def test_a_refused_request_takes_no_place() -> None:
     assert in_flight.total == 0
 
 
-def test_places_are_counted_right_by_many_threads() -> None:
+def test_slots_are_counted_right_by_many_threads() -> None:
     in_flight = InFlight(per_key=100, in_all=1000)
 
     def come_and_go() -> None:
