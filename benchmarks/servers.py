@@ -111,7 +111,7 @@ class BasicAuthMLflow(StockMLflow):
 
     name = "mlflow basic-auth"
     environment_of = BASIC_AUTH_SERVER
-    options = ("--app-name", "basic-auth")
+    options: tuple[str, ...] = ("--app-name", "basic-auth")
 
     def __init__(self, folder: Path) -> None:
         self.password = f"hk_test_{secrets.token_hex(8)}"

@@ -158,7 +158,8 @@ KINDS: dict[str, bytes] = {
 
 def _times(url: str, path: str) -> tuple[list[float], int]:
     """Milliseconds of ORDINARY requests on connections of their own, and how many failed."""
-    times, failed = [], 0
+    times: list[float] = []
+    failed = 0
     for _ in range(ORDINARY):
         began = time.monotonic()
         try:

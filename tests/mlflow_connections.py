@@ -198,11 +198,11 @@ def counted_waits() -> Iterator[list[int]]:
         waits.append(1)
         return get(pool)
 
-    QueuePool._do_get = counted  # type: ignore[method-assign]
+    QueuePool._do_get = counted
     try:
         yield waits
     finally:
-        QueuePool._do_get = get  # type: ignore[method-assign]
+        QueuePool._do_get = get
 
 
 def main() -> None:

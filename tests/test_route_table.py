@@ -221,6 +221,7 @@ def test_every_artifact_route_has_an_artifacts_time_limit() -> None:
 
 def test_whoever_waits_twice_for_a_database_connection_has_time_for_it(mlflow_python: Path) -> None:
     """Each wait may take 30 s, so MLFLOW_READ_TIMEOUT (40 s) is too short for two."""
+    command: list[str | Path]
     command = [mlflow_python, "-B", Path(__file__).with_name("mlflow_connections.py")]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert finished.returncode == 0, finished.stderr

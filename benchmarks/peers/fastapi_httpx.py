@@ -80,7 +80,8 @@ async def validate(key: str, client_ip: str) -> dict[str, Any] | None:
     """The auth service's answer, from Redis where it is there."""
     name = "peer:verdict:" + hashlib.sha256(f"{key} {client_ip}".encode()).hexdigest()
     if known := await redis.get(name):
-        return json.loads(known)
+        kept: dict[str, Any] = json.loads(known)
+        return kept
     async with a_client() as asking:
         answer = await asking.post(
             f"{AUTH}/api/v1/keys/validate",
@@ -90,15 +91,19 @@ async def validate(key: str, client_ip: str) -> dict[str, Any] | None:
     if answer.status_code != 200:
         return None
     await redis.set(name, answer.content, ex=CACHE_TTL)
-    return answer.json()
+    said: dict[str, Any] = answer.json()
+    return said
 
 
 async def within_limit(verdict: dict[str, Any]) -> bool:
     """Counts one request of this key in this hour, in one round trip."""
     name = f"peer:count:{verdict['key_id']}:{int(time.time() // 3600)}"
     async with redis.pipeline(transaction=False) as pipeline:
-        count, _ = await pipeline.incr(name).expire(name, 3600).execute()
-    return count <= verdict["rate_limit_per_hour"]
+        pipeline.incr(name)
+        pipeline.expire(name, 3600)
+        count, _ = await pipeline.execute()
+    limit: int = verdict["rate_limit_per_hour"]
+    return int(count) <= limit
 
 
 async def send(path: str, request: Request, headers: list[tuple[str, str]]) -> Response:

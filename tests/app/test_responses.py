@@ -10,7 +10,7 @@ from flask import Flask
 from mlflow.protos.databricks_pb2 import ErrorCode
 from werkzeug.exceptions import HTTPException
 
-from app.factory import responses
+from app import responses
 
 
 def family(parent: type[HTTPException]) -> Iterator[type[HTTPException]]:
@@ -59,6 +59,7 @@ def test_a_refusal_keeps_its_status_and_is_no_defect(
     assert answer.status_code == kind.code
     assert answer.content_type == "application/json"
     if method != "HEAD":
+        assert answer.json is not None
         assert answer.json["error_code"] in ErrorCode.DESCRIPTOR.values_by_name
         assert answer.json["error_code"] != "INTERNAL_ERROR"
         assert answer.json["request_id"] == answer.headers["X-Request-ID"]
@@ -70,10 +71,11 @@ def test_a_failure_is_a_defect_with_its_cause_in_the_log(
     kind: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = raising(kind()).test_client().get("/")
+    assert answer.json is not None
     assert (answer.status_code, answer.json["error_code"]) == (500, "INTERNAL_ERROR")
     (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert line.exc_info is not None and line.exc_info[0] is kind
-    assert line.fields["request_id"] == answer.json["request_id"]  # type: ignore[attr-defined]
+    assert vars(line)["fields"]["request_id"] == answer.json["request_id"]
 
 
 @pytest.mark.parametrize("kind", REDIRECTS)

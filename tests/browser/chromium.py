@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -129,8 +130,12 @@ class Chromium:
 
     def see(self, *texts: str) -> None:
         """Waits until all of these stand on the page."""
+
+        def stands(text: str) -> bool:
+            return text in self.text
+
         for text in texts:
-            self.wait(lambda wanted=text: wanted in self.text, repr(text))
+            self.wait(partial(stands, text), repr(text))
 
     def find(self, css: str, text: str = "") -> WebElement:
         """The first visible element of that kind in which the text stands, waited for."""
@@ -164,7 +169,7 @@ class Chromium:
 
     def complaints(self) -> set[str]:
         """What stands in the console as an error since last asked: address and text."""
-        lines = self._driver.get_log("browser")
+        lines = self._driver.get_log("browser")  # type: ignore[no-untyped-call]
         return {line["message"] for line in lines if line["level"] == "SEVERE"}
 
     def barriers(self) -> list[str]:
@@ -181,7 +186,8 @@ class Chromium:
     def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """What went over the network since last asked: (event, its parameters)."""
         lines = [
-            json.loads(line["message"])["message"] for line in self._driver.get_log("performance")
+            json.loads(line["message"])["message"]
+            for line in self._driver.get_log("performance")  # type: ignore[no-untyped-call]
         ]
         return iter([(line["method"], line["params"]) for line in lines])
 

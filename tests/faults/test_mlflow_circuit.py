@@ -305,7 +305,7 @@ def test_failures_with_a_success_between_do_not_open_it(
 def test_each_worker_finds_out_by_itself(start: Start, faults: FaultProxy, key: str) -> None:
     proxy = start(WEB_CONCURRENCY=2, CIRCUIT_RESET_TIMEOUT=60)
     faults.refuse()
-    statuses = []
+    statuses: list[int] = []
     while statuses[-30:] != [503] * 30:
         statuses += [answer.status for answer in all_at_once(lambda _: ask(proxy, key), 10)]
     assert 2 * FAIL_MAX <= statuses.count(502) <= 2 * FAIL_MAX + 20

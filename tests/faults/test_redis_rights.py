@@ -39,7 +39,7 @@ class Operator:
 
     def allow(self, *rule: str) -> None:
         """Exactly this, from now on."""
-        self.client.execute_command("ACL", "SETUSER", "hokusai", "reset", "on", ">s3cret", *rule)
+        self.client.execute_command("ACL", "SETUSER", "hokusai", "reset", "on", ">s3cret", *rule)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture

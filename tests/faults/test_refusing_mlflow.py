@@ -163,8 +163,13 @@ def test_what_mlflow_does_not_serve_is_said_once_and_in_its_words(
         answer = call(proxy.url, "GET", target, bearer(key))
         assert answer.status == 503
         assert words.encode() in answer.body
-        lines = []
-        eventually(lambda: lines.extend(refused(proxy)) or lines, "its line in the log")
+        lines: list[dict[str, Any]] = []
+
+        def have_come() -> bool:
+            lines.extend(refused(proxy))
+            return bool(lines)
+
+        eventually(have_come, "its line in the log")
         assert [(line["outcome"], line["attempts"]) for line in lines] == [("forwarded", 1)]
         assert words in message_of(proxy, check)
     finally:

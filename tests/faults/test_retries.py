@@ -10,7 +10,18 @@ from devstack.proxy import Proxy
 from tests.drills.load import all_at_once, in_parallel
 from tests.drills.stage import Stage
 from tests.fault_proxy import CLIENT, FaultProxy
-from tests.upstreams import OK, Answer, Received, Upstream, close, reset, send, sized
+from tests.upstreams import (
+    OK,
+    Answer,
+    Exchange,
+    Received,
+    Step,
+    Upstream,
+    close,
+    reset,
+    send,
+    sized,
+)
 from tests.wire import Response, bearer, call
 
 SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
@@ -191,7 +202,7 @@ def test_requests_that_may_not_wait_any_more_are_answered_at_once(
 @pytest.mark.parametrize("pooled", [1, 16])
 @pytest.mark.parametrize("end", [close(), reset()], ids=["closed", "reset"])
 def test_dead_pooled_connections_cost_a_read_nothing(
-    ask: Callable[..., Response], fake: Upstream, end: object, pooled: int
+    ask: Callable[..., Response], fake: Upstream, end: Step, pooled: int
 ) -> None:
     """They look alive until they are used: a firewall that forgot them, a server that closes."""
     met: set[int] = set()
@@ -200,7 +211,10 @@ def test_dead_pooled_connections_cost_a_read_nothing(
         if asked.connection in met:
             return Answer(end)
         met.add(asked.connection)
-        return Answer(lambda exchange: everybody.wait(20), *OK.steps)
+        return Answer(meet, *OK.steps)
+
+    def meet(exchange: Exchange) -> None:
+        everybody.wait(20)
 
     everybody = threading.Barrier(pooled)
     fake.answers_by(only_once)

@@ -22,12 +22,13 @@ from app.auth import revocations
 from app.auth.authentication import Authenticator
 from app.auth.cache import VerdictCache
 from app.auth.client import AuthService
-from app.auth.revocations import CHANNEL, Revocations
+from app.auth.revocations import Revocations
 from app.auth.single_flight import SingleFlight
 from app.request.credentials import Credentials
 from app.request.errors import Unauthenticated
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
+from app.state.redis_rights import CHANNEL
 from app.upstream.circuit import Circuit
 from devstack.environments import ROOT
 from devstack.redis import Redis
@@ -115,7 +116,7 @@ class Instances:
         self, secret: str, key_id: str, announce: Callable[[str], object]
     ) -> float:
         """From when the announcement was heard to when nobody lets the key in."""
-        with self.client.pubsub(ignore_subscribe_messages=True) as channel:
+        with self.client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(CHANNEL)
             channel.get_message(timeout=5)  # the subscription's own
             heard: list[float] = []

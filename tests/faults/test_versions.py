@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from redis import Redis
 
 from app.auth.cache import PREFIX
-from app.auth.revocations import CHANNEL
 from app.request.principal import STORED_VERSION
+from app.state.redis_rights import CHANNEL
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
 from tests.drills.rollback import Release, checkout
@@ -118,8 +119,12 @@ def test_both_count_together_and_hear_the_same_revocation(
     assert [ask(proxy, revoked.key) for proxy in both] == [200, 200]
     auth_service.revoke(revoked.key_id)  # announced on another Redis than these two listen on
     assert shared.publish(CHANNEL, revoked.key_id) == 2
+
+    def is_refused(proxy: Proxy) -> bool:
+        return ask(proxy, revoked.key) == 401
+
     for proxy in both:
-        eventually(lambda proxy=proxy: ask(proxy, revoked.key) == 401, "its end")
+        eventually(partial(is_refused, proxy), "its end")
 
 
 def test_names_in_redis_say_no_version_of_the_proxy(

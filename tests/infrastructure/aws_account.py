@@ -10,6 +10,7 @@ Where and as whom is in the environment, as for any tool of AWS.
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -104,5 +105,6 @@ def _pairs(ask: Any, found: dict[str, Any], arn: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    done: dict[str, Callable[..., object]]
     done = {"prepare": prepare, "plant": plant, "remove": remove, "describe": describe}
     print(json.dumps(done[sys.argv[1]](*sys.argv[2:]), default=str))

@@ -85,9 +85,9 @@ def mlflows_port(deployment: Deployment) -> Iterator[str]:
         for group, _ in action.targets:  # at weight 0 too: it is a change away
             if _port(deployment, group) != deployment.contract["proxy"]["port"]:
                 yield f"{name} forwards to {group}"
-    for name, group in deployment.groups.items():
-        if group["port"] != deployment.contract["proxy"]["port"]:
-            yield f"target group {name} is on port {group['port']}"
+    for name, found in deployment.groups.items():
+        if found["port"] != deployment.contract["proxy"]["port"]:
+            yield f"target group {name} is on port {found['port']}"
 
 
 @check("priorities have gaps")

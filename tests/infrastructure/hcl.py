@@ -114,7 +114,7 @@ class Module:
         if text == "each.value.priority + var.listener_rule_priority_offset":
             return here["each.value"]["priority"]  # the offset is 0 by default
         if reference := _REFERENCE.fullmatch(text):
-            return self._reference(*reference.groups(), here)
+            return self._reference(reference[1], reference[2], reference[3], here)
         if re.fullmatch(r"(local|each)\.[\w.]+", text):
             return self._path(text, here)
         return self._variables.get(text, Unknown(text))

@@ -63,6 +63,7 @@ def add(text: str) -> Edit:
 
 
 def _route(content: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any]
     (found,) = [route for route in content["routes"] if route["name"] == name]
     return found
 

@@ -62,7 +62,8 @@ def task(mlflow_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def host_of_the_proxy() -> str:
     """What the proxy sends as Host: the host and port of its MLFLOW_SERVER_URL."""
-    return urlsplit(MODULE.local("mlflow_url")).netloc
+    url: str = MODULE.local("mlflow_url")
+    return urlsplit(url).netloc
 
 
 def test_the_private_name() -> None:

@@ -104,6 +104,7 @@ def selectors(expression: str) -> Iterator[tuple[str, list[Any]]]:
     while ahead:
         node = ahead.pop()
         if isinstance(node, promql_parser.VectorSelector):
+            assert node.name is not None
             yield node.name, node.matchers.matchers
         for part in ("lhs", "rhs", "expr", "vector_selector", "args"):
             below = getattr(node, part, None)

@@ -176,7 +176,7 @@ def _forget_what_the_sdk_remembers() -> None:
     fluent._active_experiment_id = None
     if mlflow.get_active_model_id():
         mlflow.clear_active_model()
-    mlflow.tracing.reset()
+    mlflow.tracing.reset()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture

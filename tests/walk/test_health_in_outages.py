@@ -109,7 +109,7 @@ def stack(mlflow_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             ends.callback(server.stop)
         for server in (mlflow, own_redis, auth):
             server.wait_until_ready()
-        servers = {"mlflow": mlflow, "auth": auth, "redis": own_redis}
+        servers: dict[str, Any] = {"mlflow": mlflow, "auth": auth, "redis": own_redis}
         ways = {n: ends.enter_context(FaultProxy(s.port)) for n, s in servers.items()}
         wrong = ends.enter_context(Upstream())
         made = Stack(ways, servers, wrong, folder / "proxy")

@@ -138,9 +138,9 @@ def test_the_artifacts_of_a_run_are_deleted(client: Any, run: str) -> None:
     for name in ("kept.txt", "folder/a b.txt", "folder/100%.txt"):
         client.log_text(run, "x", name)
     artifacts = get_artifact_repository(client.get_run(run).info.artifact_uri)
-    artifacts.delete_artifacts("folder")
+    artifacts.delete_artifacts("folder")  # type: ignore[no-untyped-call]
     assert [item.path for item in client.list_artifacts(run)] == ["kept.txt"]
-    artifacts.delete_artifacts()
+    artifacts.delete_artifacts()  # type: ignore[no-untyped-call]
     assert client.list_artifacts(run) == []
 
 

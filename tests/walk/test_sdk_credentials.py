@@ -12,7 +12,7 @@ def basic(user: str, key: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{key}".encode()).decode()
 
 
-FORMS = {
+FORMS: dict[str, Callable[[str], dict[str, str]]] = {
     "Bearer": lambda key: {"Authorization": f"Bearer {key}"},
     "bearer, in small letters": lambda key: {"authorization": f"bearer {key}"},
     "ApiKey": lambda key: {"Authorization": f"ApiKey {key}"},

@@ -20,7 +20,7 @@ def test_a_bad_key_is_named_as_such_and_found_in_the_log_by_its_request_id(
 ) -> None:
     with pytest.raises(RestException, match=r"^UNAUTHENTICATED: This API key is not valid") as bad:
         connect(tracking_uri, UNKNOWN_KEY).search_experiments()
-    assert bad.value.get_http_status_code() == 401
+    assert bad.value.get_http_status_code() == 401  # type: ignore[no-untyped-call]
     assert UNKNOWN_KEY not in str(bad.value.json)
     logged = line_of(bad.value, proxy)
     assert (logged["status"], logged["outcome"]) == (401, "unauthenticated")
@@ -77,7 +77,7 @@ def test_a_key_that_may_only_read_is_told_which_scope_writing_needs(
 ) -> None:
     with pytest.raises(RestException, match=r"^PERMISSION_DENIED: .* scope 'write'") as refused:
         WRITES[write](reader, model)
-    assert refused.value.get_http_status_code() == 403
+    assert refused.value.get_http_status_code() == 403  # type: ignore[no-untyped-call]
     assert line_of(refused.value, proxy)["outcome"] == "forbidden"
     assert not reader.get_registered_model(model).description
 

@@ -119,7 +119,7 @@ def test_an_upload_that_has_to_wait_arrives_whole(
     (tmp_path / "data.bin").write_bytes(content)
     run = connect(proxy.api, writer).create_run("0").info
     connect(proxy.api, exhausted, **BY_RETRY_AFTER)
-    get_artifact_repository(run.artifact_uri).log_artifact(str(tmp_path / "data.bin"))
+    get_artifact_repository(run.artifact_uri).log_artifact(str(tmp_path / "data.bin"))  # type: ignore[no-untyped-call]
 
     client = connect(proxy.api, writer)
     (tmp_path / "down").mkdir()

@@ -94,6 +94,7 @@ def test_a_trace_is_assessed(client: Any, traced: str) -> None:
     mlflow.log_expectation(trace_id=trace_id, name="answer", value={"a": 1})
     kept = {entry.name: entry.value for entry in client.get_trace(trace_id).info.assessments}
     assert kept == {"good": True, "answer": {"a": 1}}
+    assert feedback.assessment_id is not None
     mlflow.delete_assessment(trace_id, feedback.assessment_id)
     assert [entry.name for entry in client.get_trace(trace_id).info.assessments] == ["answer"]
 

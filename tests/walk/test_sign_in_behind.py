@@ -126,6 +126,7 @@ def test_sign_in_works_or_names_the_setting(
     status: int,
 ) -> None:
     front = start_behind(name, hops, more)
+    own: tuple[str, ...]
     own = (f"Host: mlflow.test:{front.port}", f"Origin: http://mlflow.test:{front.port}")
     if 'Origin ""' in more:  # Referer is left
         own += (f"Referer: http://mlflow.test:{front.port}/mlflow/-/sign-in",)

@@ -279,7 +279,7 @@ def traces(key: str) -> Iterator[bytes]:
 @pytest.fixture
 def keys(auth_service: Any) -> list[str]:
     """A hundred keys, half of them valid, the valid ones with different scopes."""
-    scopes = (["admin"], ["write"], ["read"], [])
+    scopes: tuple[list[str], ...] = (["admin"], ["write"], ["read"], [])
     valid = [auth_service.create_key(scopes=scopes[number % 4]).key for number in range(50)]
     return valid + [f"hk_test_{secrets.token_hex(22)}" for _ in range(50)]
 

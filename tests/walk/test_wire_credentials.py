@@ -50,7 +50,7 @@ def test_a_key_is_taken_in_each_of_its_forms(
     assert ask(front, *ACCEPTED[form](key), target=target).status == 200
 
 
-REFUSED = {
+REFUSED: dict[str, Callable[[str], list[str | bytes]]] = {
     "nothing": lambda key: [],
     "an empty Authorization": lambda key: ["Authorization:"],
     "an empty Bearer": lambda key: ["Authorization: Bearer"],

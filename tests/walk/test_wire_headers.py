@@ -61,6 +61,7 @@ def test_a_field_named_by_connection_is_ours_all_the_same(
     front: Proxy, upstream: Upstream, key: str, name: str
 ) -> None:
     """Connection: lists what a hop must remove (RFC 9110 section 7.6.1): the client's, not ours."""
+    fields: tuple[str, ...]
     fields = (f"Connection: keep-alive, {name}", f"{name.lower()}: forged-by-client")
     fields = fields[:1] if name in ("Host", "X-Request-ID") else fields
     seen = ask(front, upstream, key, *fields)

@@ -228,7 +228,7 @@ def test_who_has_a_place_keeps_the_connection(hurried: Proxy, upstream: Upstream
         upload = clients.enter_context(Wire(hurried.url))
         upload.send(request("PUT", target, bearer(key), "Content-Length: 200000"))
         upload.send(bytes(100_000))
-        upstream.wait_for(lambda: upstream.requests, "the upload")
+        upstream.wait_for(lambda: bool(upstream.requests), "the upload")
         for _ in range(60):
             clients.enter_context(Wire(hurried.url))
         assert call(hurried.url, "GET", "/health").status == 200

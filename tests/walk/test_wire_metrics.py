@@ -117,7 +117,7 @@ def test_openmetrics_is_there_for_whoever_asks_for_it(front: Proxy) -> None:
     assert (answer.one("Content-Type") or "").startswith("application/openmetrics-text")
     text = answer.body.decode()
     assert text.endswith("# EOF\n")
-    assert len([*openmetrics.text_string_to_metric_families(text)]) > 10
+    assert len([*openmetrics.text_string_to_metric_families(text)]) > 10  # type: ignore[no-untyped-call]
 
 
 def test_everything_known_beforehand_begins_with_a_zero(start: Start) -> None:

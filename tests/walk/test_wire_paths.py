@@ -6,7 +6,7 @@ import pytest
 
 from devstack.proxy import Proxy
 from tests.upstreams import Upstream
-from tests.wire import Wire, bearer, call, request
+from tests.wire import Response, Wire, bearer, call, request
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 RUN = "/api/2.0/mlflow/runs/get"
@@ -16,7 +16,7 @@ RUN = "/api/2.0/mlflow/runs/get"
 LONGEST_LINE = 65_000
 
 
-def get(front: Proxy, target: str | bytes, key: str):
+def get(front: Proxy, target: str | bytes, key: str) -> Response:
     return call(front.url, "GET", target, bearer(key))
 
 

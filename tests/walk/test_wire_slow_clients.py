@@ -137,7 +137,7 @@ def test_an_idle_connection_is_kept_and_then_closed(
     assert time.monotonic() - began > 1.5
 
 
-STALLED = {
+STALLED: dict[str, Callable[[str], bytes]] = {
     "one byte": lambda key: b"G",
     "half a head": lambda key: b"GET /health HTTP/1.1\r\nHost: a\r\nX-A: ",
     "half a body": lambda key: request("POST", REST, bearer(key), "Content-Length: 9", body=b"x"),

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.upstreams import (
     OK,
     PATIENCE,
     Answer,
+    Step,
     Upstream,
     chunk,
     close,
@@ -168,7 +170,7 @@ def test_the_next_request_begins_where_the_body_ended(
 
 # --- framed in a way that could be read as another -----------------------------------------------
 
-AMBIGUOUS = {
+AMBIGUOUS: dict[str, tuple[str | bytes, ...]] = {
     "length and chunks": ("Content-Length: 5", CHUNKED),
     "chunks and length": (CHUNKED, "Content-Length: 5"),
     "two lengths": ("Content-Length: 5", "Content-Length: 6"),
@@ -304,7 +306,7 @@ def test_an_early_answer_reaches_the_client(
 @pytest.mark.parametrize("size", [10, 200_000, 4_000_000])
 @pytest.mark.parametrize("end", [close, reset])
 def test_an_early_answer_and_a_closed_connection_are_an_answer_or_502(
-    front: Proxy, upstream: Upstream, key: str, size: int, end
+    front: Proxy, upstream: Upstream, key: str, size: int, end: Callable[[], Step]
 ) -> None:
     """A reset can overtake the answer; what must not happen is a hang, or a success."""
     upstream.answers(Answer(send(sized(b"too large", 413)), end(), early=True), OK)

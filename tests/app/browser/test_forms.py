@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.browser.forms import HOME, may, own_path
+from app.browser.forms import may, own_path
+from app.browser.pages import HOME
 from tests.app.samples import principal
 
 

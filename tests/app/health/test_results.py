@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,11 @@ def part() -> Iterator[Part]:
 Worker = Callable[..., SharedResults]
 
 
+def broken() -> Finding:
+    """A check with a defect."""
+    raise TypeError("a defect")
+
+
 @pytest.fixture
 def worker(tmp_path: Path, part: Part) -> Worker:
     """One of the workers of an instance, as far as health goes."""
@@ -60,7 +66,7 @@ def worker(tmp_path: Path, part: Part) -> Worker:
         questions = {
             "part": Question(part.ask, SILENCE),
             "other": Question(lambda: WELL, SILENCE),
-            "broken": Question(lambda: Finding(*()), SILENCE),
+            "broken": Question(broken, SILENCE),
         }
         return SharedResults(store, questions, ttl, timeout)
 
@@ -149,14 +155,18 @@ def test_each_change_is_logged_once(
     worker: Worker, part: Part, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = worker(ttl=0.0), worker(ttl=0.0)
+
+    def finds(asked: SharedResults, says: Finding) -> bool:
+        return asked.of("part")["part"].message == says.message
+
     with caplog.at_level("INFO", "hokusai.health"):
         for says in (WELL, Finding(UNHEALTHY, "gone", "10.0.0.1"), WELL):
             part.says = says
             for asked in (one, other):
-                eventually(lambda a=asked, s=says: a.of("part")["part"].message == s.message, "it")
+                eventually(partial(finds, asked, says), "it")
     lines = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert lines == [("WARNING", "part: gone"), ("INFO", "part: all is well")]
-    assert caplog.records[0].fields == {
+    assert vars(caplog.records[0])["fields"] == {
         "check": "part",
         "status": UNHEALTHY,
         "was": HEALTHY,

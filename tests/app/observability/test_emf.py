@@ -77,7 +77,8 @@ def emf_lines(proxy: Proxy) -> list[dict[str, Any]]:
 
 def total(lines: list[dict[str, Any]], name: str, kind: str | None = None) -> float:
     """The sum of a metric over the lines of an endpoint type, or those of the service."""
-    return sum(line[name] for line in lines if line.get("EndpointType") == kind)
+    values: list[float] = [line[name] for line in lines if line.get("EndpointType") == kind]
+    return sum(values)
 
 
 # --- the specification ---------------------------------------------------------------------------

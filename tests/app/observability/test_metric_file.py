@@ -51,8 +51,8 @@ def key(name: str) -> str:
 def in_library(path: Path) -> dict[str, float]:
     """What the library reads, by key."""
     library: Callable[[str], Iterator[tuple[str, float, float, int]]]
-    library = MmapedDict.read_all_values_from_file  # type: ignore[assignment]
-    return {name: value for name, value, _, _ in library(str(path))}
+    library = MmapedDict.read_all_values_from_file
+    return {name: value for name, value, _, _ in library(str(path))}  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("length", range(1, 9))

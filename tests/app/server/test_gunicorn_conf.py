@@ -36,7 +36,7 @@ def gunicorn(
 
 def values(folder: Path, **environ: str) -> dict[str, str]:
     """The configuration as gunicorn prints it, the application loaded."""
-    finished = gunicorn("--print-config", folder, **environ)
+    finished = gunicorn("--print-config", folder, None, **environ)
     assert (finished.returncode, finished.stderr) == (0, "")
     return dict(re.findall(r"^(\w+) += (.*)$", finished.stdout, re.MULTILINE))
 
@@ -114,7 +114,7 @@ def test_bad_settings_stop_the_start_with_every_complaint_and_nothing_else(tmp_p
         "REDIS_URL": "http://:s3cret@redis",
         "MLFLOW_UPSTREAM_USERNAME": "ann",
     }
-    finished = gunicorn("--check-config", tmp_path / "unused", **wrong)
+    finished = gunicorn("--check-config", tmp_path / "unused", None, **wrong)
     assert finished.returncode != 0
     assert finished.stdout == ""
     headline, *complaints = finished.stderr.splitlines()

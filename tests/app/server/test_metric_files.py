@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -133,7 +134,7 @@ SHOWN = {
 }
 
 
-def samples(folder: Path) -> dict[tuple[str, str], float]:
+def samples(folder: Path) -> dict[tuple[str, str], Any]:
     return {
         (sample.name, repr(sample.labels)): pytest.approx(sample.value)
         for family in AllWorkers(folder).collect()

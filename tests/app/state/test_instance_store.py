@@ -125,6 +125,17 @@ def test_where_there_can_be_no_file_each_process_keeps_its_own(tmp_path: Path) -
 
 # --- trouble with the file -----------------------------------------------------------------------
 
+
+def replaced_by_garbage(file: Path) -> None:
+    file.unlink()
+    file.write_bytes(b"no database" * 999)
+
+
+def replaced_by_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
 HARM: dict[str, Callable[[Path], object]] = {
     "removed": Path.unlink,
     "removed with its folder": lambda file: shutil.rmtree(file.parent),
@@ -132,8 +143,8 @@ HARM: dict[str, Callable[[Path], object]] = {
     "its index removed": lambda file: file.with_name("shared.db-shm").unlink(),
     "emptied": lambda file: os.truncate(file, 0),
     "its log emptied": lambda file: os.truncate(file.with_name("shared.db-wal"), 0),
-    "replaced by garbage": lambda file: (file.unlink(), file.write_bytes(b"no database" * 999)),
-    "replaced by a folder for a while": lambda file: (file.unlink(), file.mkdir()),
+    "replaced by garbage": replaced_by_garbage,
+    "replaced by a folder for a while": replaced_by_a_folder,
 }
 
 

@@ -5,7 +5,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -156,7 +156,7 @@ def loading(node: Node) -> Iterator[None]:
     ],
 )
 def test_a_server_in_trouble(
-    look: Look, tmp_path: Path, broken: Callable[[Node], contextmanager], word: str
+    look: Look, tmp_path: Path, broken: Callable[[Node], AbstractContextManager[None]], word: str
 ) -> None:
     (tmp_path / "data").mkdir()
     node = Node(tmp_path, "--dir", str(tmp_path / "data"))

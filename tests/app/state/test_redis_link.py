@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from app.state.redis_client import LazyCluster, connect
 from app.state.redis_link import RedisAway, RedisLink
 from devstack.ports import HOST
 from devstack.redis import Redis
-from tests.drills.redis_topologies import Cluster
+from tests.drills.redis_topologies import Cluster, Node
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Upstream, eventually, refused_port
 
@@ -221,8 +222,12 @@ def test_a_cluster_without_one_of_its_nodes_is_used_for_the_rest(
         names = [f"name-{number}" for number in range(12)]
         assert all(link.call(link.client.set, name, "1") for name in names)
         made.nodes[1].kill()
+
+        def has_heard(node: Node) -> bool:
+            return "fail" in str(node.ask("CLUSTER NODES"))
+
         for node in (made.nodes[0], made.nodes[2]):
-            eventually(lambda node=node: "fail" in str(node.ask("CLUSTER NODES")), "the news")
+            eventually(partial(has_heard, node), "the news")
 
         def is_known() -> bool:
             for name in names:

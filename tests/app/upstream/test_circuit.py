@@ -84,32 +84,42 @@ def together(number: int, action: Callable[[int], None]) -> list[BaseException |
         return list(threads.map(run, range(number)))
 
 
+class Held(threading.Thread):
+    """A call that is under way until its `.release()`."""
+
+    def __init__(self, circuit: Circuit, raising: type[Exception] | None = None) -> None:
+        super().__init__()
+        self.circuit, self.raising = circuit, raising
+        self.inside, self.go = threading.Event(), threading.Event()
+
+    def begin(self) -> None:
+        self.start()
+        assert self.inside.wait(PATIENCE)
+
+    def run(self) -> None:
+        with suppress(Down, Neutral), self.circuit.attempt((Down,)):
+            self.inside.set()
+            self.go.wait(PATIENCE)
+            if self.raising is not None:
+                raise self.raising
+
+    def release(self) -> None:
+        self.go.set()
+        self.join(PATIENCE)
+
+
 @pytest.fixture
-def held() -> Iterator[Callable[..., threading.Thread]]:
+def held() -> Iterator[Callable[..., Held]]:
     """`held(circuit, raising)`: a call that is under way until its `.release()`."""
-    threads = []
+    threads: list[Held] = []
 
-    class Held(threading.Thread):
-        def __init__(self, circuit: Circuit, raising: type[Exception] | None = None) -> None:
-            super().__init__()
-            self.circuit, self.raising = circuit, raising
-            self.inside, self.go = threading.Event(), threading.Event()
-            threads.append(self)
-            self.start()
-            assert self.inside.wait(PATIENCE)
+    def hold(circuit: Circuit, raising: type[Exception] | None = None) -> Held:
+        thread = Held(circuit, raising)
+        threads.append(thread)
+        thread.begin()
+        return thread
 
-        def run(self) -> None:
-            with suppress(Down, Neutral), self.circuit.attempt((Down,)):
-                self.inside.set()
-                self.go.wait(PATIENCE)
-                if self.raising is not None:
-                    raise self.raising
-
-        def release(self) -> None:
-            self.go.set()
-            self.join(PATIENCE)
-
-    yield Held
+    yield hold
     for thread in threads:
         thread.release()
 
@@ -272,7 +282,7 @@ def test_a_probe_that_says_nothing_lets_the_next_one_probe(
 
 @pytest.mark.parametrize("raising", [None, Down, Neutral])
 def test_an_old_call_that_ends_while_it_is_open_changes_nothing(
-    quick: Circuit, changes: Changes, held: Callable[..., threading.Thread], raising: object
+    quick: Circuit, changes: Changes, held: Callable[..., Held], raising: object
 ) -> None:
     old = held(quick, raising)
     trip(quick)
@@ -282,7 +292,7 @@ def test_an_old_call_that_ends_while_it_is_open_changes_nothing(
 
 @pytest.mark.parametrize("raising", [None, Down, Neutral])
 def test_an_old_call_that_ends_during_the_probe_changes_nothing(
-    quick: Circuit, changes: Changes, held: Callable[..., threading.Thread], raising: object
+    quick: Circuit, changes: Changes, held: Callable[..., Held], raising: object
 ) -> None:
     old = held(quick, raising)
     probe = held(trip(quick))
@@ -293,7 +303,7 @@ def test_an_old_call_that_ends_during_the_probe_changes_nothing(
 
 
 def test_old_calls_that_fail_after_it_closed_again_do_not_open_it(
-    quick: Circuit, changes: Changes, held: Callable[..., threading.Thread]
+    quick: Circuit, changes: Changes, held: Callable[..., Held]
 ) -> None:
     """Transfers that began before an outage time out long after it."""
     old = [held(quick, Down) for _ in range(FAIL_MAX)]
@@ -304,7 +314,7 @@ def test_old_calls_that_fail_after_it_closed_again_do_not_open_it(
 
 
 def test_an_old_calls_success_does_not_forgive_new_failures(
-    quick: Circuit, held: Callable[..., threading.Thread]
+    quick: Circuit, held: Callable[..., Held]
 ) -> None:
     old = held(quick)
     call(trip(quick))

@@ -18,9 +18,9 @@ import pytest
 from app.auth import client as auth_service
 from app.auth.client import AuthService
 from app.state import redis_client
-from app.state.redis_link import FAILURES
+from app.state.redis_faults import FAILURES
 from app.upstream.circuit import Circuit
-from app.upstream.names import NAMES, Failed, Names, open_socket
+from app.upstream.names import NAMES, Address, Failed, Names, open_socket
 from devstack.environments import ROOT
 from devstack.redis import Redis
 from tests.name_server import NameServer, why_not
@@ -233,7 +233,8 @@ def full_port() -> Iterator[int]:
 
 
 def test_addresses_that_failed_come_behind_the_others_for_a_while() -> None:
-    failed, found = Failed(), [LOOPBACK, (socket.AF_INET, ("127.0.0.2",))]
+    failed = Failed()
+    found: list[Address] = [LOOPBACK, (socket.AF_INET, ("127.0.0.2",))]
     assert failed.last(found, 5000) == found
     failed.note(("127.0.0.1",), 5000)
     assert failed.last(found, 5000) == found[::-1]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from urllib3 import HTTPResponse
 
+from app.request.body import PIECE
 from app.request.errors import BodyTooLarge, BrokenTransfer, ClientGone, RequestTimeout
 from app.request.inbound import Inbound
 from app.upstream import streaming
@@ -18,7 +19,6 @@ from app.upstream.buffered_bodies import BufferedBodies, BufferedBody
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream as Forwarder
 from app.upstream.streaming import (
-    PIECE,
     WHOLE,
     Body,
     abort_with_reset,
@@ -75,7 +75,8 @@ def sized_request(body: bytes, length: int | None = None, **more: Any) -> Inboun
 
 def chunked_request(body: bytes) -> Inbound:
     """A chunked request, as the server's parser hands it over: its pieces, and an end."""
-    return inbound("PUT", HTTP_TRANSFER_ENCODING="chunked", **{"wsgi.input": BytesIO(body)})
+    handed_over: dict[str, Any] = {"wsgi.input": BytesIO(body)}
+    return inbound("PUT", HTTP_TRANSFER_ENCODING="chunked", **handed_over)
 
 
 def test_no_body_is_no_body() -> None:
@@ -100,7 +101,8 @@ def test_a_long_body_is_handed_on_in_pieces(size: int) -> None:
 
 def test_a_long_body_is_not_read_before_it_is_asked_for() -> None:
     stream = BytesIO(b"x" * (WHOLE + 1))
-    asked = inbound("PUT", CONTENT_LENGTH=str(WHOLE + 1), **{"wsgi.input": stream})
+    handed_over: dict[str, Any] = {"wsgi.input": stream}
+    asked = inbound("PUT", CONTENT_LENGTH=str(WHOLE + 1), **handed_over)
     request_body(asked, streams=True, aside=aside())
     assert stream.tell() == 0
 
@@ -403,7 +405,8 @@ def test_a_broken_transfer_resets_the_clients_connection() -> None:
         ours, _ = listener.accept()
         with ours:
             ours.sendall(b"half")
-            abort_with_reset(inbound(**{"gunicorn.socket": ours}))
+            handed_over: dict[str, Any] = {"gunicorn.socket": ours}
+            abort_with_reset(inbound(**handed_over))
         with pytest.raises(ConnectionResetError):
             while client.recv(100):
                 pass
@@ -412,9 +415,10 @@ def test_a_broken_transfer_resets_the_clients_connection() -> None:
 def test_it_does_so_where_mlflow_breaks_off(mlflow: Upstream, download: Download) -> None:
     mlflow.answers(BROKEN["too short"])
     ours, theirs = socket.socketpair()
+    handed_over: dict[str, Any] = {"gunicorn.socket": ours}
     with ours, theirs:
         with pytest.raises(BrokenTransfer):
-            list(download(inbound(**{"gunicorn.socket": ours})))
+            list(download(inbound(**handed_over)))
         lingering = ours.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
         assert lingering[:4] != bytes(4)
 
