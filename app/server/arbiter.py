@@ -58,6 +58,8 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
         """Ends workers without a sign of life; not at once where this process had none either.
         Whoever stops a container, or a machine, for a while (a snapshot, `docker pause`) stops all
         of them, and the clock goes on."""
+        if not self.timeout:
+            return
         now = time.monotonic()
         if self._looked_at and now > self._looked_at + self.timeout / 2:
             self._spares_until = now + self.timeout / 2
