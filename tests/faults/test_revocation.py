@@ -169,7 +169,9 @@ def test_it_ends_a_key_in_every_worker_of_three_instances_within_a_second(
 
     def by_the_auth_services_command(key_id: str) -> None:
         database = str(auth_service.database)
-        done = run("auth_service", "revoke", key_id, "--database", database, "--redis-url", url)
+        done = run(
+            "devstack.auth_service", "revoke", key_id, "--database", database, "--redis-url", url
+        )
         assert (done.returncode, done.stderr) == (0, "")
 
     for announce in (by_the_proxys_command, by_the_auth_services_command):
