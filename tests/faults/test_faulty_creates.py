@@ -16,7 +16,7 @@ def test_of_2000_creates_with_faults_none_is_lost_or_doubled(stage: Stage) -> No
 
 @pytest.mark.slow
 def test_of_200_creates_in_the_real_mlflow_none_is_lost_or_doubled(stage: Stage) -> None:
-    row = creates.at_the_real_one(stage, 200, every=0.3)
+    row = creates.at_the_real_one(stage, 200, every=0.6)
     print(row.line())
     assert row.held, row
     assert row.numbers["unknown"] >= 1, "the faults were there"

@@ -39,7 +39,7 @@ def make_cache(redis_url: str) -> Iterator[MakeCache]:
         stale: float = STALE,
         store: Path | None = None,
     ) -> VerdictCache:
-        link = RedisLink(url, 0.5, 0.05)
+        link = RedisLink(url, 5, 0.05)
         links.append(link)
         return VerdictCache(link, InstanceStore(store), secret, ttl, negative, stale)
 

@@ -31,7 +31,7 @@ print(turns)
 """
 
 WAYS = {
-    "a stream": "from app.request.body import give_way",
+    "a stream": "from app.request.body import yield_to_hub as give_way",
     "the parser": "from app.server.client_socket import BRIEFLY\n"
     "give_way = lambda: gevent.sleep(BRIEFLY)",
 }

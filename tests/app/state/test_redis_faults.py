@@ -17,9 +17,8 @@ from app.state.redis_faults import LONGEST, said
 from app.state.redis_link import RedisLink
 from app.state.windows import count_as_the_limiter
 from config.running import PREPARED
-from devstack.ports import HOST
+from devstack.ports import HOST, free_port
 from tests.drills.redis_topologies import (
-    OPEN,
     SERVICE,
     Cluster,
     Node,
@@ -353,28 +352,31 @@ def test_a_cluster_behind_one_address_names_no_host(look: Look, tmp_path: Path) 
 
 
 def test_a_cluster_that_announces_addresses_of_its_own(look: Look, tmp_path: Path) -> None:
+    """Nobody listens on these ports. The bus keeps its own, so that all nodes hear of them."""
     made = Cluster(tmp_path)
     with made.running():
-        for node in made.nodes:
-            node.ask("CONFIG", "SET", "cluster-announce-ip", "127.0.0.77")
+        closed = [str(free_port()) for _ in made.nodes]
+        for node, port in zip(made.nodes, closed, strict=True):
+            myself = next(line for line in _lines(node, "CLUSTER", "NODES") if "myself" in line)
+            bus = myself.split("@")[1].split()[0].split(",")[0]
+            node.ask("CONFIG", "SET", "cluster-announce-bus-port", bus)
+            node.ask("CONFIG", "SET", "cluster-announce-port", port)
 
-        def informed() -> list[Node]:
-            """The nodes that know the new address of all; some never hear of it."""
-            everywhere = len(made.nodes)
-            return [
-                node
-                for node in made.nodes
-                if str(node.ask("CLUSTER", "SLOTS")).count("127.0.0.77") == everywhere
-            ]
+        def is_announced() -> bool:
+            slots = [str(node.ask("CLUSTER", "SLOTS")) for node in made.nodes]
+            return all(port in text for port in closed for text in slots)
 
-        eventually(lambda: bool(informed()), "the new addresses")
-        (port, *_) = (node.port for node in informed())
-        link = RedisLink(OPEN.url("redis+cluster", [port]), 2, 1)
+        eventually(is_announced, "the new addresses")
+        link = RedisLink(made.url, 2, 1)
         trouble = link.trouble()
         assert trouble is not None
         found = diagnosis.redis_trouble(diagnosis.redis_at(made.url), trouble)
         assert "REDIS_URL (or what the nodes announce)" in found.message
         link.client.close()
+
+
+def _lines(node: Node, *command: str) -> list[str]:
+    return bytes(node.ask(*command)).decode().splitlines()
 
 
 def test_each_word_has_a_message() -> None:

@@ -312,7 +312,7 @@ def test_others_have_their_turn_while_tiny_pieces_come(monkeypatch: pytest.Monke
 
     turns: list[int] = []
     tiny: Any = Tiny()
-    monkeypatch.setattr(streaming, "give_way", lambda: turns.append(tiny.left))
+    monkeypatch.setattr(streaming, "yield_to_hub", lambda: turns.append(tiny.left))
     assert len(list(response_body(tiny, None, inbound()))) == 1000
     assert len(turns) >= 10
 
