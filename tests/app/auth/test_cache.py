@@ -162,15 +162,15 @@ def test_a_no_is_believed_for_its_own_shorter_life(
     assert other.fresh(digest) == expected
 
 
-@pytest.mark.parametrize("verdict", [yes("key-1"), no()], ids=["yes", "no"])
+@pytest.mark.parametrize("is_good", [True, False])
 def test_a_life_of_nothing_is_never_fresh(
-    make_cache: MakeCache, digest: str, verdict: Verdict
+    make_cache: MakeCache, digest: str, key_id: str, is_good: bool
 ) -> None:
     caches = [make_cache(ttl=0, negative=0, stale=0) for _ in range(2)]
-    caches[0].put(digest, verdict)
+    caches[0].put(digest, yes(key_id) if is_good else no())
     for cache in caches:
         assert cache.fresh(digest) is cache.stale(digest) is None
-        assert cache.was_good(digest) is (verdict.principal is not None)
+        assert cache.was_good(digest) is is_good
 
 
 def test_a_hit_never_extends_a_life(
@@ -208,20 +208,26 @@ def test_the_newer_verdict_replaces_the_older(
 
 
 @pytest.mark.parametrize(
-    "entry",
+    ("spoil", "is_hit"),
     [
-        orjson.dumps(orjson.loads(dump(yes("key-1"))) | {"v": 2}),
-        orjson.dumps(orjson.loads(dump(yes("key-1"))) | {"v": 0}),
-        b"",
-        b"garbage",
+        (lambda entry: entry, True),
+        (lambda entry: orjson.dumps(orjson.loads(entry) | {"v": 2}), False),
+        (lambda entry: orjson.dumps(orjson.loads(entry) | {"v": 0}), False),
+        (lambda entry: b"", False),
+        (lambda entry: b"garbage", False),
     ],
+    ids=["this one", "newer", "older", "empty", "garbage"],
 )
 def test_an_entry_of_another_version_is_a_miss(
-    cache: VerdictCache, client: "redis.Redis", digest: str, entry: bytes
+    cache: VerdictCache,
+    client: "redis.Redis",
+    digest: str,
+    spoil: Callable[[bytes], bytes],
+    is_hit: bool,
 ) -> None:
-    client.set(PREFIX + digest, entry, px=5000)
-    assert cache.fresh(digest) is None
-    assert cache.stale(digest) is None
+    client.set(PREFIX + digest, spoil(dump(yes("key-1"))), px=5000)
+    assert (cache.fresh(digest) is not None) is is_hit
+    assert (cache.stale(digest) is not None) is is_hit
 
 
 # --- stale ---------------------------------------------------------------------------------------
