@@ -32,8 +32,10 @@ from app.observability.samples import Samples
 from app.request.route_table import RouteTable
 from app.request.unknown_paths import UnknownPaths
 from app.state.circuits import CircuitBoard
-from app.state.instance_store import FILE, InstanceStore
+from app.state.instance_database import FILE, InstanceDatabase
+from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
+from app.state.window_counts import WindowCounts
 from app.state.windows import count_as_the_limiter
 from app.upstream.buffered_bodies import BufferedBodies
 from app.upstream.circuit import Circuit
@@ -103,7 +105,8 @@ class Services:
 
 def build(settings: Settings) -> Services:
     """The services for these settings. Connects to nothing yet."""
-    store = InstanceStore(_in_folder(settings, FILE))
+    database = InstanceDatabase(_in_folder(settings, FILE))
+    store = InstanceStore(database)
     link = RedisLink(settings.redis_url, settings.redis_timeout, settings.redis_retry_interval)
 
     def on_change(name: str, state: str) -> None:
@@ -116,7 +119,8 @@ def build(settings: Settings) -> Services:
     sessions = Sessions(
         link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
     )
-    limits, routes = _limits(settings, link, store), RouteTable.load()
+    limits = _limits(settings, link, WindowCounts(database))
+    routes = RouteTable.load()
     in_flight = InFlight(settings.max_in_flight_per_key, settings.max_forwarded)
     inside = Inside(settings, upstream, auth_service, lambda: in_flight.total, board)
     checks = Checks(settings, upstream, link, auth_service, board)
@@ -207,13 +211,13 @@ def _authenticator(
     )
 
 
-def _limits(settings: Settings, link: RedisLink, store: InstanceStore) -> Limits:
+def _limits(settings: Settings, link: RedisLink, own: WindowCounts) -> Limits:
     """The counted limits."""
     return Limits(
         # An app of its own: flask-limiter's hooks would run on each request, to no purpose.
         shared_limiter(Flask("limits"), link),
         link,
-        store,
+        own,
         settings.instances,
         settings.auth_failure_limit,
     )

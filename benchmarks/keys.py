@@ -45,7 +45,9 @@ def key_of(number: int) -> str:
 def remember(redis_url: str, count: int, client_ip: str = "127.0.0.1") -> VerdictCache:
     """Writes verdicts for so many keys, as a proxy would that has validated each."""
     link = _Pipelined(redis.Redis.from_url(redis_url))
-    cache = VerdictCache(cast(RedisLink, link), InstanceStore(None), SECRET.encode(), KEPT, 10, 600)
+    cache = VerdictCache(
+        cast(RedisLink, link), InstanceStore.at(None), SECRET.encode(), KEPT, 10, 600
+    )
     for number in range(count):
         principal = Principal(
             user_id="bench",

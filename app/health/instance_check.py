@@ -57,7 +57,7 @@ class InstanceCheck:
     def _of_folder(self) -> list[tuple[str, str]]:
         if self._folder is None:
             return []
-        lost, trouble = refresh_files(), self._store.look()
+        lost, trouble = refresh_files(), self._store.check()
         if found := _look_at(self._folder):
             word, detail = found
             message = messages.PLACES[word].format(place="The instance's folder")

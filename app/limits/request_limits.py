@@ -30,8 +30,8 @@ from app.request.credentials import Counted
 from app.request.errors import Overloaded, RateLimited
 from app.request.permit import Permit
 from app.request.principal import Principal
-from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisAway, RedisLink
+from app.state.window_counts import WindowCounts
 from app.state.windows import (
     Windows,
     count_as_the_limiter,
@@ -62,14 +62,14 @@ class Limits:
         self,
         shared: Limiter,
         link: RedisLink,
-        store: InstanceStore,
+        own: WindowCounts,
         instances: int,
         failure_limit: int,
     ) -> None:
         self._shared = shared
         self._link = link
         self._instances = instances
-        self._own = store
+        self._own = own
         self._failures = RateLimitItemPerMinute(failure_limit)
 
     def limit(self, permit: Permit, counted: Counted = "key") -> dict[str, str]:

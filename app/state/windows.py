@@ -68,6 +68,13 @@ def take(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> tuple[
     return granted, Windows(*storage.get_sliding_window(key, period))
 
 
+def counted(windows: Windows, period: int) -> int:
+    """What counts now: the current window, and of the previous one the part that is left. The
+    library's scripts in Redis count the same."""
+    previous, previous_rest, current, _ = windows
+    return math.floor(previous * previous_rest / period) + current
+
+
 def look(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> Windows:
     """The windows as they are. One question answers both "one more now?" and "when?"; the
     library's test() and get_window_stats() would be two."""
@@ -75,10 +82,8 @@ def look(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> Window
 
 
 def seconds_to_wait(item: RateLimitItem, windows: Windows) -> float:
-    """When the sliding window grants one more; 0 if it does now.
-
-    The window counts `floor(previous × its rest / period) + current`.
-    """
+    """Seconds until the sliding window grants one more; 0 if it does now. The inverse of
+    `counted`."""
     period = item.get_expiry()
     previous, previous_rest, current, current_rest = windows
     if item.amount == 0:
@@ -93,9 +98,7 @@ def seconds_to_wait(item: RateLimitItem, windows: Windows) -> float:
 
 def remaining(item: RateLimitItem, windows: Windows) -> int:
     """How many more the sliding window grants now."""
-    period = item.get_expiry()
-    counted = math.floor(windows.previous * windows.previous_rest / period) + windows.current
-    return max(0, item.amount - counted)
+    return max(0, item.amount - counted(windows, item.get_expiry()))
 
 
 def seconds_to_change(item: RateLimitItem, windows: Windows) -> float:

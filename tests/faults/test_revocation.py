@@ -63,7 +63,7 @@ def test_who_listens_follows_the_name_to_another_server(
     before, after = start_redis(), start_redis()
     with FaultProxy(before.port) as way:
         link = RedisLink(f"redis://{way.address}/0", 2, 1)
-        cache = VerdictCache(link, InstanceStore(tmp_path / "store"), b"", 60, 10, 600)
+        cache = VerdictCache(link, InstanceStore.at(tmp_path / "store"), b"", 60, 10, 600)
         listener = Revocations(link, cache)
         listener.start()
         assert listener.listening.wait(10)
@@ -335,7 +335,7 @@ def start_worker(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Worke
         link = RedisLink(redis_url, 5.0, 0.05)
         folder = tmp_path / str(len(made))
         folder.mkdir()
-        cache = VerdictCache(link, InstanceStore(None), b"the same for all", 60.0, 10.0, 600.0)
+        cache = VerdictCache(link, InstanceStore.at(None), b"the same for all", 60.0, 10.0, 600.0)
         circuit = Circuit("auth_service", 1000, 60.0)
         service = AuthService(auth_url, "platform", 20.0, 3, circuit)
         authenticator = Authenticator(

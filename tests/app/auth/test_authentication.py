@@ -21,8 +21,10 @@ from app.limits.request_limits import Limits, shared_limiter
 from app.request.credentials import Credentials
 from app.request.errors import AuthServiceUnavailable, ProxyError, RateLimited, Unauthenticated
 from app.request.principal import Verdict
+from app.state.instance_database import InstanceDatabase
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
+from app.state.window_counts import WindowCounts
 from app.upstream.circuit import Circuit
 from tests.app.samples import principal
 from tests.upstreams import Answer, Exchange, Upstream, pause, reset, send, sized, until
@@ -88,13 +90,14 @@ def make_worker(
         url: str = redis_url, stale: float = STALE, patience: float = 5.0, most: int = 1000
     ) -> Worker:
         link = RedisLink(url, 0.5, 0.05)
-        store = InstanceStore(tmp_path / "shared.db")
+        database = InstanceDatabase(tmp_path / "shared.db")
+        store, counts = InstanceStore(database), WindowCounts(database)
         service = AuthService(server.url, "platform", 5.0, 3, Circuit("auth_service", 1000, 60))
         cache = VerdictCache(link, store, b"secret", TTL, NEGATIVE, stale)
         turns = SingleFlight(tmp_path / "turns")
         links.append(link)
         services.append(service)
-        limits = Limits(shared_limiter(Flask("test"), link), link, store, 1, FAILURE_LIMIT)
+        limits = Limits(shared_limiter(Flask("test"), link), link, counts, 1, FAILURE_LIMIT)
         authenticator = Authenticator(
             cache,
             turns,

@@ -41,7 +41,7 @@ def make_cache(redis_url: str) -> Iterator[MakeCache]:
     ) -> VerdictCache:
         link = RedisLink(url, 5, 0.05)
         links.append(link)
-        return VerdictCache(link, InstanceStore(store), secret, ttl, negative, stale)
+        return VerdictCache(link, InstanceStore.at(store), secret, ttl, negative, stale)
 
     yield make
     for link in links:
