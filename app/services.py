@@ -35,6 +35,7 @@ from app.state.circuits import CircuitBoard
 from app.state.instance_database import FILE, InstanceDatabase
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
+from app.state.shared_values import SharedValues
 from app.state.window_counts import WindowCounts
 from app.state.windows import count_as_the_limiter
 from app.upstream.buffered_bodies import BufferedBodies
@@ -136,7 +137,7 @@ def build(settings: Settings) -> Services:
         auth_service=auth_service,
         authenticator=_authenticator(settings, cache, auth_service, sessions, limits),
         sessions=sessions,
-        revocations=Revocations(link, cache),
+        revocations=Revocations(link, cache.revocations),
         limits=limits,
         in_flight=in_flight,
         workspaces=Workspaces(upstream.ask, settings.health_timeout),
@@ -180,13 +181,12 @@ def _auth_service(settings: Settings, on_change: Callable[[str, str], None]) -> 
 def _verdict_cache(settings: Settings, link: RedisLink, store: InstanceStore) -> VerdictCache:
     """The cache; without gunicorn.conf.py, which sets one for all, its secret is made up."""
     return VerdictCache(
-        link,
-        store,
-        settings.auth_cache_secret.encode() or secrets.token_bytes(32),
-        settings.auth_cache_ttl,
-        settings.auth_negative_ttl,
-        settings.auth_stale_ttl,
-        settings.session_lifetime,
+        SharedValues(link, store),
+        secret=settings.auth_cache_secret.encode() or secrets.token_bytes(32),
+        ttl=settings.auth_cache_ttl,
+        negative_ttl=settings.auth_negative_ttl,
+        stale_ttl=settings.auth_stale_ttl,
+        session_lifetime=settings.session_lifetime,
     )
 
 
@@ -199,14 +199,14 @@ def _authenticator(
 ) -> Authenticator:
     """From key or session to principal. One waits for another's question longer than it takes."""
     return Authenticator(
-        cache,
-        SingleFlight(_in_folder(settings, "turns")),
-        auth_service,
-        settings.auth_service_id,
-        2 * settings.auth_timeout,
-        settings.auth_retry_interval,
-        sessions.principal,
+        cache=cache,
+        flights=SingleFlight(_in_folder(settings, "turns")),
+        service=auth_service,
+        service_id=settings.auth_service_id,
+        patience=2 * settings.auth_timeout,
+        retry_interval=settings.auth_retry_interval,
         failures=limits,
+        sessions=sessions.principal,
         most_waiting=settings.max_connections // 2,
     )
 

@@ -10,6 +10,7 @@ from app.auth.cache import VerdictCache
 from app.request.principal import Principal, Verdict
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
+from app.state.shared_values import SharedValues
 from benchmarks.fakes import LIMIT
 
 T = TypeVar("T")
@@ -46,7 +47,11 @@ def remember(redis_url: str, count: int, client_ip: str = "127.0.0.1") -> Verdic
     """Writes verdicts for so many keys, as a proxy would that has validated each."""
     link = _Pipelined(redis.Redis.from_url(redis_url))
     cache = VerdictCache(
-        cast(RedisLink, link), InstanceStore.at(None), SECRET.encode(), KEPT, 10, 600
+        SharedValues(cast(RedisLink, link), InstanceStore.at(None)),
+        secret=SECRET.encode(),
+        ttl=KEPT,
+        negative_ttl=10,
+        stale_ttl=600,
     )
     for number in range(count):
         principal = Principal(

@@ -54,15 +54,15 @@ class Authenticator:
 
     def __init__(
         self,
+        *,
         cache: VerdictCache,
         flights: SingleFlight,
         service: AuthService,
         service_id: str,
         patience: float,
         retry_interval: float,
-        sessions: Callable[[Sequence[str], str], Principal] | None = None,
-        *,
         failures: FailureLimit,
+        sessions: Callable[[Sequence[str], str], Principal] | None = None,
         most_waiting: int = 1000,
     ) -> None:
         """`patience` is how long one waits for another's question, in seconds; more than a question
@@ -144,17 +144,17 @@ class Authenticator:
             return verdict, "hit"
         if found := self._while_unanswered(digest):
             return found
-        self._cache.note_asking_again(digest, self._patience)
+        self._cache.unanswered.extend(digest, self._patience)
         try:
             asked_at = time.time()
             was_good = partial(self._cache.was_good, digest)
             answer = self._service.validate(credentials.key, client_ip, was_good)
             verdict = Verdict(answer, asked_at)
         except AuthServiceUnavailable as unavailable:
-            self._cache.note_unanswered(digest, self._retry_interval)
+            self._cache.unanswered.note(digest, self._retry_interval)
             return self._stale_or_raise(digest, unavailable)
         except RateLimited as later:
-            self._cache.note_unanswered(digest, self._retry_interval, later.retry_after)
+            self._cache.unanswered.note(digest, self._retry_interval, later.retry_after)
             raise
         if not self._cache.put(digest, verdict):  # revoked while the answer was on its way
             return Verdict(None, asked_at), "miss"
@@ -162,7 +162,7 @@ class Authenticator:
 
     def _while_unanswered(self, digest: str) -> tuple[Verdict, str] | None:
         """What holds while the auth service is not to be asked about this key; None if it is."""
-        throttled_for = self._cache.unanswered(digest)
+        throttled_for = self._cache.unanswered.get(digest)
         if throttled_for is None:
             return None
         if throttled_for:

@@ -40,6 +40,12 @@ class Verdict:
         """Seconds since the auth service was asked; never negative, clocks may differ a little."""
         return max(0.0, time.time() - self.asked_at)
 
+    @property
+    def is_expired(self) -> bool:
+        """Whether a valid key has reached its own end meanwhile."""
+        until = self.principal.expires_at if self.principal else None
+        return until is not None and time.time() >= until
+
 
 def dump(verdict: Verdict) -> bytes:
     """The verdict as JSON, for the cache. It holds no key and no hash of one."""

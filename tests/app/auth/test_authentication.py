@@ -24,6 +24,7 @@ from app.request.principal import Verdict
 from app.state.instance_database import InstanceDatabase
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
+from app.state.shared_values import SharedValues
 from app.state.window_counts import WindowCounts
 from app.upstream.circuit import Circuit
 from tests.app.samples import principal
@@ -93,18 +94,24 @@ def make_worker(
         database = InstanceDatabase(tmp_path / "shared.db")
         store, counts = InstanceStore(database), WindowCounts(database)
         service = AuthService(server.url, "platform", 5.0, 3, Circuit("auth_service", 1000, 60))
-        cache = VerdictCache(link, store, b"secret", TTL, NEGATIVE, stale)
+        cache = VerdictCache(
+            SharedValues(link, store),
+            secret=b"secret",
+            ttl=TTL,
+            negative_ttl=NEGATIVE,
+            stale_ttl=stale,
+        )
         turns = SingleFlight(tmp_path / "turns")
         links.append(link)
         services.append(service)
         limits = Limits(shared_limiter(Flask("test"), link), link, counts, 1, FAILURE_LIMIT)
         authenticator = Authenticator(
-            cache,
-            turns,
-            service,
-            "platform",
-            patience,
-            RETRY_INTERVAL,
+            cache=cache,
+            flights=turns,
+            service=service,
+            service_id="platform",
+            patience=patience,
+            retry_interval=RETRY_INTERVAL,
             failures=limits,
             most_waiting=most,
         )
@@ -267,7 +274,7 @@ def test_a_key_that_is_revoked_while_it_is_asked_about_is_refused(
     yes = says({"user_id": "ann", "key_id": key_id})
 
     def revoke(exchange: Exchange) -> None:
-        worker.cache.revoke(key_id)
+        worker.cache.revocations.revoke(key_id)
 
     server.answers(Answer(revoke, *yes.steps))
     assert worker.outcome(key, ip) == "Unauthenticated"
@@ -347,7 +354,7 @@ def test_where_no_answer_came_nobody_waits_for_the_one_who_asks_again(
         go_on.set()
         assert again.result() == "miss"
     assert [asking.outcome(key), other.outcome(key)] == ["hit", "hit"]
-    assert asking.cache.unanswered(asking.cache.digest(key, IP, "platform")) is None
+    assert asking.cache.unanswered.get(asking.cache.digest(key, IP, "platform")) is None
 
 
 def test_throttling_is_passed_on_and_a_key_is_asked_about_again_after_a_while(
