@@ -28,7 +28,13 @@ def create_app(settings: Settings) -> Flask:
     app.session_interface = _NoSessions()
     app.url_map.merge_slashes = False  # `//` is refused by the pipeline, not redirected
     app.url_map.strict_slashes = True
-    responses.install(app, settings.trusted_proxy_hops, settings.mlflow_server_url, audit.write)
+    responses.install(
+        app,
+        hops=settings.trusted_proxy_hops,
+        target=settings.mlflow_server_url,
+        audit=audit.write,
+        render=pages.render_error,
+    )
     _mount_health(app, services)
     app.register_blueprint(proxy.blueprint(services))
     _mount_pages(app, services)

@@ -18,7 +18,7 @@ from app.observability.record import Record
 from app.request.addresses import network
 from app.request.credentials import Counted, Credentials, SessionTokens, identify
 from app.request.cross_site import refuse_cross_site
-from app.request.errors import NoSuchPath
+from app.request.errors import NoSuchPath, ProxyError
 from app.request.inbound import METHODS, Inbound, check_query, receive
 from app.request.permit import Permit
 from app.request.principal import Principal
@@ -41,10 +41,19 @@ CLIENTS = "mlflow-"
 
 
 def pipeline(services: Services, record: Record) -> Response:
-    """One request, from its head to MLflow's answer."""
-    hops = services.settings.trusted_proxy_hops
+    """One request, from its head to MLflow's response."""
     inbound, route = _receive(services, record)
     log.debug("%s received: %s", record.request_id, route.operation if route else "unclassified")
+    try:
+        return _serve(services, inbound, route, record)
+    except ProxyError as error:
+        error.creates = route is not None and route.creates
+        raise
+
+
+def _serve(services: Services, inbound: Inbound, route: Route | None, record: Record) -> Response:
+    """The steps behind the first one."""
+    hops = services.settings.trusted_proxy_hops
     refuse_cross_site(inbound.environ, hops)
     credentials = identify(inbound.environ, hops)
     counted: Counted = "session" if isinstance(credentials, SessionTokens) else "key"

@@ -16,7 +16,7 @@ from app.request.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, P
 from app.request.inbound import METHODS, check_query, checked_path
 from app.request.principal import Principal
 from app.request.route_table import Access
-from app.responses import refuse
+from app.responses import note
 
 STILL_THERE = (
     "This browser is signed out. The session itself could not be ended at the moment: it ends by "
@@ -35,7 +35,6 @@ def blueprint(parts: SignIn) -> Blueprint:
         template_folder="templates",
     )
     forms = SignInForms()
-    pages.install(routes)
     _files_are_files(routes)
 
     @routes.before_request
@@ -63,7 +62,7 @@ def blueprint(parts: SignIn) -> Blueprint:
         try:
             token = parts.begin(key)
         except ProxyError as error:
-            refuse(error)  # for log and metrics; a person gets it as a page
+            note(error)
             return pages.sign_in_page(error.message, error.status, goal, headers=error.headers)
         moved = redirect(_by_way_of_a_page(own_path(goal)), 303)
         moved.headers["Cache-Control"] = "no-store"
@@ -83,7 +82,7 @@ def _add_way_out(routes: Blueprint, parts: SignIn) -> None:
             parts.end()
             done: WerkzeugResponse = redirect(f"{pages.BASE}/sign-in?signed-out", 303)
         except AuthServiceUnavailable as error:
-            refuse(error)  # for log and metrics
+            note(error)
             done = pages.sign_in_page(STILL_THERE, error.status, headers=error.headers)
         done.headers["Cache-Control"] = "no-store"
         parts.set_cookies(done, "")

@@ -7,11 +7,11 @@ MLflow's own pages get the JSON that they always get.
 from collections.abc import Mapping
 from typing import Any, cast
 
-from flask import Blueprint, Flask, Response, g, redirect, render_template, request
+from flask import Flask, Response, g, redirect, render_template, request
 
-from app.observability.record import Record
 from app.request.errors import ProxyError, SessionEnded, Unauthenticated, Value
-from app.responses import refuse
+from app.request.inbound import raw_path
+from app.responses import error_json
 
 #: Where our pages stand. MLflow has no path that begins so, and the load balancer routes it.
 BASE = "/mlflow/-"
@@ -46,12 +46,12 @@ TITLES = {
     400: "This address cannot be read",
     403: "This is not allowed",
     404: "There is nothing here",
-    408: "The request did not come in time",
+    408: "The request was too slow",
     414: "This address is too long",
     429: "Too many requests",
     431: "Your browser sends too much",
     502: "MLflow cannot be reached",
-    503: "Not at the moment",
+    503: "Temporarily unavailable",
     504: "MLflow is too slow",
 }
 
@@ -96,35 +96,30 @@ def is_navigation(environ: Mapping[str, Any], path: str) -> bool:
     )
 
 
-def install(routes: Blueprint) -> None:
-    """Errors that a navigation meets become pages."""
-
-    @routes.app_errorhandler(ProxyError)
-    def refuse_as_fits(error: ProxyError) -> Response:
-        environ, path = request.environ, g.record.path
-        wants_key = isinstance(error, Unauthenticated)
-        if wants_key and path == SDK_HOME and is_navigation(environ, HOME):
-            refuse(error)  # for log and metrics
-            return cast(Response, redirect(HOME, Response=Response))
-        if is_navigation(environ, path):
-            refuse(error)  # for log and metrics
-            return error_page(error)
-        is_a_pages_script = _is_browser(environ) and not _has_key(environ)
-        if wants_key and is_a_pages_script and path.startswith(HOME):
-            return refuse(_signed_out(error))
-        return refuse(error)
+def render_error(error: ProxyError) -> Response:
+    """A page for a browser's navigation, JSON for everything else."""
+    environ = request.environ
+    path = raw_path(environ)
+    wants_key = isinstance(error, Unauthenticated)
+    if wants_key and path == SDK_HOME and is_navigation(environ, HOME):
+        return cast(Response, redirect(HOME, Response=Response))
+    if is_navigation(environ, path):
+        return _error_page(error)
+    is_a_pages_script = _is_browser(environ) and not _has_key(environ)
+    if wants_key and is_a_pages_script and path.startswith(HOME):
+        return error_json(_signed_out(error))
+    return error_json(error)
 
 
-def error_page(error: ProxyError) -> Response:
-    """The same status as in JSON. Who is not signed in can do so here and now: with the page's
-    address kept, and what stands behind its `#`."""
-    record: Record = g.record
+def _error_page(error: ProxyError) -> Response:
+    """A page with the error's status. Without a session it is the sign-in form, which leads back to
+    this page's address, the part behind `#` included."""
     if isinstance(error, Unauthenticated):
         note = error.message if isinstance(error, SessionEnded) else ""
         goal = request.environ.get("RAW_URI", "")
         return sign_in_page(status=401, goal=goal, note=note, headers=error.headers)
     title = TITLES.get(error.status, "This did not work")
-    message, request_id = error.message, record.request_id
+    message, request_id = error.message, g.record.request_id
     response = page("error.html", error.status, title=title, message=message, request_id=request_id)
     response.headers.extend(error.headers)
     return response

@@ -23,6 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from app.observability.metrics import METHODS
 from app.observability.record import Record, shown, without_keys
+from app.request.inbound import raw_path
 from config.version import VERSION
 
 Environ = dict[str, Any]
@@ -61,8 +62,7 @@ def traced(app: Application, provider: TracerProvider) -> Application:
 def _presentable(environ: Environ) -> Environ:
     """What the middleware is shown of a request, and keeps: no key anywhere in it."""
     method = environ["REQUEST_METHOD"]
-    target: str = environ.get("RAW_URI") or environ["PATH_INFO"]
-    path = shown(target.partition("?")[0])
+    path = shown(raw_path(environ))
     presentable = {
         "REQUEST_METHOD": method if method in METHODS else "_OTHER",
         "PATH_INFO": path,

@@ -78,7 +78,7 @@ MESSAGES = {
     417: "The Expect header is not one that can be met.",
     431: f"The request's header fields take more than {LONGEST_HEAD} bytes, or are too many. It is "
     "cookies in most cases: delete those of this site.",
-    500: "The proxy failed; this is a defect of its own. Report it with the request id.",
+    500: "Internal error in the proxy. Report it with the request id.",
     501: "This transfer coding is not supported.",
     503: "The proxy holds too many connections. Repeat the request later.",
 }
