@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from limits.limits import RateLimitItem
 from limits.storage import RedisStorage
+from limits.util import get_dependency
 
 
 class Windows(NamedTuple):
@@ -39,7 +40,7 @@ class LinkStorage(RedisStorage):
 
     def __init__(self, uri: str, client: Any) -> None:
         super(RedisStorage, self).__init__(uri)
-        self.target_server, self.dependency = "redis", self.dependencies["redis"].module
+        self.target_server, self.dependency = "redis", get_dependency("redis")[0]
         self.key_prefix, self.storage = self.PREFIX, client
         self.initialize_storage(uri)
         self._take = client.register_script(self.SCRIPT_TAKE.encode())
