@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from app.auth.cache import RECHECK
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
 from tests.drills.auth_outage import AuthService, key_id_of, says
@@ -86,7 +87,6 @@ def cluster(folder: Path) -> Kind:
     return Kind(made.url, made.running, made.nodes, start_and_join)
 
 
-@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [single, sentinels, cluster])
 def test_two_proxies_start_without_it_and_share_everything_once_it_is_there(
@@ -133,4 +133,4 @@ def a_revocation_is_heard(proxies: list[Proxy], service: AuthService, kind: Kind
     announced = time.monotonic()
     assert "workers that heard it: 4." in done
     eventually(lambda: {ask(proxy, key) for proxy in proxies * 12} == {401}, "the end of the key")
-    assert time.monotonic() - announced < 1
+    assert time.monotonic() - announced < RECHECK, "none had to find the mark that is left in Redis"
