@@ -117,7 +117,11 @@ def build(settings: Settings) -> Services:
         link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
     )
     limits, routes = _limits(settings, link, store), RouteTable.load()
-    in_flight = InFlight(settings.max_in_flight_per_key, settings.max_forwarded)
+    in_flight = InFlight(
+        settings.max_in_flight_per_key,
+        settings.max_forwarded,
+        most_waiting=(settings.max_connections - settings.max_forwarded) // 2,
+    )
     inside = Inside(settings, upstream, auth_service, lambda: in_flight.total, board)
     checks = Checks(settings, upstream, link, auth_service, board)
     results = _results(settings, store, checks, inside)
