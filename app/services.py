@@ -122,7 +122,11 @@ def build(settings: Settings) -> Services:
     )
     limits = _limits(settings, link, WindowCounts(database))
     routes = RouteTable.load()
-    in_flight = InFlight(settings.max_in_flight_per_key, settings.max_forwarded)
+    in_flight = InFlight(
+        settings.max_in_flight_per_key,
+        settings.max_forwarded,
+        most_waiting=(settings.max_connections - settings.max_forwarded) // 2,
+    )
     inside = Inside(settings, upstream, auth_service, lambda: in_flight.total, board)
     checks = Checks(settings, upstream, link, auth_service, board)
     results = _results(settings, store, checks, inside)

@@ -191,11 +191,15 @@ class InFlight:
     They wait for a place. A page of MLflow's asks for some 45 files, over HTTP/2 all at once, and a
     browser does not repeat a script: a colleague at the same address would get half a page."""
 
-    def __init__(self, per_key: int, in_all: int, patience: float = PATIENCE) -> None:
-        """`patience` is how long one without a key waits, in seconds."""
+    def __init__(
+        self, per_key: int, in_all: int, most_waiting: int = 100, patience: float = PATIENCE
+    ) -> None:
+        """`patience` is how long one without a key waits, in seconds; so many wait at once. Each
+        holds a connection, and health checks need some."""
         self._per_key = per_key
         self._in_all = in_all
         self._of_strangers = max(1, in_all // 4)
+        self._most_waiting = most_waiting
         self._patience = patience
         self._guard = threading.Lock()
         self._left = threading.Condition(self._guard)  # a stranger left its place
@@ -208,7 +212,7 @@ class InFlight:
         """A slot among the requests in flight; Overloaded if there is none. Without a key,
         `key_id` is what else is counted."""
         with self._guard:
-            if not has_key and self._waiting < self._in_all:
+            if not has_key and self._waiting < self._most_waiting:
                 self._wait(lambda: self._keys[key_id] < self._per_key and self._has_room())
             if self._keys[key_id] >= self._per_key:
                 count_limit("in_flight_of_key", False)

@@ -179,6 +179,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
                 raise StopIteration
             if req.unreader.buf.getbuffer().nbytes:  # the next request, or a part of it
                 gevent.sleep(BRIEFLY)
+            req.forget_head()
             return result
         except StopIteration:
             sock.flush()
