@@ -64,8 +64,8 @@ class AuthService:
         self, key: str, client_ip: str, was_good: Callable[[], bool] = lambda: True
     ) -> Principal | None:
         """Asks about one key; None means that it is invalid. `was_good` tells whether it was valid
-        lately: anybody can make up another at which the service fails, or which it delays. So that
-        failure counts only if a question without a key fails too.
+        lately: anybody can make up another at which the service fails, or which it delays. So such
+        a failure opens the circuit only if a question without a key fails too.
 
         Raises RateLimited if the service throttles us, AuthServiceUnavailable if it has no answer.
         """
@@ -93,7 +93,7 @@ class AuthService:
         try:
             return self._validate(key, client_ip)
         except AuthServiceUnavailable as why:
-            if was_good() or not self._is_there():
+            if not self.circuit.is_about_to_open or was_good() or not self._is_there():
                 raise
             raise _NoVerdict(f"fails at this key, not without one: {why.__cause__}") from why
 
