@@ -17,6 +17,7 @@ with 401. What is open then, and what is not (limits/request_limits.py says the 
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -41,8 +42,11 @@ class Authentication:
 class FailureLimit(Protocol):
     """The limit of failed attempts, counted for a client's address or network."""
 
-    def check_failures(self, client_ip: str) -> None:
-        """RateLimited if too many attempts failed lately."""
+    def check_failures(self, client_ip: str) -> int:
+        """How many more attempts may fail; RateLimited if none."""
+
+    def guess(self, client_ip: str) -> AbstractContextManager[None]:
+        """Surrounds a question about a key that may be a guess; RateLimited if one may not be."""
 
     def note_failure(self, client_ip: str) -> None:
         """Counts a failed attempt."""
@@ -94,14 +98,13 @@ class Authenticator:
         digest = self._cache.digest(credentials.key, client_ip, self._service_id)
         verdict, source = self._cache.fresh(digest), "hit"
         if verdict is None:
-            if not self._cache.was_good(digest):
-                self._failures.check_failures(client_ip)
             verdict, source = self._ask(digest, credentials, client_ip)
         elif verdict.principal is None:
             self._failures.check_failures(client_ip)
         count_authentication(source, verdict.principal is not None)
         if verdict.principal is None:
-            self._failures.note_failure(client_ip)
+            if source == "hit":
+                self._failures.note_failure(client_ip)
             raise Unauthenticated(
                 "This API key is not valid: unknown, expired, revoked, or not allowed from "
                 f"your address ({client_ip})."
@@ -144,6 +147,17 @@ class Authenticator:
             return verdict, "hit"
         if found := self._while_unanswered(digest):
             return found
+        guess = self._failures.guess(client_ip)
+        with nullcontext() if self._cache.was_good(digest) else guess:
+            found = self._validated(digest, credentials, client_ip)
+            if found[0].principal is None:
+                self._failures.note_failure(client_ip)
+            return found
+
+    def _validated(
+        self, digest: str, credentials: Credentials, client_ip: str
+    ) -> tuple[Verdict, str]:
+        """The auth service's answer, or what holds where it gives none."""
         self._cache.note_asking_again(digest, self._patience)
         try:
             asked_at = time.time()

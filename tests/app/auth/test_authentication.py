@@ -194,7 +194,7 @@ def test_different_keys_are_asked_about_at_the_same_time(worker: Worker, server:
 
     server.answers(Answer(meet, *YES.steps))
     keys = [f"hk_test_{uuid.uuid4().hex}" for _ in range(8)]
-    assert at_once(8, lambda index: worker.outcome(keys[index])) == {"miss": 8}
+    assert at_once(8, lambda index: worker.outcome(keys[index], f"192.0.2.{index}")) == {"miss": 8}
 
 
 def test_a_key_is_asked_about_once_per_address(worker: Worker, server: Upstream, key: str) -> None:
@@ -371,6 +371,27 @@ def test_failed_attempts_of_an_address_are_limited(
     guesses = [worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip) for _ in range(FAILURE_LIMIT + 3)]
     assert guesses == ["Unauthenticated"] * FAILURE_LIMIT + ["RateLimited"] * 3
     assert len(server.requests) == FAILURE_LIMIT, "the others were not asked about"
+
+
+def test_guesses_that_come_together_are_limited_too(
+    worker: Worker, server: Upstream, ip: str
+) -> None:
+    """Each is under way before the first one has failed."""
+    server.answers(Answer(pause(0.5), *NO.steps))
+    told = at_once(20, lambda _: worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip))
+    assert told == {"Unauthenticated": FAILURE_LIMIT, "RateLimited": 20 - FAILURE_LIMIT}
+    assert len(server.requests) == FAILURE_LIMIT
+
+
+def test_newcomers_over_the_limit_at_once_are_let_in_a_moment_later(
+    worker: Worker, server: Upstream, ip: str
+) -> None:
+    server.answers(Answer(pause(0.5), *YES.steps))
+    keys = [f"hk_test_{uuid.uuid4().hex}" for _ in range(2 * FAILURE_LIMIT)]
+    told = at_once(len(keys), lambda number: worker.outcome(keys[number], ip))
+    assert told == {"miss": FAILURE_LIMIT, "RateLimited": FAILURE_LIMIT}
+    server.answers(YES)
+    assert {worker.outcome(key, ip) for key in keys} == {"hit", "miss"}
 
 
 def test_the_same_bad_key_again_is_another_failed_attempt(
