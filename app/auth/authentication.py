@@ -26,6 +26,7 @@ from app.auth.cache import VerdictCache
 from app.auth.client import AuthService, throttled
 from app.auth.single_flight import SingleFlight
 from app.observability.metrics import count_authentication
+from app.request.addresses import network
 from app.request.credentials import Credentials, SessionTokens
 from app.request.errors import AuthServiceUnavailable, RateLimited, Unauthenticated
 from app.request.principal import Principal, Verdict
@@ -147,21 +148,27 @@ class Authenticator:
             return verdict, "hit"
         if found := self._while_unanswered(digest):
             return found
+        known = self._known(credentials, client_ip)
         guess = self._failures.guess(client_ip)
-        with nullcontext() if self._cache.was_good(digest) else guess:
-            found = self._validated(digest, credentials, client_ip)
+        with nullcontext() if self._cache.was_good(known) else guess:
+            found = self._validated(digest, known, credentials, client_ip)
             if found[0].principal is None:
                 self._failures.note_failure(client_ip)
             return found
 
+    def _known(self, credentials: Credentials, client_ip: str) -> str:
+        """Under what the last answer about a key is kept for all of a network: failed attempts are
+        counted for it, so a key that is in use there is no guess at a neighbour's new address."""
+        return self._cache.digest(credentials.key, network(client_ip), self._service_id)
+
     def _validated(
-        self, digest: str, credentials: Credentials, client_ip: str
+        self, digest: str, known: str, credentials: Credentials, client_ip: str
     ) -> tuple[Verdict, str]:
         """The auth service's answer, or what holds where it gives none."""
         self._cache.note_asking_again(digest, self._patience)
         try:
             asked_at = time.time()
-            was_good = partial(self._cache.was_good, digest)
+            was_good = partial(self._cache.was_good, known)
             answer = self._service.validate(credentials.key, client_ip, was_good)
             verdict = Verdict(answer, asked_at)
         except AuthServiceUnavailable as unavailable:
@@ -170,6 +177,8 @@ class Authenticator:
         except RateLimited as later:
             self._cache.note_unanswered(digest, self._retry_interval, later.retry_after)
             raise
+        if known != digest:
+            self._cache.put(known, verdict)
         if not self._cache.put(digest, verdict):  # revoked while the answer was on its way
             return Verdict(None, asked_at), "miss"
         return verdict, "miss"
