@@ -17,6 +17,7 @@ with 401. What is open then, and what is not (limits/request_limits.py says the 
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -25,6 +26,7 @@ from app.auth.cache import VerdictCache
 from app.auth.client import AuthService, throttled
 from app.auth.single_flight import SingleFlight
 from app.observability.metrics import count_authentication
+from app.request.addresses import network
 from app.request.credentials import Credentials, SessionTokens
 from app.request.errors import AuthServiceUnavailable, RateLimited, Unauthenticated
 from app.request.principal import Principal, Verdict
@@ -41,8 +43,11 @@ class Authentication:
 class FailureLimit(Protocol):
     """The limit of failed attempts, counted for a client's address or network."""
 
-    def check_failures(self, client_ip: str) -> None:
-        """RateLimited if too many attempts failed lately."""
+    def check_failures(self, client_ip: str) -> int:
+        """How many more attempts may fail; RateLimited if none."""
+
+    def guess(self, client_ip: str) -> AbstractContextManager[None]:
+        """Surrounds a question about a key that may be a guess; RateLimited if one may not be."""
 
     def note_failure(self, client_ip: str) -> None:
         """Counts a failed attempt."""
@@ -94,14 +99,13 @@ class Authenticator:
         digest = self._cache.digest(credentials.key, client_ip, self._service_id)
         verdict, source = self._cache.fresh(digest), "hit"
         if verdict is None:
-            if not self._cache.was_good(digest):
-                self._failures.check_failures(client_ip)
             verdict, source = self._ask(digest, credentials, client_ip)
         elif verdict.principal is None:
             self._failures.check_failures(client_ip)
         count_authentication(source, verdict.principal is not None)
         if verdict.principal is None:
-            self._failures.note_failure(client_ip)
+            if source == "hit":
+                self._failures.note_failure(client_ip)
             raise Unauthenticated(
                 "This API key is not valid: unknown, expired, revoked, or not allowed from "
                 f"your address ({client_ip})."
@@ -144,10 +148,27 @@ class Authenticator:
             return verdict, "hit"
         if found := self._while_unanswered(digest):
             return found
+        known = self._known(credentials, client_ip)
+        guess = self._failures.guess(client_ip)
+        with nullcontext() if self._cache.was_good(known) else guess:
+            found = self._validated(digest, known, credentials, client_ip)
+            if found[0].principal is None:
+                self._failures.note_failure(client_ip)
+            return found
+
+    def _known(self, credentials: Credentials, client_ip: str) -> str:
+        """Under what the last answer about a key is kept for all of a network: failed attempts are
+        counted for it, so a key that is in use there is no guess at a neighbour's new address."""
+        return self._cache.digest(credentials.key, network(client_ip), self._service_id)
+
+    def _validated(
+        self, digest: str, known: str, credentials: Credentials, client_ip: str
+    ) -> tuple[Verdict, str]:
+        """The auth service's answer, or what holds where it gives none."""
         self._cache.unanswered.extend(digest, self._patience)
         try:
             asked_at = time.time()
-            was_good = partial(self._cache.was_good, digest)
+            was_good = partial(self._cache.was_good, known)
             answer = self._service.validate(credentials.key, client_ip, was_good)
             verdict = Verdict(answer, asked_at)
         except AuthServiceUnavailable as unavailable:
@@ -156,6 +177,8 @@ class Authenticator:
         except RateLimited as later:
             self._cache.unanswered.note(digest, self._retry_interval, later.retry_after)
             raise
+        if known != digest:
+            self._cache.put(known, verdict)
         if not self._cache.put(digest, verdict):  # revoked while the answer was on its way
             return Verdict(None, asked_at), "miss"
         return verdict, "miss"

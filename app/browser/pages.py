@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from flask import Flask, Response, g, redirect, render_template, request
 
+from app.request.credentials import sends_key
 from app.request.errors import ProxyError, SessionEnded, Unauthenticated, Value
 from app.request.inbound import raw_path
 from app.responses import error_json
@@ -92,7 +93,7 @@ def is_navigation(environ: Mapping[str, Any], path: str) -> bool:
         and "text/html" in environ.get("HTTP_ACCEPT", "")
         and (mode == "navigate" if mode else _is_browser(environ))
         and environ.get("HTTP_SEC_FETCH_DEST", "document") == "document"
-        and not _has_key(environ)
+        and not sends_key(environ)
     )
 
 
@@ -105,7 +106,7 @@ def render_error(error: ProxyError) -> Response:
         return cast(Response, redirect(HOME, Response=Response))
     if is_navigation(environ, path):
         return _error_page(error)
-    is_a_pages_script = _is_browser(environ) and not _has_key(environ)
+    is_a_pages_script = _is_browser(environ) and not sends_key(environ)
     if wants_key and is_a_pages_script and path.startswith(HOME):
         return error_json(_signed_out(error))
     return error_json(error)
@@ -151,7 +152,3 @@ def _signed_out(error: ProxyError) -> Unauthenticated:
 def _is_browser(environ: Mapping[str, Any]) -> bool:
     agent: str = environ.get("HTTP_USER_AGENT", "")
     return agent.startswith("Mozilla/")  # as every browser's does
-
-
-def _has_key(environ: Mapping[str, Any]) -> bool:
-    return "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ

@@ -16,6 +16,7 @@ from app.request.credentials import (
     SessionTokens,
     checked,
     identify,
+    sends_key,
     session_tokens,
 )
 from app.request.errors import AuthServiceUnavailable, Unauthenticated
@@ -57,10 +58,11 @@ class SignIn:
     def asking(self) -> Principal | None:
         """Who is signed in, or whose key the request carries, which must be valid."""
         environ = request.environ
+        if not sends_key(environ) and (session := self.session()):
+            return session.principal
         if "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ:
             return self._validated(identify(environ, self.hops)).principal
-        session = self.session()
-        return session.principal if session else None
+        return None
 
     def begin(self, key: str) -> str:
         """A session for this key; raises what the pipeline would.

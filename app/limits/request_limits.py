@@ -15,7 +15,8 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -71,6 +72,8 @@ class Limits:
         self._instances = instances
         self._own = own
         self._failures = RateLimitItemPerMinute(failure_limit)
+        self._guesses: Counter[str] = Counter()  # under way, by network
+        self._guard = threading.Lock()
 
     def limit(self, permit: Permit, counted: Counted = "key") -> dict[str, str]:
         """Counts one request of a key, or of its browser sessions; RateLimited if it is one too
@@ -90,17 +93,41 @@ class Limits:
         left, reset = remaining(granting, windows), seconds_to_change(granting, windows)
         return _fields(item, left, math.floor(reset) + 1)
 
-    def check_failures(self, client_ip: str) -> None:
-        """RateLimited if too many authentications failed lately from this address, or from the /64
-        network of an IPv6 address: whoever has one address of it has them all."""
+    def check_failures(self, client_ip: str) -> int:
+        """How many authentications may still fail from this address, or from the /64 network of an
+        IPv6 address: whoever has one address of it has them all. RateLimited if none."""
         counted = network(client_ip)
-        wait = self._wait("address", counted, self._failures)
-        if wait:
+        granting, windows = self._look(self._failures, "address", counted)
+        if wait := seconds_to_wait(granting, windows):
             count_limit("address", False)
             where = f"address ({client_ip})"
             if counted != client_ip:
                 where = f"network ({counted}, in which your address {client_ip} lies)"
             raise _over(self._failures, wait, f"Too many failed authentications from your {where}.")
+        return remaining(granting, windows)
+
+    @contextmanager
+    def guess(self, client_ip: str) -> Iterator[None]:
+        """Surrounds a question about a key that may be a guess. This worker asks no more at once
+        than may fail; RateLimited for one too many. Else whoever sends many guesses together would
+        have an answer to each before the first one counts."""
+        counted, left = network(client_ip), self.check_failures(client_ip)
+        with self._guard:
+            if self._guesses[counted] >= left:
+                count_limit("address", False)
+                raise RateLimited(
+                    f"{left} keys from your address ({client_ip}) are being validated for the "
+                    "first time, as many as may fail. Repeat the request in 1 s.",
+                    1,
+                )
+            self._guesses[counted] += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._guesses[counted] -= 1
+                if not self._guesses[counted]:
+                    del self._guesses[counted]
 
     def note_failure(self, client_ip: str) -> None:
         """Counts one failed authentication."""
@@ -116,14 +143,14 @@ class Limits:
             count_fallback(identity[0])
             return _taken(self._own, self._own_part(item), names)
 
-    def _wait(self, kind: str, who: str, item: RateLimitItem) -> float:
-        """Seconds until one more would be granted; 0 if it would be now."""
-        names = _quoted((kind, who))
+    def _look(self, item: RateLimitItem, *identity: str) -> tuple[RateLimitItem, Windows]:
+        """The limit that one more would be granted from, as in `_take`, and its windows."""
+        names = _quoted(identity)
         try:
-            return seconds_to_wait(item, self._in_redis(look, self._shared.storage, item, names))
+            return item, self._in_redis(look, self._shared.storage, item, names)
         except RedisAway:
             part = self._own_part(item)
-            return seconds_to_wait(part, look(self._own, part, names))
+            return part, look(self._own, part, names)
 
     def _in_redis(self, command: Callable[..., T], *arguments: Any) -> T:
         """Through the guard; with memory:// there is nothing to guard."""

@@ -69,13 +69,21 @@ def identify(environ: Mapping[str, Any], hops: int) -> Credentials | SessionToke
     keys |= {key for part in environ.get("HTTP_X_API_KEY", "").split(",") if (key := part.strip())}
     if len(keys) > 1:
         raise BadRequest("The request carries two different API keys; send one.")
+    if not (keys and sends_key(environ)) and (tokens := session_tokens(environ, hops)):
+        require_own_page(environ, hops)
+        return tokens
     if not keys:
-        if tokens := session_tokens(environ, hops):
-            require_own_page(environ, hops)
-            return tokens
         raise Unauthenticated(f"No API key. {_proxy_authorization(environ)}{HOW}")
     (key,) = keys
     return checked(key)
+
+
+def sends_key(environ: Mapping[str, Any]) -> bool:
+    """Whether a key is sent in a form that no browser chooses by itself. Basic credentials may be
+    those of another application of this host, or of a proxy in front: a browser sends them along
+    to every path below (RFC 7617 section 2.2). So a session, and the form for one, come first."""
+    scheme = _scheme(environ.get("HTTP_AUTHORIZATION", "").strip())
+    return "HTTP_X_API_KEY" in environ or scheme not in ("", "basic")
 
 
 def session_tokens(environ: Mapping[str, Any], hops: int) -> SessionTokens | None:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -298,8 +299,11 @@ ROUNDS, THREADS = 1000, 8
 class NoFailureLimit:
     """Failed attempts are not what is tested here."""
 
-    def check_failures(self, client_ip: str) -> None:
-        pass
+    def check_failures(self, client_ip: str) -> int:
+        return 1
+
+    def guess(self, client_ip: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def note_failure(self, client_ip: str) -> None:
         pass

@@ -18,6 +18,7 @@ from app.auth.cache import VerdictCache
 from app.auth.client import AuthService
 from app.auth.single_flight import SingleFlight
 from app.limits.request_limits import Limits, shared_limiter
+from app.request.addresses import network
 from app.request.credentials import Credentials
 from app.request.errors import AuthServiceUnavailable, ProxyError, RateLimited, Unauthenticated
 from app.request.principal import Verdict
@@ -67,9 +68,10 @@ class Worker:
             return type(error).__name__
 
     def knows(self, key: str, age: float, ip: str = IP) -> None:
-        """Puts a yes of this age into the cache."""
+        """Puts a yes of this age into the cache, as if it had been asked for then."""
         verdict = Verdict(principal(), time.time() - age)
-        assert self.cache.put(self.cache.digest(key, ip, "platform"), verdict)
+        for asked_from in (ip, network(ip)):
+            assert self.cache.put(self.cache.digest(key, asked_from, "platform"), verdict)
 
 
 @pytest.fixture
@@ -204,7 +206,7 @@ def test_different_keys_are_asked_about_at_the_same_time(worker: Worker, server:
 
     server.answers(Answer(meet, *YES.steps))
     keys = [f"hk_test_{uuid.uuid4().hex}" for _ in range(8)]
-    assert at_once(8, lambda index: worker.outcome(keys[index])) == {"miss": 8}
+    assert at_once(8, lambda index: worker.outcome(keys[index], f"192.0.2.{index}")) == {"miss": 8}
 
 
 def test_a_key_is_asked_about_once_per_address(worker: Worker, server: Upstream, key: str) -> None:
@@ -383,6 +385,27 @@ def test_failed_attempts_of_an_address_are_limited(
     assert len(server.requests) == FAILURE_LIMIT, "the others were not asked about"
 
 
+def test_guesses_that_come_together_are_limited_too(
+    worker: Worker, server: Upstream, ip: str
+) -> None:
+    """Each is under way before the first one has failed."""
+    server.answers(Answer(pause(0.5), *NO.steps))
+    told = at_once(20, lambda _: worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip))
+    assert told == {"Unauthenticated": FAILURE_LIMIT, "RateLimited": 20 - FAILURE_LIMIT}
+    assert len(server.requests) == FAILURE_LIMIT
+
+
+def test_newcomers_over_the_limit_at_once_are_let_in_a_moment_later(
+    worker: Worker, server: Upstream, ip: str
+) -> None:
+    server.answers(Answer(pause(0.5), *YES.steps))
+    keys = [f"hk_test_{uuid.uuid4().hex}" for _ in range(2 * FAILURE_LIMIT)]
+    told = at_once(len(keys), lambda number: worker.outcome(keys[number], ip))
+    assert told == {"miss": FAILURE_LIMIT, "RateLimited": FAILURE_LIMIT}
+    server.answers(YES)
+    assert {worker.outcome(key, ip) for key in keys} == {"hit", "miss"}
+
+
 def test_the_same_bad_key_again_is_another_failed_attempt(
     worker: Worker, server: Upstream, key: str, ip: str
 ) -> None:
@@ -434,6 +457,24 @@ def test_so_it_is_where_no_stale_verdict_is_used(
     server.answers(DOWN)
     worker.knows(key, age=TTL + 1, ip=ip)
     assert worker.outcome(key, ip) == "AuthServiceUnavailable", "it lets nobody in"
+
+
+def test_a_key_that_is_in_use_in_a_network_is_no_guess_at_a_new_address_of_it(
+    make_worker: Callable[..., Worker], server: Upstream, key: str, ip: str
+) -> None:
+    """Machines of one /64 share the count of failures, so they share the exemption from it too."""
+    worker, bad = make_worker(), f"hk_test_{uuid.uuid4().hex}"
+    assert worker.outcome(key, ip) == "miss"
+    server.answers(NO)
+    for _ in range(FAILURE_LIMIT):
+        worker.outcome(bad, f"{ip}2")
+    assert worker.outcome(bad, f"{ip}2") == "RateLimited"
+    server.answers(YES)
+    assert make_worker().outcome(key, f"{ip}3") == "miss", "asked about, not refused"
+    assert worker.outcome(f"hk_test_{uuid.uuid4().hex}", f"{ip}4") == "RateLimited"
+    server.answers(NO)
+    assert worker.outcome(key, f"{ip}5") == "Unauthenticated"
+    assert worker.outcome(key, f"{ip}6") == "RateLimited", "no good key any more"
 
 
 def test_an_outage_is_no_failed_attempt(worker: Worker, server: Upstream, ip: str) -> None:
