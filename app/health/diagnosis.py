@@ -156,6 +156,8 @@ def _mlflow_word(
     is_object = isinstance(document, dict)
     cases = (
         (status == 508 or (is_object and {"error_code", "request_id"} <= {*document}), "loop"),
+        # S3's refusals of MLflow: 401, 403, and 404 for its bucket.
+        (check == "artifacts_api" and is_object and "error_code" in document, "fails"),
         (status == 403 and "Invalid Host" in text, "host"),
         ("--no-serve-artifacts" in text, "no artifacts"),
         ("--artifacts-only" in text, "artifacts only"),
