@@ -15,6 +15,7 @@ from app.health import messages
 from app.state.redis_faults import said
 from app.state.redis_link import Trouble
 from app.state.redis_rights import explain
+from app.state.redis_sentinel import MasterAlone
 from app.upstream.answers import NO_PERMISSION
 from app.upstream.names import LookupFailed
 
@@ -197,6 +198,8 @@ def redis_trouble(part: Part, trouble: Trouble) -> Finding:
         return Finding(level, explain(trouble.lacks), detail)
     message = messages.REDIS.get(trouble.word) or unanswered(part, trouble.error).message
     hurts = messages.WITHOUT_SOME if trouble.is_partial else messages.WITHOUT_REDIS
+    if isinstance(trouble.error, MasterAlone):
+        hurts = messages.WITHOUT_SENTINELS
     return Finding(level, f"{message} {hurts}", detail)
 
 
