@@ -120,7 +120,7 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
             "redis",
             {
                 f"app/state/redis_{name}.py"
-                for name in ("client", "connection", "faults", "link", "rights")
+                for name in ("client", "connection", "faults", "link", "rights", "sentinel")
             },
         ),
         (

@@ -15,6 +15,7 @@ from app.health import messages
 from app.state.redis_faults import said
 from app.state.redis_link import Trouble
 from app.state.redis_rights import explain
+from app.state.redis_sentinel import MasterAlone
 from app.upstream.answers import NO_PERMISSION
 from app.upstream.names import LookupFailed
 
@@ -156,6 +157,8 @@ def _mlflow_word(
     is_object = isinstance(document, dict)
     cases = (
         (status == 508 or (is_object and {"error_code", "request_id"} <= {*document}), "loop"),
+        # S3's refusals of MLflow: 401, 403, and 404 for its bucket.
+        (check == "artifacts_api" and is_object and "error_code" in document, "fails"),
         (status == 403 and "Invalid Host" in text, "host"),
         ("--no-serve-artifacts" in text, "no artifacts"),
         ("--artifacts-only" in text, "artifacts only"),
@@ -195,6 +198,8 @@ def redis_trouble(part: Part, trouble: Trouble) -> Finding:
         return Finding(level, explain(trouble.lacks), detail)
     message = messages.REDIS.get(trouble.word) or unanswered(part, trouble.error).message
     hurts = messages.WITHOUT_SOME if trouble.is_partial else messages.WITHOUT_REDIS
+    if isinstance(trouble.error, MasterAlone):
+        hurts = messages.WITHOUT_SENTINELS
     return Finding(level, f"{message} {hurts}", detail)
 
 

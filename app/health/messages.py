@@ -171,6 +171,7 @@ WITHOUT_REDIS = "Until then each instance counts limits for itself and hears no 
 WITHOUT_SOME = (
     "Until then the limits, sessions and answers of the nodes concerned go on without Redis."
 )
+WITHOUT_SENTINELS = "Until then the master that they named last is used."
 WITHOUT_AUTH = "Keys seen lately go on, others get 503."
 WITHOUT_FOLDER = (
     "Until then /metrics may lack values, and each worker counts limits for itself while Redis is "

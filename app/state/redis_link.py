@@ -21,6 +21,7 @@ from app.observability.condition_metrics import REDIS_AWAY, REDIS_FAILURES, show
 from app.state.redis_client import SomeNodesFail, connect
 from app.state.redis_faults import FAILURES, causes, is_refusal, said, word
 from app.state.redis_rights import Lack, explain, missing, missing_to_connect, missing_to_hear
+from app.state.redis_sentinel import MasterAlone
 
 log = logging.getLogger("hokusai.redis")
 
@@ -50,7 +51,7 @@ class Trouble(NamedTuple):
     @property
     def is_partial(self) -> bool:
         """Whether Redis carries out other commands."""
-        is_some = any(isinstance(cause, SomeNodesFail) for cause in causes(self.error))
+        is_some = any(isinstance(c, SomeNodesFail | MasterAlone) for c in causes(self.error))
         is_partial = is_some or self.word in PARTIAL
         return is_partial and not any(lack.right in CONNECTING for lack in self.lacks)
 
@@ -200,6 +201,8 @@ class RedisLink:
             if hasattr(self.client, "check"):
                 self.client.check()
             found = self._missing()
+            if not found and hasattr(self.client, "check_sentinels"):
+                self.client.check_sentinels()
         except FAILURES as why:
             return Trouble(word(why), why, tuple(missing_to_connect(why)))
         except Exception as why:  # a defect: the thread that looks for Redis must not end by it

@@ -320,6 +320,28 @@ def test_sentinels(look: Look, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_master_whose_sentinels_are_gone_is_used_and_health_says_so(tmp_path: Path) -> None:
+    made = Sentinels(tmp_path)
+    with made.running():
+        link = RedisLink(made.url, 2, 1)
+        assert link.trouble() is None
+        for sentinel in made.sentinels:
+            sentinel.kill()
+        link.client.connection_pool.disconnect()  # the next command connects anew
+        assert link.call(link.client.ping)
+        trouble = link.trouble()
+        assert trouble is not None
+        found = diagnosis.redis_trouble(diagnosis.redis_at(made.url), trouble)
+        assert found.status == diagnosis.DEGRADED
+        assert found.message == f"{messages.REDIS['no sentinel']} {messages.WITHOUT_SENTINELS}"
+        made.master.kill()
+        trouble = link.trouble()
+        assert trouble is not None
+        assert not trouble.is_partial
+        link.client.close()
+
+
+@pytest.mark.slow
 def test_a_cluster(look: Look, tmp_path: Path) -> None:
     made = Cluster(tmp_path, Way(password="s3cret"))
     place = f"{HOST}:{made.nodes[0].port}"

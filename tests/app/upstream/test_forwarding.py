@@ -673,6 +673,17 @@ def test_a_refusal_of_the_proxy_is_not_one_of_the_callers_key(
     assert "WWW-Authenticate" not in caught.value.headers
 
 
+def test_what_s3_says_of_mlflows_own_key_is_not_about_the_proxys(
+    mlflow: Upstream, forwarder: Forwarder
+) -> None:
+    body = b'{"error_code": "UNAUTHENTICATED", "message": "Failed to list artifacts in s3://b: no"}'
+    mlflow.answers(Answer(send(sized(body, 401))))
+    answer = forward(forwarder, "GET", route=TRANSFER)
+    assert (answer.status, answer.data) == (401, body)
+    with pytest.raises(UpstreamRefusal):
+        forward(forwarder, "GET", route=READ)
+
+
 @pytest.mark.parametrize(("method", "route"), [("GET", READ), ("POST", CREATE)])
 def test_a_full_pool_of_mlflows_may_be_repeated(
     mlflow: Upstream, forwarder: Forwarder, method: str, route: Route
