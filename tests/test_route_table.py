@@ -249,8 +249,8 @@ def test_a_run_that_mlflow_writes_files_for_has_an_artifacts_time_limit() -> Non
 
 
 def test_reading_an_archived_trace_has_an_artifacts_time_limit() -> None:
-    """MLflow may keep spans in the artifact store, and reads them for these (_get_trace_archive_repo
-    and _get_spans_with_trace_info in its store)."""
+    """MLflow may keep spans in the artifact store, and reads them for these
+    (_get_spans_with_trace_info in its store)."""
     readers = [r for r in TABLE.routes if r.operation in ("GetTrace", "BatchGetTraces")]
     assert [r.is_slow for r in readers] == [True, True]
 

@@ -123,13 +123,13 @@ class Upstream:
             response.close()
         return ProbeResponse(response.status, response.headers, body)
 
-    def is_there(self) -> bool | None:
-        """Whether MLflow gives any answer at all, on a new connection; None if that breaks."""
+    def is_there(self, patience: float = 1.0) -> bool | None:
+        """Whether MLflow gives any answer at all within `patience` times HEALTH_TIMEOUT, on a new
+        connection; None if that breaks."""
         headers = {**self._headers(), "Connection": "close"}
+        timeout = patience * self._probe_timeout
         try:
-            sent = self._send(
-                "GET", HEALTH, headers, Body(None, 0), self._probe_timeout, self._probes
-            )
+            sent = self._send("GET", HEALTH, headers, Body(None, 0), timeout, self._probes)
         except (UpstreamUnreachable, UpstreamTimeout):
             return False
         except UpstreamReset:
