@@ -148,7 +148,7 @@ class Upstream:
     def _turn(self, permit: Permit) -> AbstractContextManager[Turn | None]:
         """The bound on concurrent writes, for a route that writes to MLflow's database."""
         route = permit.route
-        if route is None or route.access is not Access.WRITE or route.kind == "artifacts":
+        if route is None or not _takes_turn(route):
             return nullcontext()
         patience = EXPORT_PATIENCE if route.operation == EXPORT else PATIENCE
         return self._writes.turn(permit.principal.key_id, patience)
@@ -166,6 +166,7 @@ class Upstream:
         began, tries = time.monotonic(), 0
         reads_only = permit.inbound.method in ("GET", "HEAD") and body.is_whole
         reads = permit.route is not None and permit.route.access is Access.READ and body.is_whole
+        had_turn = permit.route is not None and _takes_turn(permit.route)
         self._retries.request_made()
         while True:
             tries += 1
@@ -174,7 +175,7 @@ class Upstream:
             try:
                 answer, page = self._once(permit, body)
             except UpstreamOverloaded:
-                self._writes.tighten(sent)
+                self._writes.tighten(sent, had_turn)
                 # MLflow's own wait, 30 s, does not count towards the deadline.
                 if not reads or not self._retries.again(tries, time.monotonic(), was_sent=True):
                     raise
@@ -188,7 +189,7 @@ class Upstream:
                     raise
                 continue
             if answers.is_pool_limit(answer.status, page):  # of a route where a part may be done
-                self._writes.tighten(sent)
+                self._writes.tighten(sent, had_turn)
             if not reads_only or not answers.is_of_intermediary(
                 answer.status, answer.headers, page
             ):
@@ -271,6 +272,11 @@ class Upstream:
                 "MLflow broke the connection before its answer. It may have carried the request "
                 "out: look before you repeat one that creates something."
             ) from why
+
+
+def _takes_turn(route: Route) -> bool:
+    """Whether it writes to MLflow's database, so that the bound on concurrent writes is for it."""
+    return route.access is Access.WRITE and route.kind != "artifacts"
 
 
 def _own_credentials(settings: Settings) -> Mapping[str, str]:
