@@ -77,7 +77,7 @@ class Upstream:
         self._model_timeout = settings.mlflow_gateway_read_timeout
         self._probe_timeout = settings.health_timeout
         self._pool = open_pool(settings, settings.mlflow_pool_size)
-        self._probes = open_pool(settings, 1)
+        self._probes = open_pool(settings, 1, probes=True)
         self._retries = Retries(settings.mlflow_retry_deadline)
         self._writes = WriteGate(settings.web_concurrency)
         circuit.when_opened(self._writes.turn_away)
