@@ -248,6 +248,13 @@ def test_a_run_that_mlflow_writes_files_for_has_an_artifacts_time_limit() -> Non
     assert route.is_slow
 
 
+def test_reading_an_archived_trace_has_an_artifacts_time_limit() -> None:
+    """MLflow may keep spans in the artifact store, and reads them for these
+    (_get_spans_with_trace_info in its store)."""
+    readers = [r for r in TABLE.routes if r.operation in ("GetTrace", "BatchGetTraces")]
+    assert [r.is_slow for r in readers] == [True, True]
+
+
 def test_what_calls_a_model_has_the_time_limit_of_models() -> None:
     """MLflow's gateway itself gives up after 300 s; the one of old deployments, never."""
     calls = [r for r in TABLE.routes if r.template.startswith("/gateway/") and "POST" in r.methods]

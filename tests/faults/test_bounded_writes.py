@@ -107,6 +107,22 @@ def test_an_open_circuit_refuses_writes_that_wait_and_forgets_those_that_hang(
 
 
 @pytest.mark.slow
+def test_searches_that_fill_the_pool_take_no_turn_from_writes(
+    stage: Stage, mlflow: Mlflow, clients: ThreadPoolExecutor
+) -> None:
+    proxy = bounded(stage, mlflow)
+    mlflow.fake.answers(FULL_POOL)
+    key = stage.key()
+    for _ in range(2):
+        search = f"{API}/runs/search"
+        assert call(proxy.url, "POST", search, bearer(key), body=b"{}").status == 503
+    mlflow.fake.answers_by(mlflow.answer)
+    waiting = waits(clients, proxy, mlflow, key, more=1)
+    mlflow.done.set()
+    assert waiting[0].result().status == 200
+
+
+@pytest.mark.slow
 def test_slow_bodies_take_nobodys_turn(stage: Stage, mlflow: Mlflow) -> None:
     proxy = bounded(stage, mlflow)
     sent = request(
