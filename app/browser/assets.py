@@ -1,16 +1,16 @@
 """MLflow's static files, compressed by us: it sends 4.4 MB of JavaScript as they are.
 
-They are public code, so they need no key. A file is compressed once in each worker, while its first
-reader gets it, and kept. For a kept file MLflow is asked with its ETag: "304 Not Modified" is
-answered with the copy. A file whose name has a hash of its content never changes, so MLflow is not
-asked again. Only MLflow's static files come here; answers and artifacts never do.
+They are public code, so they need no key. A file is compressed once in each worker, whole, and then
+kept; whoever comes meanwhile waits. For a kept file MLflow is asked with its ETag: "304 Not
+Modified" is answered with the copy. A file whose name has a hash of its content never changes, so
+MLflow is not asked again. Only MLflow's static files come here; answers and artifacts never do.
 See docs/decisions/static-files.md and static_files.py.
 """
 
 import threading
 import zlib
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, MutableMapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,8 @@ class Copies:
         self._size = 0
         self._guard = threading.Lock()
         self._kept: OrderedDict[str, Copy] = OrderedDict()
+        #: Held by who compresses the file of this path.
+        self.turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def get(self, path: str) -> Copy | None:
         """The copy that was kept, current or not."""
@@ -143,7 +145,7 @@ def compressed(forward: Callable[[Record], Response], copies: Copies, name: str)
     if answer.status_code == 304:
         _weaken(answer.headers)
     if _is_worth_it(answer):
-        return _compressing(answer, copies, name)
+        return _compressed_whole(answer, copies, name)
     return _varying(answer)
 
 
@@ -169,46 +171,36 @@ def _is_worth_it(answer: Response) -> bool:
     )
 
 
-def _compressing(answer: Response, copies: Copies, name: str) -> Response:
-    """Compresses what comes while it goes out, and keeps it when all of it came."""
+def _compressed_whole(answer: Response, copies: Copies, name: str) -> Response:
+    """The file compressed: by us, or by another request that did so while this one waited."""
     etag = answer.headers.get("ETag", "")
     _describe(answer.headers)
     if request.method == "HEAD":
         return answer
-    fields = tuple(field for field in answer.headers.items() if field[0] != DROPPED)
+    with copies.turns[name]:
+        copy = copies.get(name)
+        if copy is None or copy.etag != etag:
+            fields = tuple(field for field in answer.headers.items() if field[0] != DROPPED)
+            copy = Copy(_gzip(static_files.pieces(answer)), fields, etag)
+            if etag:  # else nobody could say later whether it is still the same
+                copies.put(name, copy)
+    return _from_copy(answer, copy)
 
-    def keep(body: bytes) -> None:
-        if etag:  # else nobody could say later whether it is still the same
-            copies.put(name, Copy(body, fields, etag))
 
-    pieces: Iterator[bytes] = answer.response  # type: ignore[assignment]
-    answer.response = _gzip(pieces, g.record, keep)
-    return answer
-
-
-def _gzip(
-    pieces: Iterator[bytes], record: Record, keep: Callable[[bytes], None]
-) -> Iterator[bytes]:
-    """The pieces as gzip. Where MLflow breaks off, so does this, and nothing is kept."""
+def _gzip(pieces: Iterable[bytes]) -> bytes:
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    packed: list[bytes] = []
+    packed = bytearray()
     for piece in pieces:
         for start in range(0, len(piece), STEP):
-            if some := packer.compress(piece[start : start + STEP]):
-                packed.append(some)
-                yield some
+            packed += packer.compress(piece[start : start + STEP])
             yield_to_hub()
-    packed.append(packer.flush())
-    body = b"".join(packed)
-    keep(body)
-    record.bytes_out = len(body)  # not what MLflow sent
-    yield packed[-1]
+    return bytes(packed + packer.flush())
 
 
 def _from_copy(answer: Response | None, copy: Copy) -> Response:
-    """The copy. `answer` is the 304 by which MLflow said that it is current, None for a file that
-    never changes; the 304's Cache-Control and Expires are newer than the copy's, and what was
-    dropped of this request only the 304 says."""
+    """The copy. `answer` is MLflow's, often the 304 by which it said that the copy is current; None
+    for a file that never changes. Its Cache-Control and Expires are newer than the copy's, and what
+    was dropped of this request only it says."""
     whole = Response(copy.body if request.method == "GET" else b"")
     whole.headers = Headers(copy.headers)
     for name in ("Cache-Control", "Expires", DROPPED):

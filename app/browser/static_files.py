@@ -5,14 +5,15 @@ root of its host, so it is rewritten for the prefix under which the proxy has ML
 """
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import cast
 
-from flask import Response, request
+from flask import Response, g, request
 
 from app.browser.pages import HOME
 from app.observability.record import Record
 from app.request.errors import BrokenTransfer, UpstreamReset
+from app.upstream.streaming import abort_with_reset
 
 #: A name with a hash of the content, as webpack makes them: main.c2f5f8d4.js.
 _HASHED = re.compile(r"[^/]+\.[0-9a-f]{8,32}(?:\.[A-Za-z0-9_-]+)+")
@@ -69,12 +70,7 @@ def page(forward: Callable[[Record], Response], record: Record) -> Response:
         answer.headers.pop(name, None)
     if request.method == "HEAD":
         return answer
-    try:
-        body = at_prefix(_whole(answer.response))
-    except BrokenTransfer as broken:
-        raise UpstreamReset("MLflow broke its answer off.") from broken
-    finally:
-        answer.close()
+    body = at_prefix(_whole(pieces(answer)))
     answer.headers["Content-Length"] = str(len(body))
     answer.response = [body]
     record.bytes_out = len(body)
@@ -87,9 +83,21 @@ def at_prefix(body: bytes) -> bytes:
     return _ROOT.sub(rb'\1="' + HOME.encode(), body)
 
 
-def _whole(pieces: Any) -> bytes:
+def pieces(answer: Response) -> Iterator[bytes]:
+    """MLflow's body, of which nothing has gone to the client yet: where it breaks off, the client
+    gets an error, and a connection that ends as usual."""
+    try:
+        yield from cast(Iterator[bytes], answer.response)
+    except BrokenTransfer as broken:
+        abort_with_reset(g.record.inbound, False)
+        raise UpstreamReset("MLflow broke its answer off.") from broken
+    finally:
+        answer.close()
+
+
+def _whole(parts: Iterator[bytes]) -> bytes:
     body = bytearray()
-    for piece in pieces:
+    for piece in parts:
         body += piece
         if len(body) > LONGEST_PAGE:
             raise UpstreamReset("This page of MLflow is too long to be passed on.")
