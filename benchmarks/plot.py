@@ -45,6 +45,8 @@ def main(data: Path, picture: Path) -> None:
     """One panel for each thing that is easier to see than to read."""
     parts = json.loads(data.read_text("utf-8"))["parts"]
     wanted = [(part, title, draw) for part, title, draw in PANELS if part in parts]
+    if not wanted:
+        return
     columns = min(2, len(wanted))
     rows = -(-len(wanted) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(6.2 * columns, 3.5 * rows), squeeze=False)
