@@ -28,8 +28,11 @@ from benchmarks.contestants import legend
 from benchmarks.publish import draw, publish
 from benchmarks.report import PARTS, Measured, Report
 from benchmarks.results import of_goals
-from devstack.environments import BENCH, ROOT, ensure, is_whole
+from devstack.environments import BASIC_AUTH_SERVER, BENCH, MLFLOW_SERVER, ROOT, ensure
 from devstack.server import ServerFailed
+
+#: What parts need beside the environments that run the proxy, and its peers.
+ENVIRONMENTS = {"a": (MLFLOW_SERVER, BASIC_AUTH_SERVER), "c": (MLFLOW_SERVER,)}
 
 #: What can go wrong in a part on some machine without ending the others; a defect is not here.
 FAILURES = (machine.Missing, ServerFailed, RuntimeError, OSError, subprocess.SubprocessError)
@@ -50,11 +53,11 @@ def main() -> int:
         for name in sorted(measured):
             print(f"{measured[name].text()}\n")
     else:
-        _prepare(options, progress)
+        machine.install_missing(progress.say)
+        ensure(BENCH, *(each for name in options.only for each in ENVIRONMENTS.get(name, ())))
         measured = _measure(options, progress)
-        report.write(report.read(options.results) | measured, options.results)
-        if is_whole(BENCH):
-            draw(options.results, options.results.with_suffix(".png"))
+        report.write(report.read(LATEST) | measured, LATEST)
+        draw(LATEST, LATEST.with_suffix(".png"))
     if measured:
         print(f"\n{of_goals(report.goals(measured))}\n\n{legend()}", flush=True)
     if options.publish:
@@ -73,10 +76,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a minute or two, rough numbers")
     parser.add_argument("--publish", action="store_true", help="refresh docs/performance.*")
     parser.add_argument("--use", metavar="FILE", type=Path, help="print these, measure nothing")
-    parser.add_argument("--results", metavar="FILE", type=Path, default=LATEST)
-    parser.add_argument(
-        "--no-install", action="store_true", help="leave out what is not installed already"
-    )
     options = parser.parse_args()
     if options.publish and options.quick:
         parser.error("a quick run is too rough to be published")
@@ -90,25 +89,17 @@ def _parts(text: str) -> list[str]:
     return sorted(names)
 
 
-def _prepare(options: argparse.Namespace, progress: Progress) -> None:
-    """Install programs and environments; drop the caller's variables."""
-    if not options.no_install:
-        machine.install_missing(progress.say)
-        needed = [each for name in options.only for each in PARTS[name].environments]
-        ensure(*dict.fromkeys(needed))
-    for name in set(os.environ) - KEPT:
-        del os.environ[name]
-
-
 def _measure(options: argparse.Namespace, progress: Progress) -> Report:
     """The parts that could be measured. Why another could not is printed."""
+    for name in set(os.environ) - KEPT:
+        del os.environ[name]
     description = machine.describe()
     progress.say(machine.sentence(description))
     if machine.is_busy(description):
         progress.say(f"the machine is busy (load {description['load_before']}): rough numbers")
     measured: Report = {}
     for name in options.only:
-        progress.say(f"part {name}: {PARTS[name].title}")
+        progress.say(f"part {name}: {PARTS[name].TITLE}")
         try:
             measured[name] = _measure_part(name, options.quick, description, progress)
         except FAILURES as why:

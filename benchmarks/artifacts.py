@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.bench import Bench, Part
+from benchmarks.bench import Bench
 from benchmarks.contestants import DIRECT, PROXY, Contestant, Ways, helpers, through
 from benchmarks.machine import Description, core_count, need
 from benchmarks.processes import MIB, peak, reset_peak
-from benchmarks.results import Goal, Results, shown, table
+from benchmarks.results import Goal, Results, table
 from benchmarks.servers import Helpers, StockMLflow, this_proxy
-from devstack.environments import MLFLOW_SERVER
+
+TITLE = "artifacts"
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 MLFLOW, NOTHING = "MLflow", "an upstream out of nothing"
@@ -89,7 +90,6 @@ def _measure_mlflow(bench: Bench, helped_by: Helpers) -> None:
         if _has_room(bench, store / "bench", transfer):
             rounds = 1 if transfer.bytes >= HUGE else bench.effort.rounds
             _alternate(bench, ways, transfer, rounds)
-    shutil.rmtree(store)
     mlflow.stop()
 
 
@@ -160,18 +160,19 @@ def _has_room(bench: Bench, store: Path, transfer: Transfer) -> bool:
 
 def tables(results: Results) -> Iterator[str]:
     """One table an upstream."""
+    head = ["", "direct", "this proxy", "proxy ÷ direct", "MiB more a stream", "MiB at most"]
     for upstream in (MLFLOW, NOTHING):
-        rows = [["", "direct", "this proxy", "proxy ÷ direct", "MiB more a stream", "MiB at most"]]
-        for case, name in _cases(results, upstream):
-            cells = (
+        rows = {
+            name: (
                 results.median(case, DIRECT, "mb_per_s"),
                 results.median(case, PROXY, "mb_per_s"),
                 results.ratio(case, "mb_per_s", PROXY, DIRECT),
                 results.median(case, PROXY, "growth_mib_each"),
                 results.median(case, PROXY, "peak_mib"),
             )
-            rows.append([name, *map(shown, cells)])
-        yield table(f"Artifacts, MB/s; {upstream}:", rows)
+            for case, name in _cases(results, upstream)
+        }
+        yield table(f"Artifacts, MB/s; {upstream}:", head, rows)
 
 
 def goals(results: Results, machine: Description) -> Iterator[Goal]:
@@ -189,12 +190,3 @@ def _cases(results: Results, upstream: str) -> list[tuple[str, str]]:
     """The cases of an upstream, each with its name in the table."""
     pairs = [(case, case.partition(": ")) for case in results.cases]
     return [(case, name) for case, (first, _, name) in pairs if first == upstream]
-
-
-PART = Part(
-    title="artifacts",
-    environments=(MLFLOW_SERVER,),
-    measure=measure,
-    tables=tables,
-    goals=goals,
-)

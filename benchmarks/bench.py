@@ -6,12 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from benchmarks.machine import Description, on_cores
 from benchmarks.processes import MIB
 from benchmarks.results import Goal, Results, shown
-from devstack.environments import Environment
 from devstack.server import Server
 
 C = TypeVar("C")
@@ -127,13 +126,14 @@ class Bench:
         self.progress.say(f"{case}: {', '.join(medians)} {unit}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One part: what it needs beside the development environment, how it measures and what it
-    shows. `goals` looks at the results and at the machine of that run."""
+class Part(Protocol):
+    """A module that is a part: how it measures, and what it shows. `goals` looks at the machine of
+    that run too."""
 
-    title: str
-    environments: tuple[Environment, ...] = ()
-    measure: Callable[[Bench], None]
-    tables: Callable[[Results], Iterator[str]]
-    goals: Callable[[Results, Description], Iterator[Goal]]
+    TITLE: str
+
+    def measure(self, bench: Bench) -> None: ...
+
+    def tables(self, results: Results) -> Iterator[str]: ...
+
+    def goals(self, results: Results, machine: Description) -> Iterator[Goal]: ...

@@ -7,7 +7,6 @@ from benchmarks.bench import Bench
 from benchmarks.processes import family
 from benchmarks.results import Results
 from benchmarks.servers import Helpers, Web, fake, fastapi_proxy, nginx, this_proxy
-from devstack.environments import BENCH, is_whole
 from devstack.proxy import Proxy
 from devstack.redis import Redis
 
@@ -71,8 +70,7 @@ def ways_to(
     workers: int,
     cores: Collection[int] | None = None,
 ) -> Ways:
-    """The direct way, this proxy and its peers, started on these cores. Peers that are not
-    installed are noted as skipped."""
+    """The direct way, this proxy and its peers, started on these cores."""
     folder = bench.folder
     values = {"UPSTREAM": upstream, "AUTH": helped_by.auth.url, "WORKERS": str(workers)}
     servers: dict[str, Proxy | Web] = {
@@ -80,11 +78,8 @@ def ways_to(
         NGINX: nginx(folder / "nginx", "auth_request", **values),
     }
     for name in (POOLED, PER_REQUEST):
-        if is_whole(BENCH):
-            pooled = "yes" if name == POOLED else ""
-            servers[name] = fastapi_proxy(folder / name, upstream, helped_by, workers, pooled)
-        else:
-            bench.results.skipped[name] = "not installed (--no-install)"
+        pooled = "yes" if name == POOLED else ""
+        servers[name] = fastapi_proxy(folder / name, upstream, helped_by, workers, pooled)
     bench.start(*servers.values(), cores=cores)
     return {DIRECT: Contestant(upstream)} | {n: through(server) for n, server in servers.items()}
 

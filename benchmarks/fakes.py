@@ -5,7 +5,7 @@ GET  …/artifacts/bytes/N        N bytes
 GET  …/artifacts/paced          PACED bytes every PACE seconds, without end
 PUT  …                          reads the body, answers {}
 GET  /streams                   how many paced streams are open
-anything else                   MLflow's response to a search
+anything else                   {}
 """
 
 import contextlib

@@ -18,7 +18,7 @@ from app.request.principal import Principal, Verdict
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from benchmarks import wrk
-from benchmarks.bench import Bench, Part
+from benchmarks.bench import Bench
 from benchmarks.contestants import Contestant, helpers, through
 from benchmarks.fakes import LIMIT
 from benchmarks.machine import Description, on_cores, split_cores
@@ -26,6 +26,8 @@ from benchmarks.own_cost import run, search, trivial_upstream
 from benchmarks.processes import cores_used, cpu_seconds, family, memory, wait_until_idle
 from benchmarks.results import Goal, Results, divided, shown, table
 from benchmarks.servers import Helpers, Web, this_proxy
+
+TITLE = "growth"
 
 STREAMS, KEYS, INSTANCES = "streams", "known keys", "instances"
 
@@ -236,13 +238,16 @@ TABLES = (
 def tables(results: Results) -> Iterator[str]:
     """Streams, keys, instances."""
     for case, caption, metrics in TABLES:
-        compared = ["× one"] if case == INSTANCES else []
-        rows = [[case, *(COLUMNS[metric] for metric in metrics.split()), *compared]]
-        for name in _sorted(results, case):
-            cells = [results.median(case, name, metric) for metric in metrics.split()]
-            cells += [results.ratio(case, "rps", name, "1")] if compared else []
-            rows.append([name, *map(shown, cells)])
-        yield table(caption, rows)
+        head = [case, *(COLUMNS[metric] for metric in metrics.split())]
+        rows = {
+            name: [results.median(case, name, metric) for metric in metrics.split()]
+            for name in _sorted(results, case)
+        }
+        if case == INSTANCES:
+            head.append("× one")
+            for name, row in rows.items():
+                row.append(results.ratio(case, "rps", name, "1"))
+        yield table(caption, head, rows)
 
 
 def goals(results: Results, machine: Description) -> Iterator[Goal]:
@@ -278,6 +283,3 @@ def allowed(rps_of_one: float, everything_us: float, instances: int, cores: int)
 
 def _sorted(results: Results, case: str) -> list[str]:
     return sorted(results.contestants(case), key=lambda name: int(name.replace(",", "")))
-
-
-PART = Part(title="growth", measure=measure, tables=tables, goals=goals)

@@ -14,7 +14,7 @@ from typing import Any
 import requests
 
 from benchmarks import wrk
-from benchmarks.bench import Bench, Part
+from benchmarks.bench import Bench
 from benchmarks.contestants import (
     BASIC_AUTH,
     DIRECT,
@@ -28,10 +28,11 @@ from benchmarks.contestants import (
 )
 from benchmarks.machine import Description, core_count
 from benchmarks.processes import cores_used, family, wait_until_idle
-from benchmarks.results import Goal, Results, shown, table
+from benchmarks.results import Goal, Results, table
 from benchmarks.servers import BasicAuthMLflow, StockMLflow
-from devstack.environments import BASIC_AUTH_SERVER, BENCH, MLFLOW_SERVER, is_whole
 from devstack.server import Server
+
+TITLE = "a real MLflow"
 
 API = "/api/2.0/mlflow"
 SDK_LOOP = "SDK loop"
@@ -47,7 +48,11 @@ with mlflow.start_run():
         mlflow.log_metric("loss", 1 / (1 + step), step=step)
 print(time.monotonic() - began)
 """
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 #: Contestants that do not answer each connection in the first run are measured once, for longer.
 SLOW = 3
@@ -91,19 +96,14 @@ def measure(bench: Bench) -> None:
 
 def _ways(bench: Bench) -> tuple[Ways, list[Server]]:
     """(all contestants, the MLflows behind them)."""
-    mlflows: list[Server] = [mlflow := StockMLflow(bench.folder / "mlflow")]
-    if is_whole(BASIC_AUTH_SERVER):
-        mlflows.append(basic := BasicAuthMLflow(bench.folder / "basic-auth"))
+    mlflow, basic = StockMLflow(bench.folder / "mlflow"), BasicAuthMLflow(bench.folder / "basic")
     bench.progress.say("starting MLflow as users run it; it takes half a minute")
-    bench.start(*mlflows)
+    bench.start(mlflow, basic)
     ways = ways_to(bench, mlflow.url, helpers(bench), workers=core_count())
-    if len(mlflows) > 1:
-        pair = base64.b64encode(f"admin:{basic.password}".encode()).decode()
-        sdk = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": basic.password}
-        ways[BASIC_AUTH] = Contestant(basic.url, {"Authorization": f"Basic {pair}"}, sdk)
-    else:
-        bench.results.skipped[BASIC_AUTH] = "not installed (--no-install)"
-    return ways, mlflows
+    pair = base64.b64encode(f"admin:{basic.password}".encode()).decode()
+    sdk = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": basic.password}
+    ways[BASIC_AUTH] = Contestant(basic.url, {"Authorization": f"Basic {pair}"}, sdk)
+    return ways, [mlflow, basic]
 
 
 def _load(way: Contestant, call: str, connections: int, experiment: str, run: str) -> wrk.Load:
@@ -221,12 +221,14 @@ def tables(results: Results) -> Iterator[str]:
         ("Requests per second (more is better):", calls, "rps"),
         ("The SDK's training loop, s (less is better):", [SDK_LOOP], "seconds"),
     ):
-        rows = [["", *names, "proxy ÷ direct"]]
-        for case in cases:
-            cells = [results.median(case, name, metric) for name in names]
-            ratio = results.ratio(case, metric, PROXY, DIRECT)
-            rows.append([case, *map(shown, (*cells, ratio))])
-        yield table(caption, rows)
+        rows = {
+            case: [
+                *(results.median(case, name, metric) for name in names),
+                results.ratio(case, metric, PROXY, DIRECT),
+            ]
+            for case in cases
+        }
+        yield table(caption, ["", *names, "proxy ÷ direct"], rows)
 
 
 def goals(results: Results, machine: Description) -> Iterator[Goal]:
@@ -256,12 +258,3 @@ def worst(ratios: Iterable[tuple[str, float | None]]) -> tuple[str, float] | Non
     """The largest of the named ratios, with its name; None where all are missing."""
     known = [(name, ratio) for name, ratio in ratios if ratio is not None]
     return max(known, key=lambda pair: pair[1]) if known else None
-
-
-PART = Part(
-    title="a real MLflow",
-    environments=(MLFLOW_SERVER, BENCH, BASIC_AUTH_SERVER),
-    measure=measure,
-    tables=tables,
-    goals=goals,
-)

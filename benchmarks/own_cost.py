@@ -7,7 +7,7 @@ service share the others. Everything is on: cached keys, a counted limit, log, m
 from collections.abc import Iterator, Mapping
 
 from benchmarks import wrk
-from benchmarks.bench import Bench, Part
+from benchmarks.bench import Bench
 from benchmarks.contestants import (
     NGINX,
     PER_REQUEST,
@@ -23,8 +23,9 @@ from benchmarks.machine import Description, on_cores, split_cores
 from benchmarks.processes import cpu_seconds, memory, wait_until_idle
 from benchmarks.results import Goal, Results, shown, table
 from benchmarks.servers import Web, nginx
-from devstack.environments import BENCH
 from devstack.redis import Redis
+
+TITLE = "the proxy's own cost"
 
 #: With 16 connections a core is busy; with one, all waiting is for the contestant.
 BUSY, ALONE = "16 connections", "1 connection"
@@ -108,16 +109,17 @@ def trivial_upstream(bench: Bench) -> Web:
 
 def tables(results: Results) -> Iterator[str]:
     """One row a contestant."""
-    rows = [["one worker, everything on", *(head for head, _, _ in COLUMNS)]]
-    for name in measured_in(results, BUSY):
-        cells = [
+    rows = {
+        name: [
             results.median(case, name, metric)
             if metric
             else results.ratio(case, "cpu_us", name, PROXY)
             for _, case, metric in COLUMNS
         ]
-        rows.append([name, *map(shown, cells)])
-    yield table("A small request, in front of an upstream that costs nothing:", rows)
+        for name in measured_in(results, BUSY)
+    }
+    head = ["one worker, everything on", *(column for column, _, _ in COLUMNS)]
+    yield table("A small request, in front of an upstream that costs nothing:", head, rows)
 
 
 def goals(results: Results, machine: Description) -> Iterator[Goal]:
@@ -136,12 +138,3 @@ def _beside_nginx(results: Results) -> str:
     if used is None or cpu is None:
         return ""
     return f"nginx used {shown(used)} of its core; by CPU a request it is {cpu:.3f}"
-
-
-PART = Part(
-    title="the proxy's own cost",
-    environments=(BENCH,),
-    measure=measure,
-    tables=tables,
-    goals=goals,
-)

@@ -19,10 +19,10 @@ from benchmarks.results import Goal, Results
 VERSION = 1
 
 PARTS: dict[str, Part] = {
-    "a": mlflow_calls.PART,
-    "b": own_cost.PART,
-    "c": artifacts.PART,
-    "d": growth.PART,
+    "a": mlflow_calls,
+    "b": own_cost,
+    "c": artifacts,
+    "d": growth,
 }
 
 
@@ -49,14 +49,14 @@ class Measured:
 
     def as_json(self) -> dict[str, Any]:
         """The stored form, with the goals worked out."""
-        about = {"title": self.part.title, "when": self.when, "seconds": round(self.seconds)}
+        about = {"title": self.part.TITLE, "when": self.when, "seconds": round(self.seconds)}
         about |= {"quick": self.quick, "machine": dict(self.machine)}
         goals = [asdict(goal) | {"held": goal.held} for goal in self.goals]
         return about | {"goals": goals} | asdict(self.results)
 
     def text(self) -> str:
         """The tables, and what a reader must know about them."""
-        title = f"{self.name}. {self.part.title[0].upper()}{self.part.title[1:]}"
+        title = f"{self.name}. {self.part.TITLE[0].upper()}{self.part.TITLE[1:]}"
         remarks = "\n".join(f"- {remark}" for remark in self._remarks())
         return "\n\n".join((title, *self.part.tables(self.results), remarks))
 

@@ -90,9 +90,18 @@ class Goal:
         return what, f"{self.sign} {self.target:g}", measured, mark
 
 
-def table(caption: str, rows: Iterable[Sequence[str]]) -> str:
-    """A caption and rows, of which the first is the head; all columns but the first are numbers."""
-    rows = list(rows)
+def table(caption: str, head: Sequence[str], rows: Mapping[str, Iterable[float | None]]) -> str:
+    """A caption, a head, and rows of numbers by their names."""
+    return _table(caption, [head, *([name, *map(shown, row)] for name, row in rows.items())])
+
+
+def of_goals(goals: Iterable[Goal]) -> str:
+    """The table of goals: what was measured, and whether each is reached."""
+    rows = [("goal", "target", "measured", ""), *(goal.row() for goal in goals)]
+    return _table("The goals:", rows)
+
+
+def _table(caption: str, rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     head, *rest = [_line(row, widths) for row in rows]
     rule = [f":{'-' * (widths[0] + 1)}", *(f"{'-' * (width + 1)}:" for width in widths[1:])]
@@ -103,9 +112,3 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     first, *numbers = zip(row, widths, strict=True)
     cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in numbers)]
     return f"| {' | '.join(cells)} |"
-
-
-def of_goals(goals: Iterable[Goal]) -> str:
-    """The table of goals: what was measured, and whether each is reached."""
-    rows = [("goal", "target", "measured", ""), *(goal.row() for goal in goals)]
-    return table("The goals:", rows)
