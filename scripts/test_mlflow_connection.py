@@ -8,31 +8,20 @@ wrongly.
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where doctor/ is
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where app/doctor/ is
 
-from app.doctor.command_line import make_parser, parse, redactor
-from app.doctor.interruption import Interruption
+from app.doctor.command_line import Options
+from app.doctor.script import main
 from app.doctor.steps import Steps
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the checks; return the exit status."""
-    options, _ = parse(make_parser(__doc__ or "", timeout=10), argv, os.environ)
-    from app.doctor.connection import (  # after `parse` has found that requests is there
-        Connection,
-        run,
-    )
-    from app.doctor.wire import Wire
+def check(steps: Steps, options: Options) -> None:
+    from app.doctor import connection, wire  # after `main` has found requests
 
-    title = "Hokusai MLflow proxy: connection"
-    steps = Steps(title, options.facts(), redactor(options.key), options.json)
-    with Interruption(steps):
-        run(steps, Connection(Wire(options), options))
-    return steps.finish()
+    connection.run(steps, connection.Connection(wire.Wire(options), options))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__ or "", "connection", check, os.environ))

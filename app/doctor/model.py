@@ -26,10 +26,10 @@ STORES = "artifacts are kept by MLflow"
 SMALL = "artifact of 1 KB, up and down"
 
 
-def unique_name() -> str:
+def unique_name(kind: str = "doctor") -> str:
     """A name that no run beside this one has, and that tells when it was made (UTC)."""
     now = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    return f"hokusai-doctor-{now}-{secrets.token_hex(4)}"
+    return f"hokusai-{kind}-{now}-{secrets.token_hex(4)}"
 
 
 @dataclass
@@ -97,13 +97,7 @@ class Model:
         got = self.wire.get(self._path(name), self._key())
         if got.status != 200:
             raise explain.answer(got, "200")
-        if hashlib.sha256(got.body).digest() != hashlib.sha256(content).digest():
-            raise Failed(
-                f"{name} came back different: {len(got.body)} bytes instead of {size}.",
-                "The transfer was cut or changed on the way and looked whole: do not use this way.",
-                got.request_id,
-                "changed-on-the-way",
-            )
+        compare(name, content, got.body, got.request_id)
         return f"{size} bytes, same checksum"
 
     def _put(self, name: str, content: bytes, chunked: bool) -> None:
@@ -209,6 +203,17 @@ class Model:
 
     def _key(self) -> dict[str, str]:
         return credential(self.wire.options.key)
+
+
+def compare(name: str, sent: bytes, got: bytes, request_id: str = "") -> None:
+    """Raises Failed if what came back has another SHA-256 sum than what was sent."""
+    if hashlib.sha256(got).digest() != hashlib.sha256(sent).digest():
+        raise Failed(
+            f"{name} came back different: {len(got)} bytes instead of {len(sent)}.",
+            "The transfer was cut or changed on the way and looked whole: do not use this way.",
+            request_id,
+            "changed-on-the-way",
+        )
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from artifact_checks import compare
 
 from app.doctor.interruption import Interruption
+from app.doctor.model import compare
 from app.doctor.steps import Failed, Skipped, Steps, uses_colour
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +91,7 @@ def test_a_reader_that_leaves_does_not_end_the_run() -> None:
     program = """
 import sys
 from app.doctor.interruption import Interruption
+from app.doctor.model import compare
 from app.doctor.steps import Steps
 steps = Steps("title", {}, redact=str)
 for name in ("first", "clean up"):
