@@ -31,8 +31,8 @@ from app.upstream.circuit import Circuit
 from tests.app.samples import principal
 from tests.upstreams import Answer, Exchange, Upstream, pause, reset, send, sized, until
 
-TTL, NEGATIVE, STALE = 60.0, 0.2, 600.0
-RETRY_INTERVAL = 0.2
+TTL, NEGATIVE, STALE = 60.0, 1.0, 600.0
+RETRY_INTERVAL = 1.0
 FAILURE_LIMIT = 5
 IP = "203.0.113.7"
 
