@@ -59,7 +59,11 @@ def _serve(services: Services, inbound: Inbound, route: Route | None, record: Re
     counted: Counted = "session" if isinstance(credentials, SessionTokens) else "key"
     principal = _authenticate(services, credentials, inbound, record)
     log.debug("%s authenticated: %s", record.request_id, principal.key_id)
-    permit = authorize(principal, inbound, route, services.unknown_paths.refusal)
+    try:
+        permit = authorize(principal, inbound, route, services.unknown_paths.refusal)
+    except ProxyError:
+        record.limit_fields = services.limits.left(principal, counted)
+        raise
     record.limit_fields = services.limits.limit(permit, counted)
     services.workspaces.refuse(inbound.environ, inbound.decoded_path)
     log.debug("%s permitted, within its limit", record.request_id)

@@ -90,8 +90,15 @@ class Limits:
         if not granted:
             sentence = USED_UP[counted].format(requests=_requests(item.amount))
             raise _over(item, seconds_to_wait(granting, windows), sentence)
-        left, reset = remaining(granting, windows), seconds_to_change(granting, windows)
-        return _fields(item, left, math.floor(reset) + 1)
+        return _state(item, granting, windows)
+
+    def left(self, principal: Principal, counted: Counted = "key") -> dict[str, str]:
+        """What is left of a key's limit, as the same header fields, for a request that is refused
+        and does not count."""
+        if principal.limit_per_hour is None:
+            return {}
+        item = RateLimitItemPerHour(principal.limit_per_hour)
+        return _state(item, *self._look(item, counted, principal.key_id))
 
     def check_failures(self, client_ip: str) -> int:
         """How many authentications may still fail from this address, or from the /64 network of an
@@ -167,6 +174,11 @@ def _taken(
 ) -> tuple[bool, RateLimitItem, Windows]:
     granted, windows = take(storage, item, names)
     return granted, item, windows
+
+
+def _state(item: RateLimitItem, granting: RateLimitItem, windows: Windows) -> dict[str, str]:
+    left, reset = remaining(granting, windows), seconds_to_change(granting, windows)
+    return _fields(item, left, math.floor(reset) + 1)
 
 
 def _over(item: RateLimitItem, seconds: float, sentence: str) -> RateLimited:
