@@ -145,7 +145,8 @@ def test_what_was_never_put_is_a_miss(cache: VerdictCache, digest: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "is_fresh"), [(0.0, True), (TTL - 1, True), (TTL, False), (TTL + 1, False)]
+    ("age", "is_fresh"),
+    [(0.0, True), (TTL - 1, True), (TTL, False), (TTL + 1, False), (-5, True), (-20, False)],
 )
 def test_a_yes_is_believed_for_its_life(
     cache: VerdictCache, other: VerdictCache, digest: str, key_id: str, age: float, is_fresh: bool
