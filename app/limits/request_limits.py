@@ -49,10 +49,11 @@ T = TypeVar("T")
 
 STRATEGY = "sliding-window-counter"
 
-#: Of AUTH_FAILURE_LIMIT, the part that a worker asks about at once for one network.
-GUESSES = 3
+#: Of AUTH_FAILURE_LIMIT, the part that a worker asks about at once for one network; and seconds for
+#: which one more waits, since it holds one of everybody's places to wait for the auth service.
+GUESSES, GUESS_PATIENCE = 3, 3.0
 
-#: Seconds for which such a question waits, and a request without a key for a place.
+#: Seconds for which a request without a key waits for a place.
 PATIENCE = 10.0
 
 USED_UP: dict[Counted, str] = {
@@ -117,9 +118,10 @@ class Limits:
     def guess(self, client_ip: str) -> Iterator[None]:
         """Surrounds a question about a key that may be a guess. Others from that network wait,
         except a few: else whoever sends many guesses together would have an answer to each before
-        the first one counts. RateLimited where too many failed, or the wait is over PATIENCE."""
+        the first one counts. RateLimited where too many failed, or it waits too long."""
+        self.check_failures(client_ip)
         places = self._guesses.setdefault(network(client_ip), Semaphore(self._most_guesses))
-        if not places.acquire(timeout=PATIENCE):
+        if not places.acquire(timeout=GUESS_PATIENCE):
             count_limit("address", False)
             raise RateLimited(
                 f"Too many new keys from your address ({client_ip}) wait for their validation. "
@@ -127,7 +129,7 @@ class Limits:
                 1,
             )
         try:
-            self.check_failures(client_ip)
+            self.check_failures(client_ip)  # again: others failed while this one waited
             yield
         finally:
             places.release()
