@@ -135,7 +135,7 @@ class Settings:
     auth_cache_secret: str = row("AUTH_CACHE_SECRET", parsers.text, "", group=AUTH, secret=True,
         help="Keys the hash of the cache. Set the same on all instances to share answers.")
     auth_failure_limit: int = row("AUTH_FAILURE_LIMIT", parsers.count(1), 30, group=AUTH,
-        help="Failed authentications per minute and address (IPv6: /64), new keys in progress included; over it, 429.")
+        help="Failed authentications per minute and address (IPv6: /64); over it, 429.")
 
     session_lifetime: float = row("SESSION_LIFETIME", parsers.seconds(1, 86_400), 43_200.0, group=AUTH,
         help="Time after which a browser's session ends.")

@@ -43,11 +43,11 @@ class Authentication:
 class FailureLimit(Protocol):
     """The limit of failed attempts, counted for a client's address or network."""
 
-    def check_failures(self, client_ip: str) -> int:
-        """How many more attempts may fail; RateLimited if none."""
+    def check_failures(self, client_ip: str) -> None:
+        """RateLimited if too many attempts failed lately."""
 
     def guess(self, client_ip: str) -> AbstractContextManager[None]:
-        """Surrounds a question about a key that may be a guess; RateLimited if one may not be."""
+        """Surrounds a question about a key that may be a guess; RateLimited as above."""
 
     def note_failure(self, client_ip: str) -> None:
         """Counts a failed attempt."""

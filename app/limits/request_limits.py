@@ -17,8 +17,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Semaphore
 from typing import Any, TypeVar
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 from flask import Flask
 from flask_limiter import Limiter
@@ -47,6 +49,13 @@ T = TypeVar("T")
 
 STRATEGY = "sliding-window-counter"
 
+#: Of AUTH_FAILURE_LIMIT, the part that a worker asks about at once for one network; and seconds for
+#: which one more waits, since it holds one of everybody's places to wait for the auth service.
+GUESSES, GUESS_PATIENCE = 3, 3.0
+
+#: Seconds for which a request without a key waits for a place.
+PATIENCE = 10.0
+
 USED_UP: dict[Counted, str] = {
     "key": "This API key may make {requests} an hour, and has used them up.",
     "session": "The browser sessions of this API key may make {requests} an hour, and have used "
@@ -72,8 +81,8 @@ class Limits:
         self._instances = instances
         self._own = own
         self._failures = RateLimitItemPerMinute(failure_limit)
-        self._guesses: Counter[str] = Counter()  # under way, by network
-        self._guard = threading.Lock()
+        self._most_guesses = max(1, failure_limit // GUESSES)
+        self._guesses: WeakValueDictionary[str, Semaphore] = WeakValueDictionary()  # by network
 
     def limit(self, permit: Permit, counted: Counted = "key") -> dict[str, str]:
         """Counts one request of a key, or of its browser sessions; RateLimited if it is one too
@@ -100,41 +109,37 @@ class Limits:
         item = RateLimitItemPerHour(principal.limit_per_hour)
         return _state(item, *self._look(item, counted, principal.key_id))
 
-    def check_failures(self, client_ip: str) -> int:
-        """How many authentications may still fail from this address, or from the /64 network of an
-        IPv6 address: whoever has one address of it has them all. RateLimited if none."""
+    def check_failures(self, client_ip: str) -> None:
+        """RateLimited if too many authentications failed lately from this address, or from the /64
+        network of an IPv6 address: whoever has one address of it has them all."""
         counted = network(client_ip)
-        granting, windows = self._look(self._failures, "address", counted)
-        if wait := seconds_to_wait(granting, windows):
+        wait = self._wait("address", counted, self._failures)
+        if wait:
             count_limit("address", False)
             where = f"address ({client_ip})"
             if counted != client_ip:
                 where = f"network ({counted}, in which your address {client_ip} lies)"
             raise _over(self._failures, wait, f"Too many failed authentications from your {where}.")
-        return remaining(granting, windows)
 
     @contextmanager
     def guess(self, client_ip: str) -> Iterator[None]:
-        """Surrounds a question about a key that may be a guess. This worker asks no more at once
-        than may fail; RateLimited for one too many. Else whoever sends many guesses together would
-        have an answer to each before the first one counts."""
-        counted, left = network(client_ip), self.check_failures(client_ip)
-        with self._guard:
-            if self._guesses[counted] >= left:
-                count_limit("address", False)
-                raise RateLimited(
-                    f"{left} keys from your address ({client_ip}) are being validated for the "
-                    "first time, as many as may fail. Repeat the request in 1 s.",
-                    1,
-                )
-            self._guesses[counted] += 1
+        """Surrounds a question about a key that may be a guess. Others from that network wait,
+        except a few: else whoever sends many guesses together would have an answer to each before
+        the first one counts. RateLimited where too many failed, or it waits too long."""
+        self.check_failures(client_ip)
+        places = self._guesses.setdefault(network(client_ip), Semaphore(self._most_guesses))
+        if not places.acquire(timeout=GUESS_PATIENCE):
+            count_limit("address", False)
+            raise RateLimited(
+                f"Too many new keys from your address ({client_ip}) wait for their validation. "
+                "Repeat the request in 1 s.",
+                1,
+            )
         try:
+            self.check_failures(client_ip)  # again: others failed while this one waited
             yield
         finally:
-            with self._guard:
-                self._guesses[counted] -= 1
-                if not self._guesses[counted]:
-                    del self._guesses[counted]
+            places.release()
 
     def note_failure(self, client_ip: str) -> None:
         """Counts one failed authentication."""
@@ -150,14 +155,14 @@ class Limits:
             count_fallback(identity[0])
             return _taken(self._own, self._own_part(item), names)
 
-    def _look(self, item: RateLimitItem, *identity: str) -> tuple[RateLimitItem, Windows]:
-        """The limit that one more would be granted from, as in `_take`, and its windows."""
-        names = _quoted(identity)
+    def _wait(self, kind: str, who: str, item: RateLimitItem) -> float:
+        """Seconds until one more would be granted; 0 if it would be now."""
+        names = _quoted((kind, who))
         try:
-            return item, self._in_redis(look, self._shared.storage, item, names)
+            return seconds_to_wait(item, self._in_redis(look, self._shared.storage, item, names))
         except RedisAway:
             part = self._own_part(item)
-            return part, look(self._own, part, names)
+            return seconds_to_wait(part, look(self._own, part, names))
 
     def _in_redis(self, command: Callable[..., T], *arguments: Any) -> T:
         """Through the guard; with memory:// there is nothing to guard."""
@@ -216,10 +221,6 @@ def shared_limiter(app: Flask, link: RedisLink) -> Limiter:
     return Limiter(
         key_func=lambda: "", app=app, strategy=STRATEGY, storage_uri=url, storage_options=options
     )
-
-
-#: Seconds for which a request without a key waits for a place.
-PATIENCE = 10.0
 
 
 class InFlight:

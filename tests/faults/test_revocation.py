@@ -299,8 +299,8 @@ ROUNDS, THREADS = 1000, 8
 class NoFailureLimit:
     """Failed attempts are not what is tested here."""
 
-    def check_failures(self, client_ip: str) -> int:
-        return 1
+    def check_failures(self, client_ip: str) -> None:
+        pass
 
     def guess(self, client_ip: str) -> AbstractContextManager[None]:
         return nullcontext()

@@ -123,23 +123,24 @@ def test_a_key_beside_the_cookie_wins(front: Proxy, upstream: Upstream, auth_ser
 FOREIGN = f"Authorization: Basic {base64.b64encode(b'ann:her password, elsewhere').decode()}"
 
 
-def test_a_session_comes_before_basic_credentials_for_something_else(
-    start_front: Callable[..., Proxy], upstream: Upstream, key: str
+@pytest.mark.parametrize("foreign", [FOREIGN, 'Authorization: Digest username="ann", nonce="1"'])
+def test_a_session_comes_before_credentials_for_something_else(
+    start_front: Callable[..., Proxy], upstream: Upstream, key: str, foreign: str
 ) -> None:
     """A browser sends those of another application, at the root of this host, or of a login in
     front, with every request. None of them is a failed attempt."""
     alone = start_front(AUTH_FAILURE_LIMIT=1)
-    form = call(alone.url, "GET", HOME, *NAVIGATION, FOREIGN)
+    form = call(alone.url, "GET", HOME, *NAVIGATION, foreign)
     assert form.status == 401
     assert form.all("WWW-Authenticate") == ['Bearer realm="mlflow"'], "no window of the browser's"
     assert (form.one("Content-Type") or "").startswith("text/html")
-    session = cookie_of(sign_in(alone, key, OWN, FOREIGN))
+    session = cookie_of(sign_in(alone, key, OWN, foreign))
     for target in (SEARCH, HOME, "/mlflow/health/mlflow/detailed", "/status"):
-        assert call(alone.url, "GET", target, session, FOREIGN).status == 200
-    assert call(alone.url, "POST", SEARCH, session, FOREIGN, OWN, body=b"{}").status == 200
-    assert call(alone.url, "POST", SEARCH, session, FOREIGN, body=b"{}").status == 403
-    assert call(alone.url, "POST", SIGN_OUT, session, FOREIGN, OWN).status == 303
-    over = call(alone.url, "GET", SEARCH, *BROWSER, session, FOREIGN)
+        assert call(alone.url, "GET", target, session, foreign).status == 200
+    assert call(alone.url, "POST", SEARCH, session, foreign, OWN, body=b"{}").status == 200
+    assert call(alone.url, "POST", SEARCH, session, foreign, body=b"{}").status == 403
+    assert call(alone.url, "POST", SIGN_OUT, session, foreign, OWN).status == 303
+    over = call(alone.url, "GET", SEARCH, *BROWSER, session, foreign)
     assert over.error == (401, "UNAUTHENTICATED")
     assert over.all("WWW-Authenticate") == ['Bearer realm="mlflow"']
 

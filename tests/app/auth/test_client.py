@@ -460,6 +460,24 @@ def test_a_key_at_which_it_fails_keeps_nobody_else_out(
     assert client.circuit.state == state
 
 
+def test_a_made_up_key_that_is_the_probe_keeps_no_circuit_open(
+    server: Upstream, make_client: Callable[..., AuthService]
+) -> None:
+    client = make_client(server.url, TIMEOUT, fail_max=1)
+    client.circuit = Circuit("auth_service", 1, 0.05)
+    server.answers(Answer(reset()))
+    with pytest.raises(AuthServiceUnavailable):
+        client.validate(KEY, IP)
+    assert client.circuit.state == "open"
+    time.sleep(0.1)
+    server.answers_by(
+        lambda asked: says({}, 401) if asked.one("Authorization") is None else FAILURES["delay"]
+    )
+    with pytest.raises(AuthServiceUnavailable):
+        client.validate("hk_test_made_up", IP, lambda: False)
+    assert client.circuit.state == "closed"
+
+
 # --- nothing but the question goes out -----------------------------------------------------------
 
 
