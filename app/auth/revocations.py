@@ -138,12 +138,18 @@ class Revocations:
 
     def _listen(self) -> None:
         """One subscription after the other, until one breaks, or nothing is heard any more. The
-        next one is confirmed before one ends, so that nothing is missed between them."""
+        next one is confirmed before one ends, so that nothing is missed between them; where none
+        comes about (no connection is left, say), this one goes on."""
         channel = self._subscribe()
         try:
             self._note_begin()
             while self._listen_on(channel):
-                following = self._subscribe()
+                try:
+                    following = self._subscribe()
+                except FAILURES as why:
+                    if is_refusal(why):
+                        raise
+                    continue
                 while self._take(channel.get_message(timeout=0)):
                     pass
                 channel.close()

@@ -18,7 +18,7 @@ from app.state.redis_connection import PlainConnection
 from app.state.redis_sentinel import master_of
 from config.redis_url import RedisUrl, parse
 
-#: Connections that one worker opens at most; more callers wait REDIS_TIMEOUT for one.
+#: Connections that one worker opens at most, to each server; redis_link.py needs fewer.
 MAX_CONNECTIONS = 128
 
 #: Of a cluster.
@@ -62,7 +62,7 @@ def _options(address: RedisUrl, timeout: float) -> dict[str, Any]:
 
 def _one_server(address: RedisUrl, options: dict[str, Any]) -> "OneServer":
     """redis:// and unix://"""
-    options |= {"db": address.database, "timeout": options["socket_connect_timeout"]}
+    options["db"] = address.database
     if address.kind == "unix":
         place: dict[str, Any] = {"path": address.path}
         options["connection_class"] = redis.UnixDomainSocketConnection
@@ -70,7 +70,7 @@ def _one_server(address: RedisUrl, options: dict[str, Any]) -> "OneServer":
         host, port = address.hosts[0]
         place = {"host": host, "port": port}
         options["connection_class"] = redis.SSLConnection if address.is_tls else PlainConnection
-    pool = redis.BlockingConnectionPool(**options, **place)  # type: ignore[no-untyped-call]
+    pool = redis.ConnectionPool(**options, **place)
     return OneServer(connection_pool=pool)
 
 

@@ -36,6 +36,10 @@ REFUSAL_INTERVAL = 5.0
 #: What is wrong, in the words of redis_faults.py, with a Redis that carries out some commands.
 PARTIAL = frozenset(("permission", "slots", "is cluster"))
 
+#: Commands of a worker at once, each on a connection of its own; the others wait. Hundreds of
+#: requests may begin together, and so many new connections would take longer than REDIS_TIMEOUT.
+AT_ONCE = 64
+
 #: Without these no connection is of use.
 CONNECTING = frozenset(("select", "command", "cluster", "cluster|slots"))
 
@@ -73,6 +77,7 @@ class RedisLink:
         self._retry_interval = retry_interval
         self._away = self.client is None
         self._guard = threading.Lock()
+        self._places = threading.Semaphore(AT_ONCE)
         self._is_watched = False
         self._is_partial = False  # the last look found that some of it works
         self._answered_at = 0.0
@@ -83,6 +88,12 @@ class RedisLink:
     def call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Runs one command; RedisAway if it fails, and at once until a probe has succeeded."""
         if self._away:
+            raise RedisAway
+        with self._places:
+            return self._call(command, *arguments, **options)
+
+    def _call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        if self._away:  # by now
             raise RedisAway
         began = time.monotonic()
         try:

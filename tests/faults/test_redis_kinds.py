@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tests.drills.redis_topologies import Cluster, Node, Sentinels, running
 from tests.drills.stage import Stage
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Upstream, eventually
+from tests.wire import Wire, bearer, request
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,26 @@ def test_two_proxies_start_without_it_and_share_everything_once_it_is_there(
             a_revocation_is_heard(proxies, service, kind, "hk_test_ending")
             kind.lose_the_one_where_all_listen()
             a_revocation_is_heard(proxies, service, kind, "hk_test_ending_later")
+        stage.clear()
+
+
+@pytest.mark.timing
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [single, sentinels, cluster])
+def test_hundreds_of_requests_that_begin_together_are_counted_together(
+    make: Callable[[Path], Kind], stage: Stage, fake: Upstream, tmp_path: Path
+) -> None:
+    """On a worker whose client has no connection yet, and has fewer than requests begin."""
+    kind = make(tmp_path / "redis")
+    with kind.running(), ExitStack() as ends:
+        settings = {"REDIS_URL": kind.url, "REDIS_TIMEOUT": 1, "MAX_IN_FLIGHT_PER_KEY": 1000}
+        proxy = stage.proxy(MLFLOW_SERVER_URL=fake.url, **settings)
+        asked = request("GET", "/api/mlflow/version", bearer(stage.new_key(1000)[0]))
+        wires = [ends.enter_context(Wire(proxy.url)) for _ in range(300)]
+        for wire in wires:
+            wire.send(asked)
+        left = {wire.read().one("X-RateLimit-Remaining") for wire in wires}
+        assert left == {str(number) for number in range(700, 1000)}
         stage.clear()
 
 

@@ -85,6 +85,25 @@ def test_who_listens_follows_the_name_to_another_server(
         eventually(is_heard, "that it listens there")
 
 
+def test_who_listens_keeps_to_what_it_has_where_no_new_connection_is_left(
+    start_redis: Callable[[], Redis], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(revocations, "MAX_AGE", 0.5)
+    server = start_redis()
+    with redis.Redis(port=server.port) as client:
+        link = RedisLink(server.url, 2, 1)
+        cache = VerdictCache(link, InstanceStore(tmp_path / "store"), b"", 60, 10, 600)
+        listener = Revocations(link, cache)
+        listener.start()
+        assert listener.listening.wait(10)
+        eventually(lambda: cache.revoke("first"), "a connection for marks")
+        client.config_set("maxclients", len(client.client_list()))
+        for number in range(100):
+            client.publish(CHANNEL, f"key-{number}")
+            time.sleep(0.02)
+        eventually(lambda: len(cache._revoked) == 101, "all of them")
+
+
 # --- through real proxies ------------------------------------------------------------------------
 
 
