@@ -40,8 +40,10 @@ CHECKS = (*MLFLOW_QUESTIONS, "redis", "auth_service", "circuit", "instance")
 ESSENTIAL = ("connectivity", "experiments_api")
 
 #: Seconds before a question in which an answer to a caller shows that MLflow is there; its /health
-#: has to be answered, or a caller meanwhile, or MLflow may have frozen since.
-SERVED = 3.0
+#: has to be answered, or a caller meanwhile, or MLflow may have frozen since. Longer than the 30 s
+#: for which MLflow without a free database connection answers nobody: that is no reason to take all
+#: instances out of a load balancer.
+SERVED = 45.0
 
 #: Beside the auth service's path: a 404 here as there means that neither is known to it.
 NO_SUCH_PATH = "-hokusai-health-check"
