@@ -176,8 +176,10 @@ class Upstream:
                 answer, page = self._once(permit, body)
             except UpstreamOverloaded:
                 self._writes.tighten(sent, had_turn)
+                if not reads or has_left(permit.inbound):
+                    raise
                 # MLflow's own wait, 30 s, does not count towards the deadline.
-                if not reads or not self._retries.again(tries, time.monotonic(), was_sent=True):
+                if not self._retries.again(tries, time.monotonic(), was_sent=True):
                     raise
                 continue
             except UpstreamUnreachable:

@@ -123,6 +123,18 @@ def test_searches_that_fill_the_pool_take_no_turn_from_writes(
 
 
 @pytest.mark.slow
+def test_a_read_whose_client_left_meanwhile_is_not_sent_again(stage: Stage, mlflow: Mlflow) -> None:
+    proxy, key = stage.proxy(MLFLOW_SERVER_URL=mlflow.fake.url), stage.key()
+    mlflow.fake.answers(Answer(until(mlflow.done), *FULL_POOL.steps))
+    with Wire(proxy.url) as wire:
+        wire.send(request("GET", f"{API}/experiments/search?left", bearer(key)))
+        eventually(lambda: mlflow.count(b"left") == 1, "the read at MLflow")
+    mlflow.done.set()
+    eventually(lambda: "upstream_overloaded" in proxy.log.read_text(), "its line in the log")
+    assert mlflow.count(b"left") == 1
+
+
+@pytest.mark.slow
 def test_slow_bodies_take_nobodys_turn(stage: Stage, mlflow: Mlflow) -> None:
     proxy = bounded(stage, mlflow)
     sent = request(
