@@ -23,8 +23,7 @@ import pytest
 
 from devstack.auth import AuthService
 from devstack.auth_service import revocation
-from devstack.auth_service.grant import Grant
-from devstack.auth_service.keys import KeyStore
+from devstack.auth_service.keys import Grant, KeyStore
 from devstack.environments import MLFLOW_SERVER, ROOT, is_whole
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devstack.auth import AuthService
-from devstack.auth_service.grant import Grant
-from devstack.auth_service.keys import KeyStore
+from devstack.auth_service.keys import Grant, KeyStore
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
