@@ -10,7 +10,7 @@ from benchmarks import tools
 from devstack.environments import BASIC_AUTH_SERVER, BENCH, MLFLOW_SERVER, ROOT, Environment
 from devstack.ports import HOST, free_port
 from devstack.proxy import Proxy
-from devstack.server import Server, answers
+from devstack.server import Server
 
 TEMPLATES = Path(__file__).parent / "nginx"
 
@@ -29,10 +29,6 @@ class Web(Server):
         self.url = f"http://{HOST}:{self.port}"
         ours = [part.replace("PORT", str(self.port)) for part in command]
         super().__init__(ours, folder, environment)
-
-    def is_ready(self) -> bool:
-        """Whether it serves."""
-        return answers(f"{self.url}/health")
 
 
 class Fake(Web):

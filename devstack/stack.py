@@ -3,7 +3,6 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from devstack.auth import AuthService
 from devstack.mlflow import MLflow
@@ -17,12 +16,11 @@ REPORT_SECONDS = 3.0
 
 
 class Stack:
-    """All servers of one workspace. `between` is called again and again while it waits: it may
-    raise to break off."""
+    """All servers of one workspace. `between` is called often while it waits; it may raise to
+    interrupt."""
 
     def __init__(self, workspace: Workspace, place: socket.socket, redis_url: str | None) -> None:
-        """`place` holds the proxy's port until it starts; `redis_url` is a Redis that is there
-        already."""
+        """`place` holds the proxy's port until it starts; `redis_url` is a running Redis."""
         folder, logs = workspace.folder, workspace.logs
         self.redis = None if redis_url else Redis(logs)
         self.redis_url = self.redis.url if self.redis else str(redis_url)
@@ -46,11 +44,9 @@ class Stack:
     def start(self, say: Callable[[str], None], between: Callable[[], None]) -> None:
         """Start all; the proxy last, so that it finds the others. Raises ServerFailed."""
         *others, proxy = self.servers()
-        _start(others)
-        _wait(others, say, between)
+        _start(others, say, between)
         self._place.close()
-        _start([proxy])
-        _wait([proxy], say, between)
+        _start([proxy], say, between)
 
     def watch(self, between: Callable[[], None]) -> None:
         """Stay until a server dies; then raise ServerFailed."""
@@ -63,18 +59,16 @@ class Stack:
 
     def stop(self) -> None:
         """End all servers, side by side."""
-        servers = list(self.servers())
-        with ThreadPoolExecutor(len(servers)) as pool:
-            list(pool.map(Server.stop, servers))
+        for server in self.servers():
+            server.ask_to_stop()
+        for server in self.servers():
+            server.stop()
 
 
-def _start(servers: list[Server]) -> None:
+def _start(servers: list[Server], say: Callable[[str], None], between: Callable[[], None]) -> None:
+    """Report each server as it gets ready, and now and then those that are not."""
     for server in servers:
         server.start()
-
-
-def _wait(servers: list[Server], say: Callable[[str], None], between: Callable[[], None]) -> None:
-    """Wait for the servers and report each as it gets ready, and now and then who is not."""
     waiting, reported = list(servers), time.monotonic()
     while waiting:
         between()
