@@ -14,8 +14,7 @@ from app.browser.sign_in import SignIn
 from app.health import endpoints as health
 from app.health import self_test
 from app.observability import audit, metrics_page
-from app.observability.condition_metrics import count_dropped
-from app.observability.metrics import count_refused_head
+from app.observability.metrics import count_dropped, count_refused_head
 from app.server.hooks import WorkerHooks
 from app.services import Services, build
 from config import Settings

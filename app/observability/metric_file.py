@@ -95,10 +95,12 @@ class MetricFile:
         return sorted({file.trouble for file in cls._open if file.trouble})
 
     @classmethod
-    def refresh_all(cls) -> None:
-        """Makes each file again that has vanished, and writes what could not be written before."""
+    def refresh_all(cls) -> list[str]:
+        """Make missing files again, and write what could not be written before. Returns what is
+        still wrong."""
         for file in list(cls._open):
             file._refresh()
+        return cls.troubles()
 
     def read_value(self, key: str) -> tuple[float, float]:
         """Value and timestamp; zeros for a new key, which is in the file from now on."""
