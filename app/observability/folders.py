@@ -27,8 +27,8 @@ def make(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, *, shared: bool, timeout: float) -> Iterator[bool]:
-    """Lock the folder for this process, or together with others that share it. Yields False if that
-    takes more than `timeout` seconds. Polls, so a worker serves others meanwhile. Raises OSError."""
+    """Lock the folder for this process, or with others that share it. Yields False if that takes
+    more than `timeout` seconds. Polls, so that a worker serves others meanwhile. Raises OSError."""
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield _lock(directory, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, timeout)
