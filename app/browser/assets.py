@@ -1,18 +1,17 @@
-"""MLflow's static files, compressed by us: it sends 4.4 MB of JavaScript as they are.
+"""MLflow's static files, compressed here: it sends 4.4 MB of JavaScript uncompressed.
 
-They are public code, so they need no key. A file is compressed once in each worker, while its first
-reader gets it, and kept. For a kept file MLflow is asked with its ETag: "304 Not Modified" is
-answered with the copy. A file whose name has a hash of its content never changes, so MLflow is not
-asked again. Only MLflow's static files come here; answers and artifacts never do.
-See docs/decisions/static-files.md and static_files.py.
+They are public code, so they need no key. Each worker compresses a file once, for its first reader,
+and keeps the copy. It revalidates a copy at MLflow by its ETag, and serves it after a 304. A file
+whose name has a hash of its content never changes, so its copy is not revalidated. Only static
+files come here, no other response and no artifact. See docs/decisions/static-files.md.
 """
 
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import Headers
@@ -22,36 +21,35 @@ from app.observability.record import Record
 from app.request.body import yield_to_hub
 from app.request.permit import Permit
 
-#: What is worth it; fonts and pictures are compressed already. Pages are short, and HTML in another
-#: file's place must not be kept.
+#: Types to compress. Fonts and pictures are compressed already; pages are short, and HTML in place
+#: of another file must not be kept.
 TYPES = frozenset(
     """text/javascript application/javascript text/css text/plain image/svg+xml
     application/json application/manifest+json application/wasm""".split()
 )
 
-#: Bytes: below, a response is one packet anyway; above, nobody wants it in memory.
+#: Bytes: a smaller response is one packet anyway, a larger one would fill the memory.
 SMALLEST, LARGEST = 1024, 16 * 1024 * 1024
 
 #: Bytes of compressed files that a worker keeps; all of MLflow 3.17's are 7 MB.
 KEPT = 16 * 1024 * 1024
 
-#: zlib's, of 9: the next ones cost more and give less than 1 %.
+#: Of zlib's 9: the next ones cost more and gain less than 1 %.
 LEVEL = 6
 
-#: Characters of an Accept-Encoding that is read; browsers' have 25.
-LONGEST_WISH = 1000
+#: Characters of an Accept-Encoding that is parsed; browsers' have 25.
+LONGEST_ENCODINGS = 1000
 
-#: Bytes compressed at once, in about 3 ms; then the worker's other requests have their turn.
+#: Bytes compressed at once, in about 3 ms; then the worker serves its other requests.
 STEP = 64 * 1024
 
-
-#: What is said of one request's own header fields, and so is not kept for the next.
+#: Describes one request's header fields, so it is not kept for the next.
 DROPPED = "X-Hokusai-Dropped-Headers"
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A compressed file, and the header fields of MLflow's answer to which it belongs."""
+    """A compressed file, and the header fields of its response."""
 
     body: bytes
     headers: tuple[tuple[str, str], ...]
@@ -69,14 +67,14 @@ class Copies:
         self._kept: OrderedDict[str, Copy] = OrderedDict()
 
     def get(self, path: str) -> Copy | None:
-        """The copy that was kept, current or not."""
+        """The copy, current or not."""
         with self._guard:
             if path in self._kept:
                 self._kept.move_to_end(path)
             return self._kept.get(path)
 
     def put(self, path: str, copy: Copy) -> None:
-        """Keeps one, in place of an older one of the same path."""
+        """Keep a copy, in place of an older one of the same path."""
         with self._guard:
             if (old := self._kept.pop(path, None)) is not None:
                 self._size -= len(old.body)
@@ -92,16 +90,12 @@ PassOn = Callable[[Permit, Record], Response]
 
 def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
     """MLflow's static files under both prefixes: `permit_anybody` checks the request, `pass_on`
-    gets MLflow's answer."""
+    forwards it."""
     routes = Blueprint("assets", __name__)
     copies = Copies()
 
     def asset(rest: str) -> Response:
-        permit = permit_anybody(g.record)
-
-        def forward(record: Record) -> Response:
-            return pass_on(permit, record)
-
+        forward = partial(pass_on, permit_anybody(g.record), g.record)
         if static_files.is_page(rest):
             answer = static_files.page(forward, g.record)
         else:
@@ -119,41 +113,41 @@ def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
     return routes
 
 
-def compressed(forward: Callable[[Record], Response], copies: Copies, name: str) -> Response:
-    """MLflow's answer, compressed where that is wanted and worth it."""
+def compressed(forward: Callable[[], Response], copies: Copies, name: str) -> Response:
+    """MLflow's response, compressed where the client wants that and it is worth it."""
+    if not _wants_gzip():
+        return _varying(forward())
+    copy = copies.get(name)
+    has_copy = copy is not None and _has_it_already(copy)
+    if copy is not None and static_files.is_hashed(name):
+        return _not_modified(copy) if has_copy else _from_copy(None, copy)
+    if copy is not None and not has_copy:
+        request.environ["HTTP_IF_NONE_MATCH"] = copy.etag
+    answer = forward()
+    if answer.status_code == 304:
+        if copy is not None and not has_copy:
+            return _from_copy(answer, copy)
+        _weaken(answer.headers)
+    return _compressing(answer, copies, name) if _is_worth_it(answer) else _varying(answer)
+
+
+def _wants_gzip() -> bool:
+    """Whether the client prefers gzip, and wants the whole file.
+
+    An If-Range that names no strong ETag, which only MLflow's own bytes have (RFC 9110 section
+    13.1.5), is dropped with its range: the part that the client has may be of our bytes.
+    """
     environ = request.environ
-    if len(environ.get("HTTP_ACCEPT_ENCODING", "")) > LONGEST_WISH:
-        return _varying(forward(g.record))
+    if len(environ.get("HTTP_ACCEPT_ENCODING", "")) > LONGEST_ENCODINGS:
+        return False
     wanted = request.accept_encodings
     if not wanted.quality("gzip") or wanted.quality("identity") > wanted.quality("gzip"):
-        return _varying(forward(g.record))
-    _without_unsafe_range(environ)
-    if "HTTP_RANGE" in environ:
-        return _varying(forward(g.record))
-    copy = copies.get(name)
-    if copy is not None and static_files.is_hashed(name):
-        return _not_modified(copy) if _has_it_already(copy) else _from_copy(None, copy)
-    if copy is not None and _has_it_already(copy):
-        copy = None
-    if copy is not None:
-        environ["HTTP_IF_NONE_MATCH"] = copy.etag
-    answer = forward(g.record)
-    if copy is not None and answer.status_code == 304:
-        return _from_copy(answer, copy)
-    if answer.status_code == 304:
-        _weaken(answer.headers)
-    if _is_worth_it(answer):
-        return _compressing(answer, copies, name)
-    return _varying(answer)
-
-
-def _without_unsafe_range(environ: MutableMapping[str, Any]) -> None:
-    """A range of "what I have a part of" is dropped unless that is named by a strong ETag, which
-    only MLflow's own bytes have (RFC 9110 section 13.1.5): what the client has may be ours."""
+        return False
     condition: str | None = environ.get("HTTP_IF_RANGE")
     if condition is not None and not condition.strip().startswith('"'):
         environ.pop("HTTP_RANGE", None)
         del environ["HTTP_IF_RANGE"]
+    return "HTTP_RANGE" not in environ
 
 
 def _is_worth_it(answer: Response) -> bool:
@@ -170,7 +164,7 @@ def _is_worth_it(answer: Response) -> bool:
 
 
 def _compressing(answer: Response, copies: Copies, name: str) -> Response:
-    """Compresses what comes while it goes out, and keeps it when all of it came."""
+    """Compress the response while it is sent, and keep it once it is complete."""
     etag = answer.headers.get("ETag", "")
     _describe(answer.headers)
     if request.method == "HEAD":
@@ -178,7 +172,7 @@ def _compressing(answer: Response, copies: Copies, name: str) -> Response:
     fields = tuple(field for field in answer.headers.items() if field[0] != DROPPED)
 
     def keep(body: bytes) -> None:
-        if etag:  # else nobody could say later whether it is still the same
+        if etag:  # without one it cannot be revalidated
             copies.put(name, Copy(body, fields, etag))
 
     pieces: Iterator[bytes] = answer.response  # type: ignore[assignment]
@@ -189,7 +183,7 @@ def _compressing(answer: Response, copies: Copies, name: str) -> Response:
 def _gzip(
     pieces: Iterator[bytes], record: Record, keep: Callable[[bytes], None]
 ) -> Iterator[bytes]:
-    """The pieces as gzip. Where MLflow breaks off, so does this, and nothing is kept."""
+    """The pieces as gzip. A broken transfer raises here too, and is not kept."""
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     packed: list[bytes] = []
     for piece in pieces:
@@ -206,9 +200,8 @@ def _gzip(
 
 
 def _from_copy(answer: Response | None, copy: Copy) -> Response:
-    """The copy. `answer` is the 304 by which MLflow said that it is current, None for a file that
-    never changes; the 304's Cache-Control and Expires are newer than the copy's, and what was
-    dropped of this request only the 304 says."""
+    """Serve the copy. `answer` is MLflow's 304, None for a file that never changes. Cache-Control,
+    Expires and the dropped header fields are those of the 304."""
     whole = Response(copy.body if request.method == "GET" else b"")
     whole.headers = Headers(copy.headers)
     for name in ("Cache-Control", "Expires", DROPPED):
@@ -223,7 +216,7 @@ def _from_copy(answer: Response | None, copy: Copy) -> Response:
 
 
 def _not_modified(copy: Copy) -> Response:
-    """What MLflow would say to a client that has the kept version."""
+    """A 304, for a client that has the kept version."""
     answer = Response(status=304)
     answer.headers.clear()
     answer.headers["ETag"] = copy.etag
@@ -232,8 +225,7 @@ def _not_modified(copy: Copy) -> Response:
 
 
 def _describe(headers: Headers) -> None:
-    """Header fields for compressed bytes in place of MLflow's: the same ETag, but weak, because the
-    bytes are others; no ranges of them."""
+    """Header fields for compressed bytes: a weak ETag, because the bytes are others; no ranges."""
     headers["Content-Encoding"] = "gzip"
     headers.pop("Content-Length", None)
     headers.pop("Accept-Ranges", None)
@@ -242,7 +234,7 @@ def _describe(headers: Headers) -> None:
 
 
 def _has_it_already(copy: Copy) -> bool:
-    """Whether the client's own condition is to decide: it names this version, or a date."""
+    """Whether the client's own condition names this version, or a date."""
     if "HTTP_IF_NONE_MATCH" not in request.environ:
         return "HTTP_IF_MODIFIED_SINCE" in request.environ
     return request.if_none_match.contains_weak(copy.etag.removeprefix("W/").strip('"'))
@@ -255,7 +247,7 @@ def _weaken(headers: Headers) -> None:
 
 
 def _varying(answer: Response) -> Response:
-    """MLflow's answer as it is, with Vary: a cache must not give it to a client without gzip."""
+    """The response with Vary: Accept-Encoding, so that caches keep it apart from the other form."""
     if answer.status_code in (200, 206, 304):
         _vary(answer.headers)
     return answer

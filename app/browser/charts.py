@@ -1,4 +1,4 @@
-"""Small line charts as numbers for an SVG: paths, and what their axes say."""
+"""Small line charts as numbers for an SVG: paths, and the labels of their axes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ WINDOW = INTERVAL * (KEPT - 1)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: its name, its last value in words, and its path, "" where there is nothing."""
+    """One line: its name, its last value as text, and its path, "" without values."""
 
     name: str
     latest: str
@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart: what it shows, the highest value of its axis in words, and its lines."""
+    """A chart: its title, the highest value of its axis as text, and its lines."""
 
     title: str
     top: str
@@ -34,7 +34,7 @@ class Chart:
 
     @property
     def summary(self) -> str:
-        """The same for who cannot see it."""
+        """The chart as text, for screen readers."""
         latest = ", ".join(f"{line.name} {line.latest}".strip() for line in self.lines)
         return f"{self.title}, the last {WINDOW / 60:.0f} minutes. Now: {latest}."
 
@@ -88,7 +88,7 @@ def _line(
 
 
 def _path(parts: Sequence[Sequence[tuple[float, float]]]) -> str:
-    """Lines through these spots, one for each part; a part of one spot is a dot."""
+    """Lines through these points, one for each part; a part of one point is a dot."""
     lines = ("M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in part) for part in parts)
     return " ".join(line if "L" in line else f"{line} h0" for line in lines)
 

@@ -1,4 +1,4 @@
-"""The pages of signing in and out: the form, what it sends, the way out, and what they load."""
+"""The routes of signing in and out, and the static files of our pages."""
 
 import time
 from urllib.parse import quote
@@ -19,14 +19,12 @@ from app.request.route_table import Access
 from app.responses import refuse
 
 STILL_THERE = (
-    "This browser is signed out. The session itself could not be ended at the moment: it ends by "
-    "its idle time."
+    "This browser is signed out. The session itself could not be ended: it ends by its idle time."
 )
 
 
 def blueprint(parts: SignIn) -> Blueprint:
-    """The form, what it sends, the way out, and the static files of our pages. Nothing else below
-    their folder is passed on to MLflow."""
+    """Sign-in, sign-out and static files; every other path below BASE is 404, never MLflow's."""
     routes = Blueprint(
         "browser",
         __name__,
@@ -36,7 +34,7 @@ def blueprint(parts: SignIn) -> Blueprint:
     )
     forms = SignInForms()
     pages.install(routes)
-    _files_are_files(routes)
+    _forbid_sniffing(routes)
 
     @routes.before_request
     def refuse_keys() -> None:
@@ -102,7 +100,7 @@ def _add_nothing_else(routes: Blueprint) -> None:
 
 
 def own_path(goal: str) -> str:
-    """Where to go on to: a path of MLflow's UI or the status page, and never another site's."""
+    """The path to open: one of MLflow's UI, or the status page, never another site's."""
     path, _, query = goal.partition("?")
     if path == "/status":
         return "/status"
@@ -117,24 +115,22 @@ def own_path(goal: str) -> str:
 
 
 def _by_way_of_a_page(goal: str) -> str:
-    """Where MLflow's UI or the status page is wanted, that; a file may come as a download, which
-    leaves the form standing there, so its link is shown on a page."""
+    """MLflow's UI or the status page itself. Anything else may be a download, which would leave the
+    form on the screen, so a page shows a link to it."""
     if goal.partition("?")[0] in (HOME, "/status"):
         return goal
     return f"{pages.BASE}/sign-in?next={quote(goal, safe='/')}"
 
 
 def may(principal: Principal) -> str:
-    """What a key may do, for its owner: "read and write", say."""
+    """The rights of a key, such as "read and write"."""
     words = {Access.READ: "read", Access.WRITE: "write", Access.ADMIN: "administer"}
     own = granted(principal)
     *first, last = [word for access, word in words.items() if access in own] or ["nothing"]
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _files_are_files(routes: Blueprint) -> None:
-    """No browser is to make anything else of them; they may be kept, and are asked about again."""
-
+def _forbid_sniffing(routes: Blueprint) -> None:
     @routes.after_request
     def harden(response: Response) -> Response:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")

@@ -1,7 +1,7 @@
-"""What a cache may keep of MLflow's static files, and its one page among them.
+"""What caches may keep of MLflow's static files, and the one page among them.
 
-The page shows traces in a notebook, in an iframe. It takes for granted that MLflow stands at the
-root of its host, so it is rewritten for the prefix under which the proxy has MLflow.
+The page shows traces in a notebook, in an iframe. It assumes that MLflow is at the root of its
+host, so its addresses are rewritten for the proxy's prefix.
 """
 
 import re
@@ -20,14 +20,14 @@ _HASHED = re.compile(r"[^/]+\.[0-9a-f]{8,32}(?:\.[A-Za-z0-9_-]+)+")
 FOREVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "public, no-cache"
 
-#: Bytes of a page that is rewritten; MLflow's has 205.
+#: Bytes of a page to rewrite; MLflow's has 205.
 LONGEST_PAGE = 256 * 1024
 
-#: What a part, or a date, of MLflow's own bytes means nothing for.
+#: Header fields of the request that refer to MLflow's own bytes, not to the rewritten page.
 _CONDITIONS = (
-    "HTTP_RANGE HTTP_IF_RANGE HTTP_IF_NONE_MATCH HTTP_IF_MODIFIED_SINCE HTTP_IF_MATCH "
-    "HTTP_IF_UNMODIFIED_SINCE"
-).split()
+    *("HTTP_RANGE", "HTTP_IF_RANGE", "HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"),
+    *("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE"),
+)
 
 _ROOT = re.compile(rb'(<base href|\b(?:src|href))="/(?=static-files/|")')
 
@@ -43,9 +43,8 @@ def is_page(name: str) -> bool:
 
 
 def describe(answer: Response, name: str) -> Response:
-    """MLflow's answer with what caches may do: keep a hashed file, ask again about any other, and
-    keep no error. HTML under a script's name comes from something in front of MLflow, so it is not
-    kept either. No browser may guess another type than the one that is given."""
+    """Add Cache-Control: keep a hashed file, revalidate any other, keep no error. HTML under a
+    script's name comes from something in front of MLflow, so it is not kept either."""
     headers = answer.headers
     is_html = headers.get("Content-Type", "").strip().lower().startswith("text/html")
     if answer.status_code not in (200, 206, 304) or (is_html and not is_page(name)):
@@ -57,12 +56,12 @@ def describe(answer: Response, name: str) -> Response:
     return answer
 
 
-def page(forward: Callable[[Record], Response], record: Record) -> Response:
-    """A page of MLflow's, with the addresses of its parts behind our prefix."""
+def page(forward: Callable[[], Response], record: Record) -> Response:
+    """A page of MLflow's, with the addresses in it rewritten."""
     for condition in _CONDITIONS:
         request.environ.pop(condition, None)
     request.environ["HTTP_ACCEPT_ENCODING"] = "identity"
-    answer = forward(record)
+    answer = forward()
     if answer.status_code != 200 or "Content-Encoding" in answer.headers:
         return answer
     for name in ("ETag", "Last-Modified", "Accept-Ranges", "Content-Length"):
@@ -82,8 +81,8 @@ def page(forward: Callable[[Record], Response], record: Record) -> Response:
 
 
 def at_prefix(body: bytes) -> bytes:
-    """A page that was made for the root of a host, for /mlflow/: that is where the session's cookie
-    goes, also when the page itself was asked for under /api/mlflow/."""
+    """Rewrite addresses at the root of a host for /mlflow/, also in a page under /api/mlflow/: the
+    session's cookie is sent to /mlflow/ only."""
     return _ROOT.sub(rb'\1="' + HOME.encode(), body)
 
 
