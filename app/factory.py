@@ -70,7 +70,7 @@ def _mount_pages(app: Flask, services: Services) -> None:
         )
     )
     app.register_blueprint(forms.blueprint(sign_in))
-    app.register_blueprint(status.blueprint(services, sign_in.asking))
+    app.register_blueprint(status.blueprint(services, sign_in.current_user))
 
 
 class _NoSessions(SessionInterface):

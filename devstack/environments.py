@@ -232,7 +232,8 @@ def _installer_environment() -> dict[str, str]:
     environment = dict(os.environ)
     if index := os.environ.get("PIP_INDEX_URL") or _pip_index():
         environment.setdefault("UV_DEFAULT_INDEX", index)
-    if not _is_writable(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()):
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not _is_writable(Path(cache)):
         environment.setdefault("UV_CACHE_DIR", str(ROOT / ".devstack" / "uv-cache"))
     return environment
 

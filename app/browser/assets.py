@@ -97,10 +97,10 @@ def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
     def asset(rest: str) -> Response:
         forward = partial(pass_on, permit_anybody(g.record), g.record)
         if static_files.is_page(rest):
-            answer = static_files.page(forward, g.record)
+            response = static_files.page(forward, g.record)
         else:
-            answer = compressed(forward, copies, rest)
-        return static_files.describe(answer, rest)
+            response = compressed(forward, copies, rest)
+        return static_files.describe(response, rest)
 
     for prefix in ("/api/mlflow", "/mlflow"):
         routes.add_url_rule(
@@ -118,17 +118,17 @@ def compressed(forward: Callable[[], Response], copies: Copies, name: str) -> Re
     if not _wants_gzip():
         return _varying(forward())
     copy = copies.get(name)
-    has_copy = copy is not None and _has_it_already(copy)
+    client_has_it = copy is not None and _client_has(copy)
     if copy is not None and static_files.is_hashed(name):
-        return _not_modified(copy) if has_copy else _from_copy(None, copy)
-    if copy is not None and not has_copy:
+        return _not_modified(copy) if client_has_it else _from_copy(copy)
+    if copy is not None and not client_has_it:
         request.environ["HTTP_IF_NONE_MATCH"] = copy.etag
-    answer = forward()
-    if answer.status_code == 304:
-        if copy is not None and not has_copy:
-            return _from_copy(answer, copy)
-        _weaken(answer.headers)
-    return _compressing(answer, copies, name) if _is_worth_it(answer) else _varying(answer)
+    response = forward()
+    if response.status_code == 304:
+        if copy is not None and not client_has_it:
+            return _from_copy(copy, response)
+        _weaken(response.headers)
+    return _compressing(response, copies, name) if _is_worth_it(response) else _varying(response)
 
 
 def _wants_gzip() -> bool:
@@ -150,11 +150,11 @@ def _wants_gzip() -> bool:
     return "HTTP_RANGE" not in environ
 
 
-def _is_worth_it(answer: Response) -> bool:
-    headers = answer.headers
+def _is_worth_it(response: Response) -> bool:
+    headers = response.headers
     length = headers.get("Content-Length", "")
     return (
-        answer.status_code == 200
+        response.status_code == 200
         and headers.get("Content-Type", "").partition(";")[0].strip().lower() in TYPES
         and "Content-Encoding" not in headers
         and "no-transform" not in headers.get("Cache-Control", "")
@@ -163,21 +163,21 @@ def _is_worth_it(answer: Response) -> bool:
     )
 
 
-def _compressing(answer: Response, copies: Copies, name: str) -> Response:
+def _compressing(response: Response, copies: Copies, name: str) -> Response:
     """Compress the response while it is sent, and keep it once it is complete."""
-    etag = answer.headers.get("ETag", "")
-    _describe(answer.headers)
+    etag = response.headers.get("ETag", "")
+    _describe(response.headers)
     if request.method == "HEAD":
-        return answer
-    fields = tuple(field for field in answer.headers.items() if field[0] != DROPPED)
+        return response
+    fields = tuple(field for field in response.headers.items() if field[0] != DROPPED)
 
     def keep(body: bytes) -> None:
         if etag:  # without one it cannot be revalidated
             copies.put(name, Copy(body, fields, etag))
 
-    pieces: Iterator[bytes] = answer.response  # type: ignore[assignment]
-    answer.response = _gzip(pieces, g.record, keep)
-    return answer
+    pieces: Iterator[bytes] = response.response  # type: ignore[assignment]
+    response.response = _gzip(pieces, g.record, keep)
+    return response
 
 
 def _gzip(
@@ -199,29 +199,29 @@ def _gzip(
     yield packed[-1]
 
 
-def _from_copy(answer: Response | None, copy: Copy) -> Response:
-    """Serve the copy. `answer` is MLflow's 304, None for a file that never changes. Cache-Control,
-    Expires and the dropped header fields are those of the 304."""
-    whole = Response(copy.body if request.method == "GET" else b"")
-    whole.headers = Headers(copy.headers)
-    for name in ("Cache-Control", "Expires", DROPPED):
-        if answer is not None and (value := answer.headers.get(name)):
-            whole.headers[name] = value
-    whole.headers["Content-Length"] = str(len(copy.body))
-    if answer is not None:
-        whole.call_on_close(answer.close)
+def _from_copy(copy: Copy, not_modified: Response | None = None) -> Response:
+    """Serve the copy. `not_modified` is MLflow's 304, None for a file that never changes; its
+    Cache-Control, Expires and dropped header fields apply."""
+    body = copy.body if request.method == "GET" else b""
+    response = Response(body, headers=Headers(copy.headers))
+    response.headers["Content-Length"] = str(len(copy.body))
+    if not_modified is not None:
+        for name in ("Cache-Control", "Expires", DROPPED):
+            if value := not_modified.headers.get(name):
+                response.headers[name] = value
+        response.call_on_close(not_modified.close)
     record: Record = g.record
-    record.bytes_out = len(copy.body) if request.method == "GET" else 0
-    return whole
+    record.bytes_out = len(body)
+    return response
 
 
 def _not_modified(copy: Copy) -> Response:
     """A 304, for a client that has the kept version."""
-    answer = Response(status=304)
-    answer.headers.clear()
-    answer.headers["ETag"] = copy.etag
-    _weaken(answer.headers)
-    return _varying(answer)
+    response = Response(status=304)
+    response.headers.clear()
+    response.headers["ETag"] = copy.etag
+    _weaken(response.headers)
+    return _varying(response)
 
 
 def _describe(headers: Headers) -> None:
@@ -233,7 +233,7 @@ def _describe(headers: Headers) -> None:
     _vary(headers)
 
 
-def _has_it_already(copy: Copy) -> bool:
+def _client_has(copy: Copy) -> bool:
     """Whether the client's own condition names this version, or a date."""
     if "HTTP_IF_NONE_MATCH" not in request.environ:
         return "HTTP_IF_MODIFIED_SINCE" in request.environ
@@ -246,11 +246,11 @@ def _weaken(headers: Headers) -> None:
         headers["ETag"] = f"W/{etag}"
 
 
-def _varying(answer: Response) -> Response:
+def _varying(response: Response) -> Response:
     """The response with Vary: Accept-Encoding, so that caches keep it apart from the other form."""
-    if answer.status_code in (200, 206, 304):
-        _vary(answer.headers)
-    return answer
+    if response.status_code in (200, 206, 304):
+        _vary(response.headers)
+    return response
 
 
 def _vary(headers: Headers) -> None:

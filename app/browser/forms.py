@@ -18,12 +18,12 @@ from app.request.principal import Principal
 from app.request.route_table import Access
 from app.responses import refuse
 
-STILL_THERE = (
+NOT_ENDED = (
     "This browser is signed out. The session itself could not be ended: it ends by its idle time."
 )
 
 
-def blueprint(parts: SignIn) -> Blueprint:
+def blueprint(signing: SignIn) -> Blueprint:
     """Sign-in, sign-out and static files; every other path below BASE is 404, never MLflow's."""
     routes = Blueprint(
         "browser",
@@ -44,58 +44,61 @@ def blueprint(parts: SignIn) -> Blueprint:
     def form() -> Response:
         note = "You are signed out." if "signed-out" in request.args else ""
         try:
-            session = parts.session()
+            session = signing.session()
         except AuthServiceUnavailable as unknown:
             session, note = None, unknown.message
         if session is not None:
-            ends = time.gmtime(session.until)
-            who = session.principal
-            goal = own_path(request.args.get("next", ""))
-            return pages.page("account.html", principal=who, may=may(who), ends=ends, goal=goal)
+            return pages.page(
+                "account.html",
+                principal=session.principal,
+                rights=rights(session.principal),
+                ends=time.gmtime(session.until),
+                goal=own_path(request.args.get("next", "")),
+            )
         return pages.sign_in_page(goal=request.args.get("next", ""), note=note)
 
     @routes.post(f"{pages.BASE}/sign-in")
     def sign_in() -> WerkzeugResponse:
-        require_own_page(request.environ, parts.hops)
+        require_own_page(request.environ, signing.hops)
         key, goal = forms.read(request.environ)
         try:
-            token = parts.begin(key)
+            token = signing.begin(key)
         except ProxyError as error:
             refuse(error)  # for log and metrics; a person gets it as a page
             return pages.sign_in_page(error.message, error.status, goal, headers=error.headers)
-        moved = redirect(_by_way_of_a_page(own_path(goal)), 303)
+        moved = redirect(_page_for(own_path(goal)), 303)
         moved.headers["Cache-Control"] = "no-store"
-        parts.set_cookies(moved, token)
+        signing.set_cookies(moved, token)
         return moved
 
-    _add_way_out(routes, parts)
-    _add_nothing_else(routes)
+    _add_sign_out(routes, signing)
+    _add_not_found(routes)
     return routes
 
 
-def _add_way_out(routes: Blueprint, parts: SignIn) -> None:
+def _add_sign_out(routes: Blueprint, signing: SignIn) -> None:
     @routes.post(f"{pages.BASE}/sign-out")
     def sign_out() -> WerkzeugResponse:
-        require_own_page(request.environ, parts.hops)
+        require_own_page(request.environ, signing.hops)
         try:
-            parts.end()
+            signing.end()
             done: WerkzeugResponse = redirect(f"{pages.BASE}/sign-in?signed-out", 303)
         except AuthServiceUnavailable as error:
             refuse(error)  # for log and metrics
-            done = pages.sign_in_page(STILL_THERE, error.status, headers=error.headers)
+            done = pages.sign_in_page(NOT_ENDED, error.status, headers=error.headers)
         done.headers["Cache-Control"] = "no-store"
-        parts.set_cookies(done, "")
+        signing.set_cookies(done, "")
         return done
 
     @routes.get(f"{pages.BASE}/sign-out")
-    def how_to_sign_out() -> WerkzeugResponse:
+    def link_to_sign_out() -> WerkzeugResponse:
         return redirect(f"{pages.BASE}/sign-in", 303)
 
 
-def _add_nothing_else(routes: Blueprint) -> None:
+def _add_not_found(routes: Blueprint) -> None:
     @routes.route(f"{pages.BASE}/", defaults={"rest": ""}, methods=METHODS, strict_slashes=False)
     @routes.route(f"{pages.BASE}/<any_rest:rest>", methods=METHODS)
-    def nothing(rest: str) -> Response:
+    def not_found(rest: str) -> Response:
         raise NoSuchPath("The proxy has no such page of its own.")
 
 
@@ -114,7 +117,7 @@ def own_path(goal: str) -> str:
     return goal
 
 
-def _by_way_of_a_page(goal: str) -> str:
+def _page_for(goal: str) -> str:
     """MLflow's UI or the status page itself. Anything else may be a download, which would leave the
     form on the screen, so a page shows a link to it."""
     if goal.partition("?")[0] in (HOME, "/status"):
@@ -122,7 +125,7 @@ def _by_way_of_a_page(goal: str) -> str:
     return f"{pages.BASE}/sign-in?next={quote(goal, safe='/')}"
 
 
-def may(principal: Principal) -> str:
+def rights(principal: Principal) -> str:
     """The rights of a key, such as "read and write"."""
     words = {Access.READ: "read", Access.WRITE: "write", Access.ADMIN: "administer"}
     own = granted(principal)

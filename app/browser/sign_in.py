@@ -54,7 +54,7 @@ class SignIn:
         except Unauthenticated:
             return None
 
-    def asking(self) -> Principal | None:
+    def current_user(self) -> Principal | None:
         """The user who is signed in, or of the request's key. Raises Unauthenticated for an invalid
         key."""
         environ = request.environ

@@ -42,18 +42,18 @@ def is_page(name: str) -> bool:
     return name.lower().endswith((".html", ".htm"))
 
 
-def describe(answer: Response, name: str) -> Response:
+def describe(response: Response, name: str) -> Response:
     """Add Cache-Control: keep a hashed file, revalidate any other, keep no error. HTML under a
     script's name comes from something in front of MLflow, so it is not kept either."""
-    headers = answer.headers
+    headers = response.headers
     is_html = headers.get("Content-Type", "").strip().lower().startswith("text/html")
-    if answer.status_code not in (200, 206, 304) or (is_html and not is_page(name)):
+    if response.status_code not in (200, 206, 304) or (is_html and not is_page(name)):
         headers["Cache-Control"] = "no-store"
     else:
         headers["Cache-Control"] = FOREVER if is_hashed(name) else ASK_AGAIN
     headers.pop("Expires", None)
     headers["X-Content-Type-Options"] = "nosniff"
-    return answer
+    return response
 
 
 def page(forward: Callable[[], Response], record: Record) -> Response:
@@ -61,23 +61,23 @@ def page(forward: Callable[[], Response], record: Record) -> Response:
     for condition in _CONDITIONS:
         request.environ.pop(condition, None)
     request.environ["HTTP_ACCEPT_ENCODING"] = "identity"
-    answer = forward()
-    if answer.status_code != 200 or "Content-Encoding" in answer.headers:
-        return answer
+    response = forward()
+    if response.status_code != 200 or "Content-Encoding" in response.headers:
+        return response
     for name in ("ETag", "Last-Modified", "Accept-Ranges", "Content-Length"):
-        answer.headers.pop(name, None)
+        response.headers.pop(name, None)
     if request.method == "HEAD":
-        return answer
+        return response
     try:
-        body = at_prefix(_whole(answer.response))
+        body = at_prefix(_whole(response.response))
     except BrokenTransfer as broken:
-        raise UpstreamReset("MLflow broke its answer off.") from broken
+        raise UpstreamReset("MLflow broke its response off.") from broken
     finally:
-        answer.close()
-    answer.headers["Content-Length"] = str(len(body))
-    answer.response = [body]
+        response.close()
+    response.headers["Content-Length"] = str(len(body))
+    response.response = [body]
     record.bytes_out = len(body)
-    return answer
+    return response
 
 
 def at_prefix(body: bytes) -> bytes:

@@ -38,8 +38,8 @@ HEADLINES = {
 }
 
 
-def blueprint(services: Services, asking: Callable[[], Principal | None]) -> Blueprint:
-    """The one page. `asking` gives the user, None without a key or session."""
+def blueprint(services: Services, current_user: Callable[[], Principal | None]) -> Blueprint:
+    """The one page. `current_user` gives the user, None without a key or session."""
     routes = Blueprint("status", __name__)
 
     @routes.get("/status")
@@ -47,7 +47,7 @@ def blueprint(services: Services, asking: Callable[[], Principal | None]) -> Blu
         check_query(request.query_string.decode("latin-1"))
         principal, note = None, ""
         try:
-            principal = asking()
+            principal = current_user()
         except AuthServiceUnavailable as unknown:
             note = unknown.message
         g.record.principal = principal
