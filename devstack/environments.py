@@ -57,7 +57,7 @@ TABLE = (
     ("mlflow-server", ".venv-mlflow", "mlflow-server", "up to a few minutes, 650 MB"),
     # What `make bench` compares the proxy with, and what draws its plot.
     ("bench", ".venv-bench", "bench", "up to a minute, 150 MB"),
-    ("basic-auth-server", ".venv-mlflow-basic-auth", "bench-basic-auth", "minutes, 650 MB"),
+    ("basic-auth-server", ".venv-mlflow-basic-auth", "bench-basic-auth", "a few minutes, 650 MB"),
     # What builds the documentation as a site.
     ("docs", ".venv-docs", "docs", "up to a minute, 125 MB"),
     # A stand-in for AWS, and its client, for `make test-aws`.

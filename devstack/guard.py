@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 GRACE_SECONDS = 10.0
 
@@ -54,14 +54,18 @@ def _begin() -> subprocess.Popen[str]:
     )
 
 
-def end_groups(groups: Iterable[int], grace: float) -> None:
-    """End the process groups: SIGTERM, and SIGKILL after `grace` seconds."""
+def end_groups(
+    groups: Iterable[int], grace: float, reap: Callable[[], object] = lambda: None
+) -> None:
+    """End the process groups: SIGTERM, and SIGKILL after `grace` seconds. `reap` is called often: a
+    parent has to reap its children, or their groups stay."""
     left = set(groups)
     for group in left:
         signal_group(group, signal.SIGTERM)
     deadline = time.monotonic() + grace
     while left and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
+        reap()
         left = {group for group in left if signal_group(group, 0)}
     for group in left:
         signal_group(group, signal.SIGKILL)

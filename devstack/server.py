@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from devstack.environments import ROOT
-from devstack.guard import GRACE_SECONDS, Guard, signal_group
+from devstack.guard import GRACE_SECONDS, Guard, end_groups, signal_group
 
 TAIL_LINES = 25
 _guard = Guard()
@@ -110,28 +110,17 @@ class Server:
 
         A server that was stopped can be started again.
         """
-        if self._process is None:
-            return
-        self.ask_to_stop()
-        deadline = time.monotonic() + grace
-        while self._has_processes() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self.kill()
+        if self._process is not None:
+            end_groups([self._process.pid], grace, self._process.poll)
+            self.kill()
 
     def kill(self) -> None:
         """End the whole group at once, by SIGKILL."""
-        if self._process is None:
-            return
-        signal_group(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        _guard.forget(self._process.pid)
-        self._process = None
-
-    def _has_processes(self) -> bool:
-        """Whether any process of the group is left; `poll` reaps the leader."""
-        return self._process is not None and (
-            self._process.poll() is None or signal_group(self._process.pid, 0)
-        )
+        if self._process is not None:
+            signal_group(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            _guard.forget(self._process.pid)
+            self._process = None
 
     def failure(self, what: str) -> ServerFailed:
         """An exception with the log's tail. `what` continues a sentence that the name begins."""
