@@ -3,7 +3,7 @@
 from dataclasses import fields
 from itertools import groupby
 
-from config.settings import Settings, shown
+from config.settings import Settings, as_text
 
 INTRODUCTION = """\
 # Configuration
@@ -21,7 +21,7 @@ def reference() -> str:
         for setting in rows:
             facts = setting.metadata
             secret = " Secret: never printed." if facts["secret"] else ""
-            default = "none" if setting.default == "" else f"`{shown(setting.default)}`"
+            default = "none" if setting.default == "" else f"`{as_text(setting.default)}`"
             page.append(f"| `{facts['variable']}` | {default} | {facts['help']}{secret} |")
     return "\n".join(page) + "\n"
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from config import settings as rows
-from config.settings import Settings
+from config.settings import Settings, as_text
 
 #: The similarity (0 to 1) from which an unknown variable is taken for a misspelt one of ours.
 CLOSE_ENOUGH = 0.85
@@ -29,7 +28,7 @@ def _shown(facts: Mapping[str, Any], value: Any) -> str:
         return f"{scheme}://{hidden}{rest.rpartition('@')[2].partition('?')[0]}"
     if value == "":
         return "(not set)"
-    return "(set, hidden)" if facts["secret"] else rows.shown(value)
+    return "(set, hidden)" if facts["secret"] else as_text(value)
 
 
 def doubts(settings: Settings, environ: Mapping[str, str] | None = None) -> list[str]:

@@ -216,7 +216,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     return Settings(**values)
 
 
-def shown(value: object) -> str:
+def as_text(value: object) -> str:
     """A value as people write it."""
     if isinstance(value, bool):
         return str(value).lower()

@@ -76,7 +76,7 @@ def _options() -> argparse.Namespace:
 
 def _run(workspace: Workspace, preferred_port: int, signals: Signals) -> int:
     place = reserve(preferred_port)
-    stack = Stack(workspace, place, os.environ.get("REDIS_URL"))
+    stack = Stack(workspace, place=place, redis_url=os.environ.get("REDIS_URL"))
     if stack.proxy.port != preferred_port:
         say(f"Port {preferred_port} is taken; the proxy gets {stack.proxy.port}.")
     say(f"Starting Redis, MLflow, the auth service and the proxy in {workspace.folder} …")

@@ -13,7 +13,7 @@ class AuthService(Server):
     name = "auth service"
     in_repository = True
 
-    def __init__(self, folder: Path, database: Path, redis_url: str) -> None:
+    def __init__(self, folder: Path, *, database: Path, redis_url: str) -> None:
         """`database` is the SQLite file of the keys, created if absent."""
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"

@@ -22,6 +22,7 @@ class Proxy(Server):
         self,
         folder: Path,
         settings: Mapping[str, str],
+        *,
         port: int | None = None,
         ready: str = "/ready",
     ) -> None:

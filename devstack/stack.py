@@ -19,20 +19,22 @@ class Stack:
     """All servers of one workspace. `between` is called often while it waits; it may raise to
     interrupt."""
 
-    def __init__(self, workspace: Workspace, place: socket.socket, redis_url: str | None) -> None:
+    def __init__(
+        self, workspace: Workspace, *, place: socket.socket, redis_url: str | None
+    ) -> None:
         """`place` holds the proxy's port until it starts; `redis_url` is a running Redis."""
         folder, logs = workspace.folder, workspace.logs
         self.redis = None if redis_url else Redis(logs)
         self.redis_url = self.redis.url if self.redis else str(redis_url)
         self.mlflow = MLflow(folder / "mlflow")
         self.mlflow.log = logs / self.mlflow.log.name
-        self.auth = AuthService(logs, folder / "keys.db", self.redis_url)
+        self.auth = AuthService(logs, database=folder / "keys.db", redis_url=self.redis_url)
         settings = {
             "MLFLOW_SERVER_URL": self.mlflow.url,
             "HOKUSAI_AUTH_SERVICE_URL": self.auth.url,
             "REDIS_URL": self.redis_url,
         }
-        self.proxy = Proxy(logs, settings, place.getsockname()[1])
+        self.proxy = Proxy(logs, settings, port=place.getsockname()[1])
         self._place = place
 
     def servers(self) -> Iterator[Server]:

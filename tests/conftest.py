@@ -231,7 +231,7 @@ class KeyedAuthService(AuthService):
     """The auth service; keys are made and revoked beside it in the same file, in a millisecond."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
-        super().__init__(folder, folder / "keys.db", redis_url)
+        super().__init__(folder, database=folder / "keys.db", redis_url=redis_url)
         self.redis_url = redis_url
         self.store = KeyStore(self.database)
 

@@ -67,7 +67,7 @@ class Tally:
 class EmbeddedMetrics:
     """The lines of this worker. `interval` is in seconds."""
 
-    def __init__(self, namespace: str, service: str, interval: float) -> None:
+    def __init__(self, *, namespace: str, service: str, interval: float) -> None:
         self._namespace = namespace
         self._service = service
         self._seen: dict[Series, float] = {}
