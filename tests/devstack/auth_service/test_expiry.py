@@ -1,4 +1,4 @@
-"""Times, read and written."""
+"""When a key expires, read and written."""
 
 from datetime import UTC, datetime
 
