@@ -14,8 +14,7 @@ from app.browser.sign_in import SignIn
 from app.health import endpoints as health
 from app.health import self_test
 from app.observability import audit, metrics_page
-from app.observability.condition_metrics import count_dropped
-from app.observability.metrics import count_refused_head
+from app.observability.metrics import count_dropped, count_refused_head
 from app.server.hooks import WorkerHooks
 from app.services import Services, build
 from config import Settings
@@ -77,7 +76,7 @@ def _mount_pages(app: Flask, services: Services) -> None:
         )
     )
     app.register_blueprint(forms.blueprint(sign_in))
-    app.register_blueprint(status.blueprint(services, sign_in.asking))
+    app.register_blueprint(status.blueprint(services, sign_in.current_user))
 
 
 class _NoSessions(SessionInterface):

@@ -13,7 +13,7 @@ from werkzeug.routing import PathConverter
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.auth.authorization import authorize, authorize_anybody
-from app.observability.condition_metrics import count_address_fallback
+from app.observability.metrics import count_address_fallback
 from app.observability.record import Record
 from app.request.addresses import network
 from app.request.credentials import Counted, Credentials, SessionTokens, identify

@@ -15,8 +15,8 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed, NotFound
 from werkzeug.wsgi import ClosingIterator
 
-from app.observability.metrics import IN_FLIGHT, count_request
-from app.observability.record import Record
+from app.observability.metrics import IN_FLIGHT
+from app.observability.record import Record, count
 from app.request.errors import (
     BrokenTransfer,
     ClientGone,
@@ -242,7 +242,7 @@ def _log_cause(error: Exception, known: ProxyError, record: Record) -> None:
 def _finish(record: Record, target: str, audit: Callable[[Record], None]) -> None:
     """Log line, audit and metrics, when the last byte went out or the client went away."""
     IN_FLIGHT.dec()
-    count_request(record, time.monotonic())
+    count(record, time.monotonic())
     if record.kind != "own" or log.isEnabledFor(logging.DEBUG) or record.status >= 400:
         access_log.info("request", extra={"fields": record.line(target)})
     if record.is_write:

@@ -248,9 +248,9 @@ def _emf(settings: Settings) -> EmbeddedMetrics | None:
     if not settings.metrics_emf:
         return None
     return EmbeddedMetrics(
-        settings.metrics_emf_namespace,
-        settings.metrics_emf_service,
-        settings.metrics_emf_interval,
+        namespace=settings.metrics_emf_namespace,
+        service=settings.metrics_emf_service,
+        interval=settings.metrics_emf_interval,
     )
 
 

@@ -13,7 +13,7 @@ from devstack.environments import BASIC_AUTH_SERVER, BENCH, MLFLOW_SERVER, Envir
 from devstack.ports import HOST, free_port
 from devstack.proxy import Proxy
 from devstack.redis import Redis
-from devstack.server import Server, answers
+from devstack.server import Server
 
 HERE = Path(__file__).parent
 
@@ -30,10 +30,6 @@ class Web(Server):
         self.url = f"http://{HOST}:{self.port}"
         words = [str(self.port if word == "PORT" else word) for word in command]
         super().__init__(words, folder, environment)
-
-    def is_ready(self) -> bool:
-        """Whether it serves."""
-        return answers(f"{self.url}/health")
 
 
 def fake(folder: Path) -> Web:

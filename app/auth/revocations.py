@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from app.auth.revocation_marks import RevocationMarks
-from app.observability.condition_metrics import show_listener
+from app.observability.metrics import show_listener
 from app.state.redis_faults import FAILURES, is_refusal, said
 from app.state.redis_link import RedisLink
 from app.state.redis_rights import CHANNEL

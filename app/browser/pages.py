@@ -1,7 +1,7 @@
 """Our own pages: their template, their security headers, and errors as a page instead of JSON.
 
 Only a browser's navigation gets HTML, and never below MLflow's API. SDKs, curl and the scripts of
-MLflow's own pages get the JSON that they always get.
+MLflow's own pages always get JSON.
 """
 
 from collections.abc import Mapping
@@ -14,23 +14,22 @@ from app.request.errors import ProxyError, SessionEnded, Unauthenticated, Value
 from app.request.inbound import raw_path
 from app.responses import error_json
 
-#: Where our pages stand. MLflow has no path that begins so, and the load balancer routes it.
+#: The prefix of our pages. MLflow has no such path, and the load balancer routes it.
 BASE = "/mlflow/-"
 
-#: MLflow's UI, and where the links lead that the SDK prints: "View run … at", its tracking URI and
-#: a `#`, which a browser takes along when it is sent on.
+#: MLflow's UI, and the path of the links that the SDK prints ("View run … at"): its tracking URI
+#: and a fragment, which a browser keeps when it is redirected.
 HOME, SDK_HOME = "/mlflow/", "/api/mlflow/"
 
-#: Where people go with a browser, and what among it is for programs.
+#: The paths of pages, and those below them that are for programs.
 PAGES = (HOME, "/status")
 NO_PAGES = ("/mlflow/api/", "/mlflow/ajax-api/", "/mlflow/v1/", "/mlflow/static-files/")
 
-#: What a browser that may use these pages is told: with Basic among the schemes it would ask for a
-#: user name and a password in a window of its own.
+#: For browsers. With Basic among the schemes they would open a password dialog.
 CHALLENGE = 'Bearer realm="mlflow"'
 
-#: For whoever looks at a page of MLflow whose scripts are refused: reloading it is a navigation.
-WAY_BACK = "Reloading the page brings the form for it."
+#: For someone who looks at a page of MLflow whose scripts are refused: a reload is a navigation.
+WAY_BACK = "Reload the page to get the form."
 
 SECURITY = {
     "Content-Security-Policy": (
@@ -38,19 +37,19 @@ SECURITY = {
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: with that, a browser sends `Origin: null` with our own forms. base.html says
-    # it again, because many servers in front add no-referrer.
+    # Not no-referrer: with that, a browser sends `Origin: null` with our own forms. base.html
+    # repeats it, because many servers in front add no-referrer.
     "Referrer-Policy": "same-origin",
 }
 
 TITLES = {
-    400: "This address cannot be read",
+    400: "Bad address",
     403: "This is not allowed",
-    404: "There is nothing here",
-    408: "The request was too slow",
+    404: "Page not found",
+    408: "The request took too long",
     414: "This address is too long",
     429: "Too many requests",
-    431: "Your browser sends too much",
+    431: "Your browser sent too many headers",
     502: "MLflow cannot be reached",
     503: "Temporarily unavailable",
     504: "MLflow is too slow",
@@ -73,7 +72,7 @@ def sign_in_page(
     headers: Mapping[str, Value] = {},
 ) -> Response:
     """The form for a key. `problem` and `note` are sentences for the reader, `goal` is the path to
-    go on to; `headers` are those of the error that leads here."""
+    open afterwards, `headers` are those of the error."""
     response = page("sign_in.html", status, problem=problem, goal=goal, note=note)
     response.headers.extend(headers)
     if "WWW-Authenticate" in headers:
@@ -82,9 +81,9 @@ def sign_in_page(
 
 
 def is_navigation(environ: Mapping[str, Any], path: str) -> bool:
-    """Whether a person waits for a page: a GET of a page's path, or one of our forms, that accepts
-    HTML, without a key. Where the browser tells (https://www.w3.org/TR/fetch-metadata/), no
-    script's; where it does not, it must be a browser, because Java accepts HTML first too."""
+    """Whether a person waits for a page: a GET of a page, or one of our forms, that accepts HTML,
+    without a key. Sec-Fetch-Mode excludes scripts (https://www.w3.org/TR/fetch-metadata/). Without
+    it the client must be a browser, because Java accepts HTML first too."""
     mode: str | None = environ.get("HTTP_SEC_FETCH_MODE")
     return (
         path.startswith(f"{BASE}/" if environ["REQUEST_METHOD"] == "POST" else PAGES)
@@ -119,34 +118,36 @@ def _error_page(error: ProxyError) -> Response:
         note = error.message if isinstance(error, SessionEnded) else ""
         goal = request.environ.get("RAW_URI", "")
         return sign_in_page(status=401, goal=goal, note=note, headers=error.headers)
-    title = TITLES.get(error.status, "This did not work")
-    message, request_id = error.message, g.record.request_id
-    response = page("error.html", error.status, title=title, message=message, request_id=request_id)
+    values = _error_values(error.status, error.message, g.record.request_id)
+    response = page("error.html", error.status, **values)
     response.headers.extend(error.headers)
     return response
+
+
+def _error_values(status: int, message: str, request_id: str) -> dict[str, str]:
+    title = TITLES.get(status, "The request failed")
+    return {"title": title, "message": message, "request_id": request_id}
 
 
 def page_without_request(
     app: Flask, environ: Mapping[str, Any], path: str, status: int, message: str, request_id: str
 ) -> tuple[dict[str, str], bytes] | None:
-    """Fields and body of an error's page, for what the server refuses by itself; None where no
-    browser navigates. Its `environ` holds what came of the request."""
+    """(header fields, body) of the page for a request that the server itself refuses; None unless
+    a browser navigates. `environ` holds what was received of the request."""
     if not is_navigation(environ, path):
         return None
-    title = TITLES.get(status, "This did not work")
     with app.app_context():
-        values = {"base": BASE, "title": title, "message": message, "request_id": request_id}
-        body = render_template("error.html", **values).encode()
+        values = _error_values(status, message, request_id)
+        body = render_template("error.html", base=BASE, **values).encode()
     return {"Content-Type": "text/html; charset=utf-8", **SECURITY}, body
 
 
 def _signed_out(error: ProxyError) -> Unauthenticated:
-    """The same for a page's script: MLflow shows the message, and a person reads it. The challenge
-    is not to make the browser ask for a password."""
+    """The error for a page's script: MLflow shows its message to a person."""
     why = error.message if isinstance(error, SessionEnded) else "Sign in first."
-    told = Unauthenticated(f"{why} {WAY_BACK}")
-    told.headers["WWW-Authenticate"] = CHALLENGE
-    return told
+    signed_out = Unauthenticated(f"{why} {WAY_BACK}")
+    signed_out.headers["WWW-Authenticate"] = CHALLENGE
+    return signed_out
 
 
 def _is_browser(environ: Mapping[str, Any]) -> bool:

@@ -113,8 +113,7 @@ class Limits:
         """RateLimited if too many authentications failed lately from this address, or from the /64
         network of an IPv6 address: whoever has one address of it has them all."""
         counted = network(client_ip)
-        wait = self._wait("address", counted, self._failures)
-        if wait:
+        if wait := seconds_to_wait(*self._look(self._failures, "address", counted)):
             count_limit("address", False)
             where = f"address ({client_ip})"
             if counted != client_ip:
@@ -155,14 +154,14 @@ class Limits:
             count_fallback(identity[0])
             return _taken(self._own, self._own_part(item), names)
 
-    def _wait(self, kind: str, who: str, item: RateLimitItem) -> float:
-        """Seconds until one more would be granted; 0 if it would be now."""
-        names = _quoted((kind, who))
+    def _look(self, item: RateLimitItem, *identity: str) -> tuple[RateLimitItem, Windows]:
+        """The limit that one more would be granted from, as in `_take`, and its windows."""
+        names = _quoted(identity)
         try:
-            return seconds_to_wait(item, self._in_redis(look, self._shared.storage, item, names))
+            return item, self._in_redis(look, self._shared.storage, item, names)
         except RedisAway:
             part = self._own_part(item)
-            return seconds_to_wait(part, look(self._own, part, names))
+            return part, look(self._own, part, names)
 
     def _in_redis(self, command: Callable[..., T], *arguments: Any) -> T:
         """Through the guard; with memory:// there is nothing to guard."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import redis
 
-from app.observability.condition_metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
+from app.observability.metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
 from app.state.redis_client import SomeNodesFail, connect
 from app.state.redis_faults import FAILURES, causes, is_refusal, said, word
 from app.state.redis_rights import Lack, explain, missing, missing_to_connect, missing_to_hear

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from app.observability.condition_metrics import NAMES_FAILING
+from app.observability.metrics import NAMES_FAILING
 
 log = logging.getLogger("hokusai.names")
 

@@ -92,16 +92,16 @@ def test_who_listens_keeps_to_what_it_has_where_no_new_connection_is_left(
     server = start_redis()
     with redis.Redis(port=server.port) as client:
         link = RedisLink(server.url, 2, 1)
-        cache = VerdictCache(link, InstanceStore(tmp_path / "store"), b"", 60, 10, 600)
-        listener = Revocations(link, cache)
+        marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+        listener = Revocations(link, marks)
         listener.start()
         assert listener.listening.wait(10)
-        eventually(lambda: cache.revoke("first"), "a connection for marks")
+        eventually(lambda: marks.revoke("first"), "a connection for marks")
         client.config_set("maxclients", len(client.client_list()))
         for number in range(100):
             client.publish(CHANNEL, f"key-{number}")
             time.sleep(0.02)
-        eventually(lambda: len(cache._revoked) == 101, "all of them")
+        eventually(lambda: len(marks._revoked) == 101, "all of them")
 
 
 # --- through real proxies ------------------------------------------------------------------------

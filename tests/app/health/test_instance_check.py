@@ -13,8 +13,8 @@ from app.health import messages
 from app.health.diagnosis import DEGRADED, HEALTHY
 from app.health.instance_check import InstanceCheck, InstanceWatch
 from app.health.results import Question, SharedResults
-from app.observability.condition_metrics import INSTANCE_DEGRADED
 from app.observability.metric_file import MetricFile
+from app.observability.metrics import INSTANCE_DEGRADED
 from app.state.instance_store import InstanceStore
 from tests.drills.instance_folder import fill, free, small_file_system
 from tests.room import no_room
