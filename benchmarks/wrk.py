@@ -60,7 +60,10 @@ def start(load: Load, seconds: int) -> subprocess.Popen[str]:
 
 def outcome(process: subprocess.Popen[str]) -> Outcome:
     """The result of a run, at its end; raises RuntimeError with wrk's output if there is none."""
-    text = process.communicate()[0]
+    try:
+        text = process.communicate()[0]
+    finally:
+        process.kill()  # after Ctrl-C
     lines = [line for line in text.splitlines() if line.startswith("{")]
     if not lines:
         raise RuntimeError(f"wrk gave no result:\n{text.strip()}")

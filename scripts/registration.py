@@ -109,9 +109,9 @@ class Registration:
 
     def round_trip_over_rest(self, name: str) -> str:
         """The same with a correctly encoded address."""
-        said = self.rest.round_trip(name, 1024)
+        result = self.rest.round_trip(name, 1024)
         self._is_listed(f"{FOLDER}/{name}", 1024)
-        return said
+        return result
 
     def forbidden_name(self) -> str:
         """MLflow itself refuses the name; a hop that shortens it would let it through."""

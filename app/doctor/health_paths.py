@@ -31,14 +31,14 @@ SLOW = 1000.0  # milliseconds; a load balancer's probe usually gives up after 2,
 
 @dataclass(frozen=True)
 class Health:
-    """The checks of one path each; they return what the path said."""
+    """The checks of one path each; they return the verdict in words."""
 
     wire: Wire
 
     def public(self, path: str) -> str:
         """Without a key: a good verdict, the agreed form, and no internal address."""
         got = self.wire.get(path)
-        said = judge(got, MLFLOW_CHECKS if path in ABOUT_MLFLOW else ())
+        result = judge(got, MLFLOW_CHECKS if path in ABOUT_MLFLOW else ())
         headers = "\n".join(got.headers.values())
         if leaked := internal_addresses(f"{got.text}\n{headers}", self.wire.target.root):
             raise Failed(
@@ -46,7 +46,7 @@ class Health:
                 "Only the detailed health answers may name them.",
                 got.request_id,
             )
-        return said
+        return result
 
     def closed(self, path: str) -> str:
         """Without a key: refused."""
@@ -55,7 +55,7 @@ class Health:
     def detailed(self, path: str) -> str:
         """With a key: the agreed form, and something that the public path does not say."""
         got = self.wire.get(path, credential(self.wire.options.key))
-        said = judge(got, MLFLOW_CHECKS)
+        result = judge(got, MLFLOW_CHECKS)
         more = set(got.document() or {}) - {"status", "version", "checks"}
         if not more and not internal_addresses(got.text, self.wire.target.root):
             raise Failed(
@@ -63,7 +63,7 @@ class Health:
                 "It should name internal addresses and settings for whoever debugs.",
                 got.request_id,
             )
-        return said
+        return result
 
     def hammered(self, path: str) -> str:
         """Many calls in a row: each quick, all with one verdict."""
@@ -118,16 +118,16 @@ def judge(got: explain.Answer, required: tuple[str, ...]) -> str:
     and where one of the `required` checks is missing."""
     document = read(got)
     bad = bad_checks(document)
-    said = f"{document['status']}{': ' if bad else ''}{bad}"
+    result = f"{document['status']}{': ' if bad else ''}{bad}"
     if document["status"] == "unhealthy":
-        raise Failed(f"GET {got.path} says {said}.", explain.REMEDIES[503], got.request_id)
+        raise Failed(f"GET {got.path} says {result}.", explain.REMEDIES[503], got.request_id)
     if wrong := complaints(document, required):
         raise Failed(
             f"GET {got.path}: {'; '.join(wrong)}.",
             "The answer is not of the form that monitors rely on: is this the proxy's version?",
             got.request_id,
         )
-    return said
+    return result
 
 
 def run(steps: Steps, health: Health) -> None:

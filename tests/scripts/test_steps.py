@@ -91,7 +91,6 @@ def test_a_reader_that_leaves_does_not_end_the_run() -> None:
     program = """
 import sys
 from app.doctor.interruption import Interruption
-from app.doctor.model import compare
 from app.doctor.steps import Steps
 steps = Steps("title", {}, redact=str)
 for name in ("first", "clean up"):
