@@ -111,6 +111,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         self._connection = local()  # of this greenlet
         reserve = max(1, int(self.worker_connections * RESERVE))
         self._most_clients = self.worker_connections - reserve
+        self._given_up_at_once = 1 + reserve // 2
         self._said_at = -QUIET_SECONDS
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
@@ -137,13 +138,14 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def _make_room(self) -> None:
         """Gives up clients, if there are too many: those that have not made a request yet first,
-        and those that have been waited for the longest."""
+        and those that have been waited for the longest. Some more than have to go: to look for them
+        takes a millisecond, and the next clients come soon."""
         surplus = len(self._clients) - self._most_clients
         if surplus <= 0:
             return
         idle = [client for client in self._clients if client.may_be_given_up]
         idle.sort(key=lambda client: (client.is_in_use, client.since))
-        for client in idle[:surplus]:
+        for client in idle[: surplus - 1 + self._given_up_at_once]:
             self._clients.discard(client)
             client.give_up()
             self._dropped("no_room")

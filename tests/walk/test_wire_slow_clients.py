@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import product
+from select import select
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.upstreams import (
     Answer,
     Upstream,
     chunk,
+    eventually,
     generate,
     head,
     pieces_of,
@@ -202,11 +204,12 @@ def test_some_more_than_must_are_given_up_at_once(start_front: Callable[..., Pro
     """To look for them takes longer, the more clients there are; not for each new one."""
     small = start_front(MAX_CONNECTIONS=100, WEB_CONCURRENCY=1)
     with ExitStack() as clients:
-        wires = [clients.enter_context(Wire(small.url)) for _ in range(96)]
+        wires = [clients.enter_context(Wire(small.url)) for _ in range(95)]
         for wire in wires:
             wire.send(b"GET /health HTTP/1.1\r\nHost: proxy")
-        for wire in wires[:3]:
-            assert wire.read().error == (503, "TEMPORARILY_UNAVAILABLE")
-        assert call(small.url, "GET", "/health").status == 200
-        wires[-1].send(b"\r\n\r\n")
-        assert wires[-1].read().status == 200
+        time.sleep(2)  # until each is waited for
+        assert call(small.url, "GET", "/health").status == 200  # one too many
+        by_socket = {wire.socket: wire for wire in wires}
+        eventually(lambda: len(select(by_socket, (), (), 0)[0]) == 3, "three answers")
+        for answered in select(by_socket, (), (), 0)[0]:
+            assert by_socket[answered].read().error == (503, "TEMPORARILY_UNAVAILABLE")
