@@ -97,7 +97,7 @@ def _run(name: str, stage: Stage) -> Iterator[Row]:
         yield from DRILLS[name](stage)
     except Exception as why:
         traceback.print_exc()
-        yield Row(name, "–", "–", f"the drill itself failed: {why!r}", None, held=False)
+        yield Row(name, "–", "–", f"the drill itself failed: {why!r}", None, {"run": False})
 
 
 def _options() -> argparse.Namespace:

@@ -212,21 +212,23 @@ def verdict(
     gap: float,
     recovery: float,
 ) -> Row:
-    """It held where known keys noticed nothing and unknown ones were told what the contract says,
-    the service was asked at most once in AUTH_RETRY_INTERVAL about each key, and each worker's
-    circuit that opened closed again; it opened where it should."""
+    """The row of one fault."""
     reads, creates = ({(status, code) for status, code, _ in answers} for answers in told)
     waits = {int(wait) for answers in told for _, _, wait in answers}
     changes = circuit_changes(proxy)
-    held = (
-        set(load.statuses) == {200}
-        and share < MOST_WAITING
-        and reads == {(503, "TEMPORARILY_UNAVAILABLE")}
-        and creates == {(429, "TEMPORARILY_UNAVAILABLE")}
-        and min(waits) >= 1
-        and (gap >= RETRY or not fault.counted)
-        and changes[-1:] == (["closed"] if fault.opens else [])
-    )
+    facts = {
+        "known keys are served": set(load.statuses) == {200},
+        "known keys hardly wait": share < MOST_WAITING,
+        "unknown keys get 503, and 429 where they create": (
+            reads == {(503, "TEMPORARILY_UNAVAILABLE")}
+            and creates == {(429, "TEMPORARILY_UNAVAILABLE")}
+        ),
+        "Retry-After is given": min(waits) >= 1,
+        "one question a key in AUTH_RETRY_INTERVAL": gap >= RETRY or not fault.counted,
+        "the circuit opens where it should, and closes": (
+            changes[-1:] == (["closed"] if fault.opens else [])
+        ),
+    }
     probes = "not seen" if gap == float("inf") else f"{gap:.1f} s apart or more"
     return Row(
         "auth_outage",
@@ -236,7 +238,7 @@ def verdict(
         f"unknown: {counted(status for status, _, _ in told[0])}, "
         f"creating: {counted(status for status, _, _ in told[1])}; probes of a key {probes}",
         recovery,
-        held,
+        facts,
         {"reads": sorted(reads), "creates": sorted(creates), "changes": changes, "gap": gap},
     )
 

@@ -246,7 +246,12 @@ def _one_fault(setting: Setting, callers: list[Caller], name: str, calls: int) -
         f"{sum(shed.values())} requests shed; calls that succeeded in the end: {by_client}; "
         f"runs twice {len(doubled)}, acknowledged but missing {len(lost)}",
         round(took, 1),
-        held=not failed and not doubled and not lost and sum(shed.values()) >= len(callers),
+        facts={
+            "every call succeeds in the end": not failed,
+            "nothing is there twice": not doubled,
+            "nothing acknowledged is missing": not lost,
+            "calls were shed": sum(shed.values()) >= len(callers),
+        },
         numbers={
             "shed": dict(shed),
             "failed": failed,

@@ -244,7 +244,11 @@ def _row(
         f"{seen}; acknowledged but missing **{len(missing)}**, there twice **{len(twice)}**; "
         f"{unknown} not acknowledged, of which {orphans} exist",
         None,
-        held=not missing and not twice and len(acknowledged) > len(answers) / 2,
+        facts={
+            "nothing acknowledged is missing": not missing,
+            "nothing is there twice": not twice,
+            "most creates are acknowledged": len(acknowledged) > len(answers) / 2,
+        },
         numbers={
             "statuses": {str(status): n for status, n in statuses.items()},
             "missing": missing,

@@ -107,6 +107,9 @@ def _row(seen: list[tuple[Plan, str]]) -> Row:
         f"cut: {cut['broken']:,} seen as broken, {cut['error']:,} answered 502, "
         f"**{taken} taken for complete**; not cut: {uncut['complete']:,} complete",
         None,
-        held=taken == 0 and uncut["complete"] == uncut.total(),
+        facts={
+            "no cut download looks complete": taken == 0,
+            "all others are complete": uncut["complete"] == uncut.total(),
+        },
         numbers={"cut": dict(cut), "uncut": dict(uncut), "framings": dict(framings)},
     )

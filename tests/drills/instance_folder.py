@@ -107,9 +107,7 @@ def one(stage: Stage, fault: Fault, redis_is_there: bool, answers: int) -> Row:
     """One fault, on a proxy of its own."""
     with small_file_system(stage.folder) as place, Upstream() as fake, refused_port() as nobody:
         if place is None and fault is FULL:
-            return Row(
-                "instance folder", fault.name, "–", "this user may not mount", None, held=True
-            )
+            return Row("instance folder", fault.name, "–", "this user may not mount", None, {})
         place = place or Path(tempfile.mkdtemp(dir=stage.folder))
         redis = {} if redis_is_there else {"REDIS_URL": f"redis://127.0.0.1:{nobody}/0"}
         folder = place / "instance"
@@ -170,7 +168,7 @@ def _under_load(
         f"6 clients, {len(load.seen):,} requests, a worker ends meanwhile",
         f"{counted(load.statuses)}; health: {said if fault.lasts else 'healthy'}",
         None,
-        held=lives and not wrong,
+        facts={"master and workers live": lives, "every request is answered": not wrong},
         numbers={"missing_from_metrics": missing, "lives": lives},
     )
 

@@ -96,8 +96,12 @@ def _row(
         f" ms, p99 {numbers['others_p99_ms']} ms; /health: p99 {numbers['health_p99_ms']} ms; "
         f"flooding key: {numbers['over']}, in p50 {numbers['shed_p50_ms']} ms",
         None,
-        held=statuses == {200}
-        and {seen.status for seen in over} == {503}
-        and max(numbers["others_p99_ms"], numbers["health_p99_ms"]) < most_ms,
+        facts={
+            "other keys are served": statuses == {200},
+            "the flooding key gets 503": {seen.status for seen in over} == {503},
+            "the others are quick": (
+                max(numbers["others_p99_ms"], numbers["health_p99_ms"]) < most_ms
+            ),
+        },
         numbers=numbers,
     )

@@ -12,27 +12,39 @@ COLUMNS = ("drill", "fault", "load", "what the clients saw", "recovery", "held")
 @dataclass(frozen=True)
 class Row:
     """One result. `recovery` is in seconds from the end of the fault to the first answer that was
-    as it should be, None where there is nothing to recover from. `held`: the promise was kept."""
+    as it should be, None where there is nothing to recover from. `facts` says of each promise, by
+    its name, whether it was kept."""
 
     drill: str
     fault: str
     load: str
     saw: str
     recovery: float | None
-    held: bool
+    facts: dict[str, bool]
     numbers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def held(self) -> bool:
+        """Whether every promise was kept."""
+        return all(self.facts.values())
 
     def line(self) -> str:
         """The row in Markdown."""
         recovery = "–" if self.recovery is None else f"{self.recovery:.1f} s"
-        held = "yes" if self.held else "**NO**"
+        broken = "; ".join(name for name, is_kept in self.facts.items() if not is_kept)
+        held = f"**NO**: not {broken}" if broken else "yes"
         return (
             "| " + " | ".join((self.drill, self.fault, self.load, self.saw, recovery, held)) + " |"
         )
 
     def as_json(self) -> dict[str, Any]:
         """The row as an object."""
-        return asdict(self)
+        return asdict(self) | {"held": self.held}
+
+
+def kept(*promises: str) -> dict[str, bool]:
+    """The facts of a row that held, for a test that names them."""
+    return dict.fromkeys(promises, True)
 
 
 def table(rows: Iterable[Row]) -> str:

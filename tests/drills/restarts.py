@@ -171,6 +171,6 @@ def _row(drill: str, fault: str, load: Load, clients: int, more: str) -> Row:
         f"{clients} clients, half on kept connections, half POSTs: {len(times):,} requests",
         f"{counted(load.statuses)}; lost {lost}; p99 {p99_ms(times)} ms; {more}",
         None,
-        held=lost == 0,
+        facts={"no request is lost": lost == 0},
         numbers={"requests": len(times), "lost": lost, "p99_ms": p99_ms(times)},
     )

@@ -62,7 +62,11 @@ def drill(stage: Stage, seconds: float, writers: int = 32) -> Row:
         f"{quick} ms; longest {numbers['longest_s']} s; given up by MLflow (no database "
         f"connection in 30 s): {given_up}; refused by the proxy itself: {len(own)}",
         None,
-        held=not own and set(reading.statuses) == {200} and given_up_writes <= given_up,
+        facts={
+            "the proxy refuses nobody": not own,
+            "readers are answered": set(reading.statuses) == {200},
+            "writers fail only where MLflow gave up": given_up_writes <= given_up,
+        },
         numbers=numbers,
     )
 

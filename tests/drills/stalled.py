@@ -132,6 +132,10 @@ def _row(
         f"{numbers['health_p99_ms']} ms; ordinary p50 {numbers['ordinary_p50_ms']} ms, p99 "
         f"{numbers['ordinary_p99_ms']} ms; dropped after {ended:.1f} s (set: {idle} s)",
         None,
-        held=set(statuses) == {200} and numbers["health_p99_ms"] < most_ms and ended < 3 * idle + 5,
+        facts={
+            "others are answered": set(statuses) == {200},
+            "/health is quick": numbers["health_p99_ms"] < most_ms,
+            "stalled clients are dropped": ended < 3 * idle + 5,
+        },
         numbers=numbers,
     )

@@ -12,6 +12,7 @@ from devstack.redis import Redis
 from tests.drills import frozen_names
 from tests.drills.frozen_names import TARGET, ask, named
 from tests.drills.load import Client, Load, all_at_once, timed
+from tests.drills.report import kept
 from tests.drills.stage import Stage
 from tests.name_server import NameServer, why_not
 from tests.upstreams import (
@@ -42,9 +43,15 @@ def names(tmp_path: Path) -> Iterator[NameServer]:
 
 @pytest.mark.slow
 def test_a_frozen_name_server_delays_nobody_for_longer_than_a_connect(stage: Stage) -> None:
-    for row in frozen_names.drill(stage, together=20):
+    rows = list(frozen_names.drill(stage, together=20))
+    for row in rows:
         print(row.line())
-        assert row.held, (row.saw, row.numbers)
+    if not rows[0].facts:
+        pytest.skip(rows[0].saw)
+    known, unknown = rows
+    quick = "nobody waits longer than a connect"
+    assert known.facts == kept("all are answered", quick, "health names the look-ups"), known
+    assert unknown.facts == kept("all get 502", quick, "requests share a look-up"), unknown
 
 
 @pytest.mark.slow

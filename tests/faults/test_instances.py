@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.drills import instances
-from tests.drills.report import Row
+from tests.drills.report import Row, kept
 from tests.drills.stage import Stage
+
+ANSWERED = kept("every request is answered")
+LIMITED = kept("the limit is granted", "the others get 429")
 
 
 @pytest.mark.slow
@@ -14,4 +17,4 @@ from tests.drills.stage import Stage
 def test_three_proxies_count_as_one(stage: Stage, drill: Callable[[Stage], Iterator[Row]]) -> None:
     for row in drill(stage):
         print(row.line())
-        assert row.held, (row.fault, row.saw)
+        assert row.facts in (ANSWERED, LIMITED), row
