@@ -27,7 +27,8 @@ class Periodic:
         self._action = action
         self._at_once = at_once
         self._level = level
-        self._stopping = threading.Event()
+        self._is_stopping = False
+        self._pause = threading.Event()
 
     def start(self) -> None:
         """Called once, in the process in which it is to run."""
@@ -35,14 +36,23 @@ class Periodic:
 
     def stop(self) -> None:
         """No further action begins."""
-        self._stopping.set()
+        self._is_stopping = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Begins the next action now."""
+        self._pause.set()
 
     def _run(self) -> None:
-        if not self._at_once and self._stopping.wait(self._interval):
-            return
-        while not self._stopping.is_set():
+        if not self._at_once:
+            self._wait()
+        while not self._is_stopping:
             try:
                 self._action()
             except Exception:
                 log.log(self._level, "%s failed; it is repeated", self._name, exc_info=True)
-            self._stopping.wait(self._interval)
+            self._wait()
+
+    def _wait(self) -> None:
+        self._pause.wait(self._interval)
+        self._pause.clear()

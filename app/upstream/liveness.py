@@ -7,16 +7,14 @@ wait and nobody is answered, a thread of this worker asks /health, and only the 
 opens the circuit. No caller's request decides it.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 
+from app.observability.periodic import Periodic
 from app.request.errors import UpstreamTimeout
 from app.upstream.circuit import Circuit
-
-log = logging.getLogger("hokusai.circuit")
 
 #: Seconds in which a request waits and nobody is answered, before /health is asked.
 QUIET = 3.0
@@ -41,13 +39,12 @@ class Liveness:
         self._answered = 0.0
         self._timed_out = 0.0
         self._waits: set[_Wait] = set()
-        self._wake = threading.Event()
         self._starting = threading.Lock()
-        self._watching = False
+        self._watch: Periodic | None = None
 
     def waiting(self) -> "_Wait":
         """Surrounds the wait for MLflow's answer to one request."""
-        if not self._watching:
+        if self._watch is None:
             self._start()
         return _Wait(self)
 
@@ -62,7 +59,8 @@ class Liveness:
             self._answered = time.monotonic()
         elif issubclass(error, UpstreamTimeout):
             self._timed_out = max(self._timed_out, wait.began)
-            self._wake.set()
+            if self._watch is not None:
+                self._watch.wake()
 
     def look(self) -> None:
         """Asks MLflow where that is due, and opens the circuit if it is silent."""
@@ -85,18 +83,11 @@ class Liveness:
 
     def _start(self) -> None:
         with self._starting:
-            if not self._watching:
-                self._watching = True
-                threading.Thread(target=self._watch, name="liveness", daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            self._wake.wait(INTERVAL)
-            self._wake.clear()
-            try:
-                self.look()
-            except Exception as why:  # or nobody would watch any more
-                log.error("whether MLflow is alive cannot be found out", exc_info=why)
+            if self._watch is None:
+                self._watch = Periodic(
+                    name="liveness", interval=INTERVAL, action=self.look, at_once=False
+                )
+                self._watch.start()
 
 
 class _Wait:
