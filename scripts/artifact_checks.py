@@ -73,10 +73,10 @@ class Artifacts:
         content = name.encode()
         sent = self._over_rest("PUT", name, content)
         if sent.status != 200:
-            raise explain.answer(sent, "200")
+            raise explain.response(sent, "200")
         got = self._over_rest("GET", name)
         if got.status != 200:
-            raise explain.answer(got, "200")
+            raise explain.response(got, "200")
         compare(name, content, got.body)
         self._listed(name, len(content))
         return f"{describe(len(content))}, same checksum"
@@ -88,10 +88,10 @@ class Artifacts:
         if sent.status == 400 and code == "INVALID_PARAMETER_VALUE":
             return "refused by MLflow itself, in its own words"
         if sent.status != 200:
-            raise explain.answer(sent, "200 or MLflow's own 400")
+            raise explain.response(sent, "200 or MLflow's own 400")
         return self.round_trip_over_rest(name)
 
-    def _over_rest(self, method: str, name: str, content: bytes | None = None) -> explain.Answer:
+    def _over_rest(self, method: str, name: str, content: bytes | None = None) -> explain.Response:
         root = urlsplit(self.uri).path.strip("/")
         path = f"{self.wire.target.prefix}{ROUTE}{quote(f'{root}/{FOLDER}')}/{quote(name, safe='')}"
         return self.wire.send(method, path, credential(self.wire.options.key), data=content)

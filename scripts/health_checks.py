@@ -99,11 +99,11 @@ class Health:
             raise Skipped(f"not reachable from here ({got.status}), as it should be in production")
         families = sum(line.startswith("# TYPE ") for line in got.text.splitlines())
         if got.status != 200 or not families:
-            raise explain.answer(got, "200 with Prometheus text, or 404")
+            raise explain.response(got, "200 with Prometheus text, or 404")
         return f"{families} metrics"
 
 
-def read(got: explain.Answer) -> dict[str, Any]:
+def read(got: explain.Response) -> dict[str, Any]:
     """The health document of an answer.
 
     Raises:
@@ -111,7 +111,7 @@ def read(got: explain.Answer) -> dict[str, Any]:
     """
     document = got.document()
     if got.status not in (200, 503) or document is None or "status" not in document:
-        raise explain.answer(got, "200 or 503 with health in JSON")
+        raise explain.response(got, "200 or 503 with health in JSON")
     if (got.status == 503) != (document["status"] == "unhealthy"):
         raise Failed(
             f"GET {got.path} answered {got.status} but says {document['status']}.",
@@ -121,7 +121,7 @@ def read(got: explain.Answer) -> dict[str, Any]:
     return document
 
 
-def judge(got: explain.Answer, required: tuple[str, ...]) -> str:
+def judge(got: explain.Response, required: tuple[str, ...]) -> str:
     """The verdict in words.
 
     Args:
@@ -134,7 +134,9 @@ def judge(got: explain.Answer, required: tuple[str, ...]) -> str:
     bad = bad_checks(document)
     said = f"{document['status']}{': ' if bad else ''}{bad}"
     if document["status"] == "unhealthy":
-        raise Failed(f"GET {got.path} says {said}.", explain.REMEDIES[503], got.request_id)
+        raise Failed(
+            f"GET {got.path} says {said}.", explain.fault_of_status(503).remedy, got.request_id
+        )
     if wrong := complaints(document, required):
         raise Failed(f"GET {got.path}: {'; '.join(wrong)}.", FORM, got.request_id)
     return said

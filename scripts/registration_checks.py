@@ -48,7 +48,7 @@ class Registration:
         """Over plain HTTP, for the SDK hides the words of an answer that it tries again."""
         got = self.wire.get(f"{self.wire.target.prefix}/version", credential(self.wire.options.key))
         if got.status != 200 or got.is_page:
-            raise explain.answer(got, "200 with MLflow's version")
+            raise explain.response(got, "200 with MLflow's version")
         return f"MLflow {got.text.strip()}, SDK {mlflow.__version__}"
 
     def make_experiment(self) -> str:

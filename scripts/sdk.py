@@ -14,7 +14,7 @@ from typing import Any
 
 from app.doctor import explain
 from app.doctor.command_line import Options
-from app.doctor.explain import Answer
+from app.doctor.explain import Response, fault_of_status
 from app.doctor.steps import Failed, unexpected
 
 RETRIES = 2  # the SDK's own default of 7 would wait for minutes before it tells what is wrong
@@ -105,7 +105,7 @@ def failure(error: Exception) -> Failed:
 def _of_response(response: object) -> Failed:
     """An artifact call's HTTPError still has its answer."""
     request = getattr(response, "request", None)
-    got = Answer(
+    got = Response(
         method=getattr(request, "method", "") or "",
         path=getattr(request, "path_url", ""),
         status=getattr(response, "status_code", 0),
@@ -113,12 +113,12 @@ def _of_response(response: object) -> Failed:
         body=getattr(response, "content", b""),
         sent_id=RequestIds.last,
     )
-    return explain.answer(got)
+    return explain.response(got)
 
 
 def _of_body(error: Any) -> Failed:
     """A JSON error that the SDK understood; MLflow's own has no request_id in it."""
-    remedy = explain.REMEDIES.get(error.get_http_status_code(), "")
+    remedy = fault_of_status(error.get_http_status_code()).remedy
     return Failed(str(error)[:500], remedy, str(error.json.get("request_id") or RequestIds.last))
 
 
@@ -127,14 +127,14 @@ def _of_message(error: Exception) -> Failed:
     text = " ".join(str(error).split())
     if tried := re.search(r"too many (\d{3}) error responses", text):
         message = f"{tried[1]} at each of {RETRIES + 1} attempts."
-        remedy = explain.REMEDIES.get(int(tried[1]), "")
+        remedy = fault_of_status(int(tried[1])).remedy
         hint = "test_mlflow_connection.py shows the answer's own words."
         return Failed(message, f"{remedy} {hint}".strip(), RequestIds.last)
     if explain.is_network(error):
         called = re.search(r"API request to (\S+)", text)
         return explain.network(error, called[1] if called else "SDK", RequestIds.last)
     if foreign := re.search(r"error code (\d{3})|not in a valid JSON format", text):
-        remedy = explain.FOREIGN_REMEDIES.get(int(foreign[1] or 200), "")
-        return Failed(text[:300], remedy, RequestIds.last)
-    found = unexpected(error)
-    return Failed(found.message, found.remedy, RequestIds.last)
+        found = fault_of_status(int(foreign[1] or 200), is_json=False)
+        return Failed(f"{found.message} {text[:300]}", found.remedy, RequestIds.last)
+    failed = unexpected(error)
+    return Failed(failed.message, failed.remedy, RequestIds.last)

@@ -14,23 +14,21 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where doctor/ is
 
 from app.doctor.command_line import make_parser, parse, redactor
-from app.doctor.interruption import Interruption
-from app.doctor.steps import Steps
+from app.doctor.steps import Interruption, Steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks; return the exit status."""
     options, _ = parse(make_parser(__doc__ or "", timeout=10), argv, os.environ)
-    from app.doctor.connection import (  # after `parse` has found that requests is there
-        Connection,
-        run,
-    )
+    from app.doctor.examination import look  # after `parse` has found that requests is there
+    from app.doctor.parts import Parts
     from app.doctor.wire import Wire
 
     title = "Hokusai MLflow proxy: connection"
     steps = Steps(title, options.facts(), redactor(options.key), options.json)
     with Interruption(steps):
-        run(steps, Connection(Wire(options), options))
+        wire = Wire(options)
+        look(steps, wire, Parts(wire))
     return steps.finish()
 
 

@@ -1,7 +1,6 @@
 """`flask doctor`: examines a deployment from outside, and from inside where it runs beside it.
 
-The checks are in app/doctor/, which imports nothing of the rest of app/; added here are the parts
-that only someone with the proxy's settings can look at (inside.py).
+The checks are in app/doctor/; inside.py adds those that need the proxy's settings.
 """
 
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app.commands.inside import Inside
+from app.commands import inside as beside
 from config import Settings, caller
 
 EXIT_USAGE = 2
@@ -76,7 +75,7 @@ def doctor(settings: Settings) -> click.Command:
         except command_line.UsageError as why:
             raise click.UsageError(str(why)) from None
         wanted = _is_beside_the_proxy(settings) if inside is None else inside
-        checks = Inside(settings).checks() if wanted else ()
+        checks = beside.checks(settings) if wanted else ()
         sys.exit(examine(options, checks, not read_only, max(0, large_mib)))
 
     return command

@@ -3,7 +3,7 @@
 import click
 
 from app.auth.revocations import NotAnnounced, Revocations
-from app.health import messages
+from app.health.faults import FAULTS
 from app.observability.record import without_keys
 from app.state.redis_faults import word
 from app.state.redis_rights import CHANNEL
@@ -51,4 +51,5 @@ def _remedy(why: NotAnnounced) -> str:
     name = word(why.__cause__)
     if name == "permission":
         return f"\nThe user's ACL needs +publish +subscribe &{CHANNEL} (docs/deployment.md)."
-    return f"\n{messages.REDIS[name]}" if name in messages.REDIS else ""
+    key = f"redis.{name}"
+    return f"\n{FAULTS[key]}" if key in FAULTS else ""

@@ -1,4 +1,4 @@
-"""What a health answer must look like, as pure functions: shape, verdict, and no secrets in it."""
+"""What a health response must look like, as pure functions: shape, faults, and no secrets in it."""
 
 import re
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ INTERNAL = re.compile(
 
 
 def complaints(document: dict[str, Any], required: Iterable[str] = ()) -> list[str]:
-    """Where a health answer is not of the agreed form; empty if it is.
+    """Where a health response is not of the agreed form; empty if it is.
 
     Args:
         required: names that `checks` must hold.
@@ -40,27 +40,33 @@ def _about(check: Any) -> list[str]:
     if not isinstance(check, dict):
         return ["no object"]
     found = [] if isinstance(check.get("status"), str) else ["status is no text"]
-    latency = check.get("latency_ms")
-    if latency is not None and (isinstance(latency, bool) or not isinstance(latency, int | float)):
+    latency = check.get("latency_ms", 0)
+    if isinstance(latency, bool) or not isinstance(latency, int | float | None):
         found.append("latency_ms is no number")
-    message = check.get("message")
-    return found if message is None or isinstance(message, str) else [*found, "message is no text"]
+    if not isinstance(check.get("message"), str | None):
+        found.append("message is no text")
+    return found
 
 
-def bad_checks(document: dict[str, Any]) -> str:
-    """What is not well, with its messages, as one line; "" if all is. /ready lists `missing`."""
-    said: dict[str, list[str]] = {}  # names by message: one cause often fails several checks
+def bad_checks(document: dict[str, Any], *names: str) -> str:
+    """What is not well, with its messages, as one line; "" if all is. /ready lists `missing`.
+
+    Args:
+        names: the checks to look at; all if there are none.
+    """
+    messages: dict[str, list[str]] = {}  # names by message: one cause often fails several checks
     for name, check in (document.get("checks") or {}).items():
-        if isinstance(check, dict) and check.get("status") != "healthy":
+        is_bad = isinstance(check, dict) and check.get("status") != "healthy"
+        if is_bad and (not names or name in names):
             message = str(check.get("message") or check.get("status")).rstrip(".")
-            said.setdefault(message, []).append(name)
+            messages.setdefault(message, []).append(name)
     found = [str(part).rstrip(".") for part in document.get("missing") or []]
-    found += [f"{', '.join(names)}: {message}" for message, names in said.items()]
+    found += [f"{', '.join(checks)}: {message}" for message, checks in messages.items()]
     return "; ".join(found)
 
 
 def verdict(document: dict[str, Any]) -> tuple[str, str]:
-    """What must not change from one quick call to the next: statuses and messages, no times."""
+    """What must not change between two quick calls: statuses and messages, no times."""
     return str(document.get("status")), bad_checks(document)
 
 

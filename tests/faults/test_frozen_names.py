@@ -113,7 +113,7 @@ def test_everything_goes_on_by_its_last_address(
     assert set(statuses) == {200}
     for check, variable in (("connectivity", "MLFLOW_SERVER_URL"), ("redis", "REDIS_URL")):
         assert said[check]["status"] == "degraded"
-        assert f"look-ups of the host name in {variable} fail" in said[check]["message"]
+        assert f"lookups of the host name in {variable} fail" in said[check]["message"]
     assert "hokusai_proxy_names_failing 3.0" in metric
     assert len(log) == 3, "each name once"
     assert all(HERE in line["message"] for line in log)

@@ -211,7 +211,7 @@ CASES = {
         frozenset(("upstream_timeout", "circuit_open")),
     ),
     "a website in MLflow's place": Case(
-        "mlflow", a_website, MLFLOW, "A web page answers in MLflow's place", "unhealthy", LOST
+        "mlflow", a_website, MLFLOW, "A web page came back instead", "unhealthy", LOST
     ),
     "the auth service refuses": Case(
         "auth",
@@ -231,7 +231,7 @@ CASES = {
         "auth",
         a_website,
         frozenset(("auth_service",)),
-        "Something else than the auth service answers",
+        "did not come from the auth service",
         "degraded",
     ),
     "Redis refuses": Case(
