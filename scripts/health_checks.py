@@ -1,19 +1,16 @@
 """The health check: every health path, what it says, what it must not say, and how fast."""
 
+import re
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from app.doctor import explain
 from app.doctor.command_line import Options
-from app.doctor.health_shape import (
-    MLFLOW_CHECKS,
-    bad_checks,
-    complaints,
-    internal_addresses,
-    verdict,
-)
+from app.doctor.parts import bad_checks
 from app.doctor.steps import Failed, Skipped, Steps
 from app.doctor.wire import Wire, credential, expect_unauthenticated
 
@@ -29,6 +26,19 @@ HAMMERED = ("/health", "/api/health/mlflow")
 CALLS = 20
 FORM = "The answer is not of the form that monitors rely on: is this the proxy's version?"
 QUICK = 1.0  # seconds; a load balancer's probe usually gives up after 2 to 5
+
+STATUSES = ("healthy", "degraded", "unhealthy")
+MLFLOW_CHECKS = ("connectivity", "experiments_api", "models_api", "artifacts_api")
+
+# What tells a stranger where things are inside. Host:port needs four digits, or times would match.
+INTERNAL = re.compile(
+    r"""(?:https?|rediss?|unix|redis\+\w+)://[^\s"'<>]+
+      | \b[\w-]+(?:\.[\w-]+)*:\d{4,5}\b
+      | \b(?:(?:10|127)\.\d{1,3}|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2}\b
+      | \b[\w-]+(?:\.[\w-]+)*\.(?:local|internal)\b
+    """,
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,52 @@ def judge(got: explain.Response, required: tuple[str, ...]) -> str:
     if wrong := complaints(document, required):
         raise Failed(f"GET {got.path}: {'; '.join(wrong)}.", FORM, got.request_id)
     return said
+
+
+def complaints(document: dict[str, Any], required: Iterable[str] = ()) -> list[str]:
+    """Where a health response is not of the agreed form; empty if it is.
+
+    Args:
+        required: names that `checks` must hold.
+    """
+    found = [] if document.get("status") in STATUSES else ["status is none of the three words"]
+    found += [] if isinstance(document.get("version"), str) else ["version is no text"]
+    checks = document.get("checks", {})
+    if not isinstance(checks, dict):
+        return [*found, "checks is no object"]
+    found += [f"checks lacks {name}" for name in required if name not in checks]
+    for name, check in checks.items():
+        found += [f"checks.{name}: {complaint}" for complaint in _about(check)]
+    return found
+
+
+def _about(check: Any) -> list[str]:
+    if not isinstance(check, dict):
+        return ["no object"]
+    found = [] if isinstance(check.get("status"), str) else ["status is no text"]
+    latency = check.get("latency_ms", 0)
+    if isinstance(latency, bool) or not isinstance(latency, int | float | None):
+        found.append("latency_ms is no number")
+    if not isinstance(check.get("message"), str | None):
+        found.append("message is no text")
+    return found
+
+
+def verdict(document: dict[str, Any]) -> tuple[str, str]:
+    """What must not change from one quick call to the next: statuses and messages, no times."""
+    return str(document.get("status")), bad_checks(document)
+
+
+def internal_addresses(text: str, root: str) -> list[str]:
+    """Addresses in a text that only an insider should know.
+
+    Args:
+        root: the deployment's own address, such as "https://host:8443"; that is no secret.
+    """
+    netloc = urlsplit(root).netloc
+    own = {netloc, netloc.rpartition(":")[0]}
+    hits = set(INTERNAL.findall(text))
+    return sorted(hit for hit in hits if hit not in own and not hit.startswith(root))
 
 
 def run(steps: Steps, checks: Health) -> None:

@@ -1,4 +1,4 @@
-"""`flask doctor`: examines a deployment from outside, and from inside where it runs beside it.
+"""`flask doctor`: checks a deployment from outside, and from inside where it runs beside it.
 
 The checks are in app/doctor/; inside.py adds those that need the proxy's settings.
 """
@@ -8,10 +8,7 @@ from pathlib import Path
 
 import click
 
-from app.commands import inside as beside
 from config import Settings, caller
-
-EXIT_USAGE = 2
 
 
 def doctor(settings: Settings) -> click.Command:
@@ -32,8 +29,8 @@ def doctor(settings: Settings) -> click.Command:
     @click.option(
         "--inside/--outside",
         default=None,
-        help="Whether to look at Redis, the auth service and MLflow from here too, by the proxy's "
-        "own settings. By default if these are not the built-in ones.",
+        help="Whether to check Redis, the auth service and MLflow from here too, with the proxy's "
+        "settings. By default if these are not the built-in ones.",
     )
     @click.option("--json", "as_json", is_flag=True, help="One JSON document, nothing else.")
     def command(
@@ -47,33 +44,40 @@ def doctor(settings: Settings) -> click.Command:
         inside: bool | None,
         as_json: bool,
     ) -> None:
-        """Run a deployment through every stage, from DNS to a registered model.
+        """Check every stage of a deployment, from DNS to a registered model.
 
-        Each failure is explained in a sentence, with its remedy and the name of the fault. What is
-        made in MLflow is deleted again, also after Ctrl-C. Exit status: 0 all well, 1 something is
-        wrong, 2 called wrongly.
+        Each failure has an explanation, a remedy and the name of the fault. Everything made in
+        MLflow is deleted again, also after Ctrl-C. Exit status: 0 all well, 1 a fault, 2 wrong
+        usage.
 
-        The key comes from --key-file, --key-env, HOKUSAI_API_KEY, MLFLOW_TRACKING_TOKEN, or is
-        asked for.
+        The key comes from --key-file, --key-env, HOKUSAI_API_KEY or MLFLOW_TRACKING_TOKEN, or is
+        typed in.
         """
-        # Here, so that the proxy itself does without all of that.
-        from app.doctor import command_line
+        # Imported here: the proxy itself does not need them.
+        from app.commands import inside as beside
+        from app.doctor.command_line import Options, UsageError, check_key, read_target
         from app.doctor.examination import examine
 
+        address = url or caller.address()
+        if not address:
+            raise click.UsageError(f"No address: give --url, or set {caller.ADDRESS_VARIABLE}.")
+        if not timeout > 0:
+            raise click.UsageError("--timeout must be more than 0 seconds.")
+        key, source = _key(key_file, key_env)
         try:
-            key, source = _key(key_file, key_env)
-            command_line.check_key(key, source)
-            options = command_line.Options(
-                target=command_line.read_target(url or caller.address() or _no_address()),
-                key=key,
-                key_source=source,
-                timeout=_positive(timeout),
-                ca_file=ca_file or "",
-                env_proxies=False,
-                json=as_json,
-            )
-        except command_line.UsageError as why:
+            check_key(key, source)
+            target = read_target(address)
+        except UsageError as why:
             raise click.UsageError(str(why)) from None
+        options = Options(
+            target=target,
+            key=key,
+            key_source=source,
+            timeout=timeout,
+            ca_file=ca_file or "",
+            env_proxies=False,
+            json=as_json,
+        )
         wanted = _is_beside_the_proxy(settings) if inside is None else inside
         checks = beside.checks(settings) if wanted else ()
         sys.exit(examine(options, checks, not read_only, max(0, large_mib)))
@@ -100,17 +104,7 @@ def _key(file: Path | None, variable: str | None) -> tuple[str, str]:
     return click.prompt("API key", hide_input=True).strip(), "typed in"
 
 
-def _no_address() -> str:
-    raise click.UsageError(f"No address: give --url, or set {caller.ADDRESS_VARIABLE}.")
-
-
-def _positive(timeout: float) -> float:
-    if not timeout > 0:
-        raise click.UsageError("--timeout must be more than 0 seconds.")
-    return timeout
-
-
 def _is_beside_the_proxy(settings: Settings) -> bool:
-    """Whether someone has told this environment where the proxy's parts are."""
+    """Whether this environment has an address of one of the proxy's parts."""
     default, names = Settings(), ("mlflow_server_url", "auth_service_url", "redis_url")
     return any(getattr(settings, name) != getattr(default, name) for name in names)

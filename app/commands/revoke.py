@@ -10,17 +10,17 @@ from app.state.redis_rights import CHANNEL
 
 
 def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Command:
-    """The command `revoke`. A cached answer lives for `lifetime` seconds, and `stale` seconds more
-    while the auth service gives none."""
+    """The command `revoke`. A cached decision lives for `lifetime` seconds, and for `stale` seconds
+    more while the auth service does not answer."""
 
     @click.command("revoke")
     @click.argument("key_id")
     def command(key_id: str) -> None:
-        """End what all proxies remember of the key KEY_ID, within a second.
+        """End all cached decisions about the key KEY_ID, on all proxies, within a second.
 
         Revoke it at the auth service first: the proxies ask there again.
         """
-        key_id = key_id.strip()  # as those who hear it read it
+        key_id = key_id.strip()  # as the subscribers do
         if not key_id:
             raise click.ClickException("That is no key id, but empty; nothing is revoked.")
         if without_keys(key_id) != key_id:
@@ -45,7 +45,7 @@ def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Com
 
 
 def _remedy(why: NotAnnounced) -> str:
-    """What health says of such a Redis, if it says anything."""
+    """The catalogue's entry for such a Redis, if there is one."""
     if why.__cause__ is None:
         return ""
     name = word(why.__cause__)

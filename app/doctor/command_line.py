@@ -1,7 +1,7 @@
-"""What a check script is told: the deployment's address, the key, how long to wait.
+"""What a check program needs: the deployment's address, the key, how long to wait.
 
-The address comes from `--uri` or MLFLOW_TRACKING_URI, the key from the environment only:
-a key on a command line is seen by everyone who can list processes.
+The scripts read the address from `--uri` or MLFLOW_TRACKING_URI, the key from the environment only:
+everyone who can list processes sees a key on a command line.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
 from urllib.parse import quote, urlsplit
 
 from app.doctor.steps import EXIT_USAGE
@@ -23,15 +22,11 @@ KEY_VARIABLES = ("HOKUSAI_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PA
 @dataclass(frozen=True)
 class Target:
     """A deployment's address: `root` such as "https://host:8443" without a final slash, `prefix`
-    one of `PREFIXES`; `added` tells that the prefix was not given but is ours."""
+    one of `PREFIXES`; `added` if the given address had no prefix."""
 
     root: str
     prefix: str
     added: bool = False
-
-    @property
-    def tracking_uri(self) -> str:
-        return self.root + self.prefix
 
     @property
     def tls(self) -> bool:
@@ -45,11 +40,15 @@ class Target:
     def port(self) -> int:
         return urlsplit(self.root).port or (443 if self.tls else 80)
 
+    @property
+    def tracking_uri(self) -> str:
+        return self.root + self.prefix
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """The answers to every common question; `timeout` in seconds, `key_source` a variable's name,
-    `ca_file` an absolute path or "" for the usual authorities."""
+    """`timeout` in seconds, `key_source` a variable's name, `ca_file` a path or "" for the usual
+    authorities, `env_proxies` whether to use HTTP_PROXY and HTTPS_PROXY."""
 
     target: Target
     key: str = field(repr=False)
@@ -70,14 +69,14 @@ class Options:
 
 
 class UsageError(Exception):
-    """The script was called wrongly; its text is for the person who called it."""
+    """The program was called wrongly; the text is for the person who called it."""
 
 
 def read_target(uri: str) -> Target:
-    """Take a tracking URI, or a base to which /api/mlflow is added.
+    """A tracking URI, or a base to which /api/mlflow is added.
 
     Raises:
-        UsageError: it is no http address, or it holds a password or a query.
+        UsageError: not an http address, or one with a password or a query.
     """
     parts = urlsplit(uri.strip().rstrip("/"))
     if parts.username or parts.password or parts.query or parts.fragment:
@@ -100,11 +99,7 @@ def read_target(uri: str) -> Target:
 
 
 def read_key(environ: Mapping[str, str]) -> tuple[str, str]:
-    """The key and the name of the variable that held it; empty variables count as unset.
-
-    Raises:
-        UsageError: no variable holds a key, or what it holds cannot go into a header.
-    """
+    """The key and its variable; UsageError if no variable holds a possible key."""
     for name in KEY_VARIABLES:
         if key := environ.get(name, "").strip():
             check_key(key, name)
@@ -113,7 +108,7 @@ def read_key(environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def check_key(key: str, source: str) -> None:
-    """Raises UsageError for what no key can be; `source` is where it comes from."""
+    """Raises UsageError for a text that cannot be a key; `source` is where it comes from."""
     if not (key and key.isascii() and key.isprintable() and " " not in key):
         raise UsageError(
             f"The key from {source} is empty, or holds a space, a line break or a letter that no "
@@ -122,7 +117,7 @@ def check_key(key: str, source: str) -> None:
 
 
 def redactor(key: str) -> Callable[[str], str]:
-    """A function that replaces the key in a text, also as Basic credential or URL-encoded."""
+    """A function that hides the key in a text, also as Basic credential or URL-encoded."""
     basic = base64.b64encode(f"api-key:{key}".encode()).decode()
     forms = sorted({key, basic, quote(key, safe="")}, key=len, reverse=True)
 
@@ -132,6 +127,9 @@ def redactor(key: str) -> Callable[[str], str]:
         return text
 
     return redact
+
+
+# --- the scripts' options ------------------------------------------------------------------------
 
 
 def make_parser(description: str, timeout: float) -> argparse.ArgumentParser:
@@ -157,16 +155,14 @@ def parse(
     environ: Mapping[str, str],
     packages: Sequence[str] = ("requests",),
 ) -> tuple[Options, argparse.Namespace]:
-    """Read the command line and the environment; ends the process with status 2 if that fails.
+    """Reads the command line and the environment; ends the process with status 2 if that fails.
 
     Args:
-        packages: import names that the script cannot do without.
+        packages: import names that the script requires.
     """
     arguments, unknown = parser.parse_known_args(argv)
     try:
-        if unknown:
-            _complain_about(unknown)
-        _require(packages)
+        _refuse(unknown, packages)
         return _options(arguments, environ), arguments
     except UsageError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -193,14 +189,12 @@ def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Optio
     )
 
 
-def _complain_about(unknown: Sequence[str]) -> NoReturn:
-    """Name the unknown options without their values: one of these may be a key."""
-    names = [word.split("=")[0] for word in unknown if word.startswith("--")]
-    what = f"Unknown: {', '.join(names)}." if names else "There is an argument too many."
-    raise UsageError(f"{what} A key is not given here but in {KEY_VARIABLES[0]}. See --help.")
-
-
-def _require(packages: Sequence[str]) -> None:
+def _refuse(unknown: Sequence[str], packages: Sequence[str]) -> None:
+    """Names unknown options without their values, which may be a key; and missing packages."""
+    if unknown:
+        names = [word.split("=")[0] for word in unknown if word.startswith("--")]
+        what = f"Unknown: {', '.join(names)}." if names else "There is an argument too many."
+        raise UsageError(f"{what} A key is not given here but in {KEY_VARIABLES[0]}. See --help.")
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         wanted = " ".join("mlflow-skinny" if name == "mlflow" else name for name in missing)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from app.doctor import explain
 from app.doctor.connection import ACCEPTED, Connection
-from app.doctor.health_shape import bad_checks
+from app.doctor.parts import bad_checks
 from app.doctor.steps import Failed, Steps
 from app.doctor.wire import Wire, expect
 from app.health.faults import fault
@@ -49,9 +49,7 @@ class MLflow:
         if got.status >= 500 and fault("mlflow.loop").message in down:
             return explain.response(got, "MLflow's OK", "mlflow.loop")
         if got.status in (502, 503) and isinstance(no_address, str):  # a list if DNS answers
-            failed = Failed.of("network.dns", f"{no_address}.", setting="MLFLOW_SERVER_URL")
-            failed.request_id, failed.fault = got.request_id, "mlflow-dns"
-            return failed
+            return Failed.of("mlflow-dns", f"{no_address}.", got.request_id)
         if got.status == 503 and got.document() is not None:
             key = "mlflow-down" if down else "circuit-open"
             return explain.response(got, "MLflow's OK", key)

@@ -8,7 +8,6 @@ from typing import Any
 
 from app.doctor import explain
 from app.doctor.connection import REACHED
-from app.doctor.health_shape import bad_checks
 from app.doctor.steps import Failed, Skipped, Steps
 from app.doctor.wire import Wire
 
@@ -79,6 +78,23 @@ class Parts:
             key = "draining" if "draining" in missing else "unavailable"
             raise Failed.of(key, f"Not ready: {missing}.", got.request_id)
         raise explain.response(got, "200")
+
+
+def bad_checks(document: dict[str, Any], *names: str) -> str:
+    """What is not well, with its messages, as one line; "" if all is. /ready lists `missing`.
+
+    Args:
+        names: the checks to look at; all if there are none.
+    """
+    messages: dict[str, list[str]] = {}  # names by message: one cause often fails several checks
+    for name, check in (document.get("checks") or {}).items():
+        is_bad = isinstance(check, dict) and check.get("status") != "healthy"
+        if is_bad and (not names or name in names):
+            message = str(check.get("message") or check.get("status")).rstrip(".")
+            messages.setdefault(message, []).append(name)
+    found = [str(part).rstrip(".") for part in document.get("missing") or []]
+    found += [f"{', '.join(checks)}: {message}" for message, checks in messages.items()]
+    return "; ".join(found)
 
 
 def run(steps: Steps, parts: Parts, inside: Sequence[Check]) -> None:

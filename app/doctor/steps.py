@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any, Literal, TextIO
 
@@ -115,14 +115,13 @@ class Steps:
         if missing or (self.interrupted and not always):
             self._blocked.add(name)
             why = "interrupted" if self.interrupted else f"needs: {missing[0]}"
-            return self._record(Result(name, "skipped", 0.0, why))
+            return self._record(name, "skipped", 0.0, Failed(why))
         started = time.perf_counter()
         status, found = self._outcome(check)
         if status == "failed":
             self._blocked.add(name)
         ms = round((time.perf_counter() - started) * 1000, 1)
-        texts = (found.message, found.remedy, found.request_id, found.fault)
-        return self._record(Result(name, status, ms, *texts))
+        return self._record(name, status, ms, found)
 
     def _outcome(self, check: Callable[[], str | None]) -> tuple[Status, Failed]:
         try:
@@ -175,13 +174,9 @@ class Steps:
     def count(self, status: Status) -> int:
         return sum(result.status == status for result in self.results)
 
-    def _record(self, result: Result) -> bool:
-        result = replace(
-            result,
-            detail=self.redact(result.detail),
-            remedy=self.redact(result.remedy),
-            request_id=self.redact(result.request_id),
-        )
+    def _record(self, name: str, status: Status, ms: float, found: Failed) -> bool:
+        texts = (found.message, found.remedy, found.request_id, found.fault)
+        result = Result(name, status, ms, *map(self.redact, texts))
         self.results.append(result)
         for line in self._lines(result):
             self._say(line)

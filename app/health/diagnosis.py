@@ -46,32 +46,31 @@ def bad(status: str, fault: Fault, detail: str, *notes: str) -> Finding:
 
 
 class Part(NamedTuple):
-    """Something that the proxy depends on: its name, the variable with its address, and the host
-    and port in there. `codes` has the codes of its faults by why there was no response."""
+    """Something that the proxy depends on: its name, the variable with its address, the host and
+    port in there, and how the codes of its faults begin."""
 
     name: str
     setting: str
     host: str
     code: str
-    codes: Mapping[str, str] = {}
 
     def no_response(self, word: str) -> Fault:
         """The fault behind a word of why_no_response."""
+        kind = {"dns": "dns", "name server": "dns", "silent": "slow"}.get(word, "down")
+        code = f"{self.code}-{kind}"
         found = fault(f"network.{word}", part=self.name, setting=self.setting)
-        return found._replace(code=self.codes.get(word, self.code))
+        return found._replace(code=code if code in FAULTS else f"{self.code}-down")
 
 
 def mlflow_at(url: str) -> Part:
     """MLflow at this address."""
-    codes = {"dns": "mlflow-dns", "name server": "mlflow-dns", "silent": "mlflow-slow"}
-    return Part("MLflow", "MLFLOW_SERVER_URL", urlsplit(url).netloc, "mlflow-down", codes)
+    return Part("MLflow", "MLFLOW_SERVER_URL", urlsplit(url).netloc, "mlflow")
 
 
 def auth_service_at(url: str) -> Part:
     """The auth service at this address."""
-    codes = dict.fromkeys(("dns", "name server"), "auth-service-dns")
     host, setting = urlsplit(url).netloc, "HOKUSAI_AUTH_SERVICE_URL"
-    return Part("The auth service", setting, host, "auth-service-down", codes)
+    return Part("The auth service", setting, host, "auth-service")
 
 
 #: What names the address of Redis, where REDIS_URL alone does not.
@@ -84,7 +83,7 @@ ANNOUNCED = {
 def redis_at(url: str) -> Part:
     """Redis at this address, without its credentials."""
     setting = next((said for kind, said in ANNOUNCED.items() if kind in url), "REDIS_URL")
-    return Part("Redis", setting, without_credentials(url).partition("://")[2], "redis-down")
+    return Part("Redis", setting, without_credentials(url).partition("://")[2], "redis")
 
 
 def without_credentials(url: str) -> str:

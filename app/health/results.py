@@ -91,7 +91,6 @@ class SharedResults:
         self._longest = timeout + GRACE
         self._guard = threading.Lock()
         self._hanging: Counter[str] = Counter()
-        self._own: dict[str, Check] = {}
         #: When each running question began; None for those that wait in their line.
         self._in_line: dict[str, float | None] = {}
 
@@ -201,20 +200,14 @@ class SharedResults:
         return _made(Finding(UNHEALTHY, self._questions[name].silence, detail), began)
 
     def _last(self, name: str) -> Check | None:
-        """The newest result: this worker's own while it is fresh, else any worker's."""
-        own = self._own.get(name)
-        if own and own.age < self._ttl:
-            return own
-        if text := self._store.get_value(f"health:{name}"):
-            shared = Check(**orjson.loads(text))
-            if shared.age >= 0 and (own is None or shared.at >= own.at):  # not before a reboot
-                self._own[name] = own = shared
-        return own
+        """The newest result of any worker; not one from before a reboot."""
+        text = self._store.get_value(f"health:{name}")
+        last = Check(**orjson.loads(text)) if text else None
+        return last if last and last.age >= 0 else None
 
     def _keep(self, name: str, check: Check) -> Check:
         """Shares a result, and logs it if the status has changed."""
         before = self._last(name)
-        self._own[name] = check
         self._store.set_value(f"health:{name}", orjson.dumps(asdict(check)), KEPT)
         was = before.status if before else HEALTHY
         if self._questions[name].logged and was != check.status:
