@@ -1,16 +1,18 @@
 """What a check program needs: the deployment's address, the key, how long to wait.
 
-The scripts read the address from `--uri` or MLFLOW_TRACKING_URI, the key from the environment only:
+The address comes from `--url` or MLFLOW_TRACKING_URI, the key from a file or the environment:
 everyone who can list processes sees a key on a command line.
 """
 
 import argparse
 import base64
+import getpass
 import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from app.doctor.steps import EXIT_USAGE
@@ -98,22 +100,39 @@ def read_target(uri: str) -> Target:
     return Target(base, PREFIXES[0], added=True)
 
 
-def read_key(environ: Mapping[str, str]) -> tuple[str, str]:
-    """The key and its variable; UsageError if no variable holds a possible key."""
-    for name in KEY_VARIABLES:
-        if key := environ.get(name, "").strip():
-            check_key(key, name)
-            return key, name
-    raise UsageError(f"No API key: set {KEY_VARIABLES[0]} (or {' or '.join(KEY_VARIABLES[1:])}).")
+def read_key(environ: Mapping[str, str], file: str = "", variable: str = "") -> tuple[str, str]:
+    """The key, and where it comes from: a file, else a variable, else the keyboard.
 
-
-def check_key(key: str, source: str) -> None:
-    """Raises UsageError for a text that cannot be a key; `source` is where it comes from."""
+    Raises:
+        UsageError: there is none, or it cannot be a key.
+    """
+    names = [variable] if variable else KEY_VARIABLES
+    found = [(environ[name].strip(), name) for name in names if environ.get(name, "").strip()]
+    if file:
+        found = [_read_file(file)]
+    if variable and not found:
+        raise UsageError(f"The variable {variable} holds no key.")
+    if not found and sys.stdin.isatty():
+        found = [(getpass.getpass("API key: ").strip(), "the keyboard")]
+    if not found:
+        others = " or ".join(KEY_VARIABLES[1:])
+        raise UsageError(f"No API key: set {KEY_VARIABLES[0]} (or {others}), or give --key-file.")
+    key, source = found[0]
     if not (key and key.isascii() and key.isprintable() and " " not in key):
         raise UsageError(
             f"The key from {source} is empty, or holds a space, a line break or a letter that no "
             "key has."
         )
+    return key, source
+
+
+def _read_file(file: str) -> tuple[str, str]:
+    if file == "-":
+        return sys.stdin.read().strip(), "standard input"
+    try:
+        return Path(file).read_text("utf-8", "replace").strip(), "a file"
+    except OSError as error:
+        raise UsageError(f"--key-file {file}: {error.strerror}.") from None
 
 
 def redactor(key: str) -> Callable[[str], str]:
@@ -129,19 +148,25 @@ def redactor(key: str) -> Callable[[str], str]:
     return redact
 
 
-# --- the scripts' options ------------------------------------------------------------------------
+# --- the options ---------------------------------------------------------------------------------
 
 
-def make_parser(description: str, timeout: float) -> argparse.ArgumentParser:
+def make_parser(
+    description: str, timeout: float, program: str | None = None
+) -> argparse.ArgumentParser:
     """The common options; `timeout` is the default in seconds."""
     parser = argparse.ArgumentParser(
+        prog=program,
         description=description,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"The key is read from {', else '.join(KEY_VARIABLES)}.",
+        epilog=f"By default, the key comes from {', else '.join(KEY_VARIABLES)}.",
     )
     add = parser.add_argument
-    add("--uri", help="tracking URI or base of the deployment (default: MLFLOW_TRACKING_URI)")
+    address = "tracking URI or base of the deployment (default: MLFLOW_TRACKING_URI)"
+    add("--url", "--uri", help=address)
+    add("--key-file", default="", metavar="PATH", help="file with the key; - for standard input")
+    add("--key-env", default="", metavar="NAME", help="variable with the key")
     add("--timeout", type=float, default=timeout, metavar="SECONDS", help="default: %(default)g")
     add("--ca-file", default="", metavar="PATH", help="certificate authorities to trust instead")
     add("--use-env-proxies", action="store_true", help="go through HTTP_PROXY and HTTPS_PROXY")
@@ -170,16 +195,16 @@ def parse(
 
 
 def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
-    uri = arguments.uri or environ.get("MLFLOW_TRACKING_URI", "")
-    if not uri:
-        raise UsageError("No address: give --uri, or set MLFLOW_TRACKING_URI.")
+    url = arguments.url or environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not url:
+        raise UsageError("No address: give --url, or set MLFLOW_TRACKING_URI.")
     if not arguments.timeout > 0:
         raise UsageError("--timeout must be more than 0 seconds.")
     if arguments.ca_file and not os.path.isfile(arguments.ca_file):
         raise UsageError("--ca-file names no file.")
-    key, source = read_key(environ)
+    key, source = read_key(environ, arguments.key_file, arguments.key_env)
     return Options(
-        target=read_target(uri),
+        target=read_target(url),
         key=key,
         key_source=source,
         timeout=arguments.timeout,

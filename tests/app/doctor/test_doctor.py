@@ -169,9 +169,9 @@ def test_a_wrong_setting_is_found_beside_the_proxy(
     ("arguments", "environment", "complaint"),
     [
         ((), {"HOKUSAI_API_KEY": "hk_test_1"}, "give --url, or set MLFLOW_TRACKING_URI"),
-        (("--url", "http://host"), {}, "No API key: set HOKUSAI_API_KEY or MLFLOW_TRACKING_TOKEN"),
+        (("--url", "http://host"), {}, "No API key: set HOKUSAI_API_KEY (or MLFLOW_TRACKING_TOKEN"),
         (("--url", "http://host", "--key-env", "MINE"), {}, "The variable MINE holds no key"),
-        (("--url", "http://host", "--key-file", "nowhere"), {}, "'nowhere' does not exist"),
+        (("--url", "http://host", "--key-file", "nowhere"), {}, "nowhere: No such file"),
         (("--url", "ftp://host"), {"HOKUSAI_API_KEY": "hk_test_1"}, "must begin with http"),
         (("--url", "http://a:hk_test_1@host"), {"HOKUSAI_API_KEY": "hk_test_1"}, "must not hold"),
         (("--url", "http://host"), {"HOKUSAI_API_KEY": "hk_test_1 2"}, "holds a space"),
@@ -180,7 +180,7 @@ def test_a_wrong_setting_is_found_beside_the_proxy(
             {"HOKUSAI_API_KEY": "hk_test_1"},
             "more than 0",
         ),
-        (("--url", "http://host", "--key", "hk_test_1"), {}, "No such option"),
+        (("--url", "http://host", "--key", "hk_test_1"), {}, "Unknown: --key."),
     ],
 )
 def test_a_wrong_call_is_refused(
