@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -84,49 +85,42 @@ class Checks:
         self._redis = diagnosis.redis_at(settings.redis_url)
 
     def questions(self) -> dict[str, Question]:
-        """Every check by name. Those of a part with a host name look that up too."""
-        hangs = str(self._mlflow.no_response("hangs"))
+        """Every check by name. The first of each part looks up its host name too."""
         made = {
-            name: Question(self._mlflow_question(name, path), hangs, "mlflow", note=self._note)
-            for name, path in MLFLOW_QUESTIONS.items()
+            name: self._question(self._mlflow, partial(self._ask_mlflow, name), "mlflow")
+            for name in MLFLOW_QUESTIONS
         }
-        made["redis"] = Question(self._ask_redis, str(self._redis.no_response("hangs")))
-        made["auth_service"] = Question(
-            self._ask_auth_service, str(self._auth.no_response("hangs"))
+        made["redis"] = self._question(self._redis, self._ask_redis)
+        made["auth_service"] = self._question(self._auth, self._ask_auth_service)
+        named = {"connectivity": self._mlflow, "redis": self._redis, "auth_service": self._auth}
+        for name, part in named.items():
+            made[name] = with_name_lookup(made[name], part, self._timeout)
+        return made | {"circuit": Question(self._circuits)}
+
+    def _question(self, part: Part, ask: Callable[[], Finding], line: str = "") -> Question:
+        note = self._note if part is self._mlflow else ""
+        return Question(ask, str(part.no_response("hangs")), line, note=note)
+
+    def _ask_mlflow(self, name: str) -> Finding:
+        path = MLFLOW_QUESTIONS[name]
+        if missing := getattr(self._round, "missing", None):
+            return missing  # type: ignore[no-any-return]
+        served_since = time.monotonic() - (0 if path == HEALTH else SERVED)
+        try:
+            response = self._send(path)
+        except ProxyError as error:
+            found = self._no_response(error, served_since)
+            if path == HEALTH:
+                self._round.missing = found
+            return found
+        return diagnosis.mlflow_response(
+            name,
+            self._mlflow,
+            response.status,
+            response.data,
+            has_key=self._has_key,
+            by_mlflow=is_of_mlflow(response.headers, response.data),
         )
-        made["circuit"] = Question(self._circuits)
-        named = {
-            "connectivity": self._mlflow,
-            "auth_service": self._auth,
-            "redis": self._redis,
-        }
-        return made | {
-            name: with_name_lookup(made[name], part, self._timeout) for name, part in named.items()
-        }
-
-    def _mlflow_question(self, name: str, path: str) -> Callable[[], Finding]:
-        def ask() -> Finding:
-            is_first = path == HEALTH
-            if missing := getattr(self._round, "missing", None):
-                return missing  # type: ignore[no-any-return]
-            served_since = time.monotonic() - (0 if is_first else SERVED)
-            try:
-                response = self._ask_mlflow(path)
-            except ProxyError as error:
-                found = self._no_response(error, served_since)
-                if is_first:
-                    self._round.missing = found
-                return found
-            return diagnosis.mlflow_response(
-                name,
-                self._mlflow,
-                response.status,
-                response.data,
-                has_key=self._has_key,
-                by_mlflow=is_of_mlflow(response.headers, response.data),
-            )
-
-        return ask
 
     def _no_response(self, error: ProxyError, served_since: float) -> Finding:
         """MLflow did not respond. If it has served a caller since, it is busy and not gone."""
@@ -138,7 +132,7 @@ class Checks:
             found = bad(DEGRADED, fault("check.busy"), found.detail)
         return found._replace(message=found.message + self._note)
 
-    def _ask_mlflow(self, path: str) -> ProbeResponse:
+    def _send(self, path: str) -> ProbeResponse:
         """Tries twice if the connection broke: MLflow may have closed an idle one."""
         try:
             return self._upstream.ask(path, self._timeout)
