@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -41,7 +42,11 @@ def circuit(settings: Settings) -> click.Group:
         """Print the state of each circuit: closed (in use), open (not used), half-open."""
         found = _instances(settings, folder)
         if as_json:
-            click.echo(json.dumps([_document(*one) for one in found.items()], indent=2))
+            documents = [
+                {"instance": str(place), "workers": [asdict(worker) for worker in board.workers()]}
+                for place, board in found.items()
+            ]
+            click.echo(json.dumps(documents, indent=2))
             return
         for place, board in found.items():
             click.echo(f"instance {place}")
@@ -91,13 +96,3 @@ def _instances(settings: Settings, folder: Path | None) -> dict[Path, CircuitBoa
             "container, as its user; with INSTANCE_FOLDER, if the proxy has one."
         )
     return found
-
-
-def _document(folder: Path, board: CircuitBoard) -> dict[str, object]:
-    return {
-        "instance": str(folder),
-        "workers": [
-            {"pid": worker.pid, "alive": worker.alive, "circuits": worker.circuits}
-            for worker in board.workers()
-        ],
-    }

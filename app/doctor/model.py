@@ -106,10 +106,9 @@ class Model:
             got = self._artifact("PUT", name, data=_pieces(content) if chunked else content)
         except Failed as failed:  # a hop may hang up before it has read the whole body
             raise Failed.of(key, failed.message, failed.request_id) if key else failed from None
-        if got.status in (413, 400, 411, 501):
-            raise explain.response(got, "200", key)
         if got.status != 200:
-            raise explain.response(got, "200")
+            is_of_size = got.status in (413, 400, 411, 501)
+            raise explain.response(got, "200", key if is_of_size else "")
 
     def send_half(self) -> str:
         """Sends half of what Content-Length announces, which no HTTP library does."""
@@ -169,23 +168,13 @@ class Model:
             raise Skipped("there are none")
         return _deleted(self._artifact("DELETE", ""))
 
-    def delete_run(self) -> str:
-        """Found by a search: a call that made it may have failed all the same."""
-        body = {"experiment_ids": [self._experiment_id()]}
-        found = expect(self._call("POST", "runs/search", body)).get("runs", [])
-        for run in found:
-            expect(self._call("POST", "runs/delete", {"run_id": run["info"]["run_id"]}))
-        return f"{len(found)} run" if found else "there is none"
-
     def delete_experiment(self) -> str:
-        body = {"experiment_id": self._experiment_id()}
-        return _deleted(self._call("POST", "experiments/delete", body))
-
-    def _experiment_id(self) -> str:
+        """With its runs. Looked up: a call that made it may have failed all the same."""
         got = self._call("GET", f"experiments/get-by-name?experiment_name={quote(self.name)}")
         if got.status == 404:
             raise Skipped("there is none")
-        return str(expect(got)["experiment"]["experiment_id"])
+        body = {"experiment_id": str(expect(got)["experiment"]["experiment_id"])}
+        return _deleted(self._call("POST", "experiments/delete", body))
 
     # --- requests ----------------------------------------------------------------------------
 
@@ -243,5 +232,4 @@ def clean_up(steps: Steps, model: Model) -> None:
     """Delete what there is, whatever happened before."""
     steps.run("deleted: registered model", model.delete_model, always=True)
     steps.run("deleted: artifacts", model.delete_artifacts, always=True)
-    steps.run("deleted: run", model.delete_run, always=True)
     steps.run("deleted: experiment", model.delete_experiment, always=True)

@@ -103,7 +103,7 @@ def test_everything_goes_on_by_its_last_address(
         answer = call(proxy.url, "GET", "/api/health/mlflow")
         return dict(answer.json["checks"])
 
-    eventually(lambda: "look-ups" in checks()["auth_service"]["message"], "the message", 30)
+    eventually(lambda: "lookups" in checks()["auth_service"]["message"], "the message", 30)
     said = checks()
     metric = call(proxy.url, "GET", "/metrics").body.decode()
     log = [line for line in proxy.log_lines() if line["logger"] == "hokusai.names"]

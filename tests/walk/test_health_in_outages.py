@@ -395,7 +395,7 @@ def test_a_real_mlflow_that_refuses_our_host_and_serves_no_artifacts(
         checks = call(proxy.url, "GET", "/api/health").json["checks"]
         assert checks["connectivity"]["status"] == "healthy"
         for name in MLFLOW_CHECKS - {"connectivity"}:
-            assert "start it with --allowed-hosts" in checks[name]["message"]
+            assert "Start it with --allowed-hosts" in checks[name]["message"]
         assert call(proxy.url, "GET", "/ready").status == 503
     finally:
         mlflow.stop()
