@@ -110,10 +110,13 @@ def mlflow_response(
     """What MLflow's response to a check means. `has_key`: the proxy sends MLflow credentials.
     `by_mlflow`: as far as one can tell, MLflow itself wrote the response."""
     text, document = _text(body), _json(body)
-    word = _mlflow_200(check, text, document)
-    if status != 200:
-        word = _mlflow_word(status, text, has_key, isinstance(document, dict), by_mlflow)
-        word = "loop" if _is_loop(status, document) else word
+    is_object = isinstance(document, dict)
+    if status == 200:
+        word = _mlflow_200(check, text, document)
+    elif status == 508 or (is_object and {"error_code", "request_id"} <= {*document}):
+        word = "loop"  # MLflow's errors have no request id
+    else:
+        word = _mlflow_failure(status, text, has_key, is_api=is_object or by_mlflow)
     if word is None:
         return Finding(HEALTHY, "MLflow answers.")
     detail = f"{part.host} answered {status}: {text}"
@@ -123,9 +126,7 @@ def mlflow_response(
     return bad(level, fault(f"mlflow.{word}", status=status), detail)
 
 
-def _mlflow_word(
-    status: int, text: str, has_key: bool, is_object: bool, by_mlflow: bool
-) -> str | None:
+def _mlflow_failure(status: int, text: str, has_key: bool, is_api: bool) -> str:
     """A key of the catalogue without its `mlflow.`."""
     cases = (
         (status == 403 and "Invalid Host" in text, "host"),
@@ -136,15 +137,9 @@ def _mlflow_word(
         (status == 404, "not found"),
         (300 <= status < 400, "redirect"),
         (status == 429, "throttled"),
-        (status in (502, 503, 504) and not is_object and not by_mlflow, "intermediary"),
+        (status in (502, 503, 504) and not is_api, "intermediary"),
     )
     return _first(cases) or "fails"
-
-
-def _is_loop(status: int, document: Any) -> bool:
-    """Whether a proxy answered: MLflow's errors have no request id."""
-    is_object = isinstance(document, dict)
-    return status == 508 or (is_object and {"error_code", "request_id"} <= {*document})
 
 
 def _mlflow_200(check: str, text: str, document: Any) -> str | None:
