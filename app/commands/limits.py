@@ -46,7 +46,7 @@ class Count:
     forgotten: int
 
     def line(self) -> str:
-        """For human eyes."""
+        """As text."""
         what = f"{self.used} of {self.limit} {WHAT[self.kind]} in the last {self.period}"
         when = f"next one in {self.wait} s" if self.wait else f"{self.left} left"
         return f"{self.kind} {self.who}: {what}; {when}; all forgotten in {self.forgotten} s"
@@ -97,10 +97,10 @@ def limits(link: RedisLink) -> click.Group:
 def _names(link: RedisLink, key_id: str | None, address: str | None) -> list["re.Match[str]"]:
     """The names of the counts in Redis, each once."""
     if key_id and without_keys(key_id) != key_id:
-        raise click.ClickException("That is a key. Give its id; nobody is to see the key.")
+        raise click.ClickException("That is a key. Give its id instead, and do not share the key.")
     if link.client is None:
         raise click.ClickException(
-            "REDIS_URL is memory://: the counts are in the proxy's own memory, and end with it."
+            "REDIS_URL is memory://: the counts are in the proxy's own memory."
         )
     wanted = [("key", key_id), ("session", key_id)] if key_id else []
     wanted += [("address", network(address))] if address else []
@@ -134,7 +134,7 @@ def _scan(client: Any, pattern: str) -> list[bytes]:
 
 
 def _ask(command: Callable[..., T], *arguments: Any) -> T:
-    """Runs a command, twice if Redis fails: REDIS_TIMEOUT is short for human purposes."""
+    """Runs a command, twice if Redis fails: REDIS_TIMEOUT is short for a person."""
     try:
         try:
             return command(*arguments)
@@ -142,9 +142,9 @@ def _ask(command: Callable[..., T], *arguments: Any) -> T:
             return command(*arguments)
     except FAILURES as why:
         raise click.ClickException(
-            f"Redis cannot be reached, or fails ({said(why)}); is REDIS_URL the one that the "
-            "proxies use? While Redis is unavailable, each instance counts for itself, in memory "
-            "that ends with it."
+            f"Redis cannot be reached, or fails ({said(why)}). Check that REDIS_URL is the one "
+            "that the proxies use. While Redis is unavailable, each instance counts on its own, "
+            "in memory."
         ) from why
 
 

@@ -22,23 +22,25 @@ def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Com
         """
         key_id = key_id.strip()  # as the subscribers do
         if not key_id:
-            raise click.ClickException("That is no key id, but empty; nothing is revoked.")
+            raise click.ClickException("The key id is empty; nothing is revoked.")
         if without_keys(key_id) != key_id:
-            raise click.ClickException("That is a key. Give its id; nobody is to see the key.")
+            raise click.ClickException(
+                "That is a key. Give its id instead, and do not share the key."
+            )
         try:
             workers = revocations.announce(key_id)
         except NotAnnounced as why:
             raise click.ClickException(
-                f"{key_id} was not announced to all. {why}{_remedy(why)}\n"
-                "Without it, what a proxy remembers of a key "
+                f"{key_id} was not announced to all proxies. {why}{_remedy(why)}\n"
+                "Without the announcement, a proxy's cached decision about the key "
                 f"ends {lifetime:g} s after it asked the auth service, or {lifetime + stale:g} s "
-                "where that gives no answer; a browser's session goes on until it ends by itself."
+                "in an outage of that; a browser's session ends when it expires."
             ) from None
         click.echo(f"Announced on {CHANNEL}; workers that heard it: {workers}.")
         click.echo(
-            f"They let {key_id} in only if the auth service, asked again, says so."
+            f"They ask the auth service again before they accept {key_id}."
             if workers
-            else "No proxy listens there: is REDIS_URL the one that the proxies use?"
+            else "No proxy listens there. Check that REDIS_URL is the one that the proxies use."
         )
 
     return command

@@ -61,7 +61,7 @@ class Result:
 
 
 def unexpected(error: Exception) -> Failed:
-    """An error that nobody foresaw: its type and its first line."""
+    """An unforeseen error: its type and its first line."""
     first_line = str(error).strip().split("\n")[0]
     return Failed(f"{type(error).__name__}: {first_line[:300]}", "Report this with its step.")
 

@@ -82,7 +82,7 @@ ANNOUNCED = {
 
 def redis_at(url: str) -> Part:
     """Redis at this address, without its credentials."""
-    setting = next((said for kind, said in ANNOUNCED.items() if kind in url), "REDIS_URL")
+    setting = next((name for kind, name in ANNOUNCED.items() if kind in url), "REDIS_URL")
     return Part("Redis", setting, without_credentials(url).partition("://")[2], "redis")
 
 

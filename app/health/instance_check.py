@@ -59,8 +59,8 @@ class InstanceCheck:
         if not found:
             well = "The instance's folder and the temporary folder can be written."
             return Finding(HEALTHY, well)
-        said, details = zip(*found, strict=True)
-        return Finding(DEGRADED, " ".join(said), "; ".join(details))
+        messages, details = zip(*found, strict=True)
+        return Finding(DEGRADED, " ".join(messages), "; ".join(details))
 
     def _of_folder(self) -> Iterator[tuple[str, str]]:
         if self._folder is None:
@@ -117,7 +117,7 @@ def _try_to_write(trial: Path) -> None:
 
 
 class InstanceWatch:
-    """Runs the check in each worker even if nobody requests health, so that the log and a metric
+    """Runs the check in each worker even without health requests, so that the log and a metric
     show it; and writes metrics that could not be written before."""
 
     def __init__(self, results: SharedResults) -> None:

@@ -155,8 +155,8 @@ class SharedResults:
         """Whether a question had to wait for others of its line, and has time left."""
         if name not in self._in_line:
             return False
-        turn = self._in_line[name]
-        return turn is None or turn > began + GRACE
+        started = self._in_line[name]
+        return started is None or started > began + GRACE
 
     def _begin(self, names: list[str]) -> None:
         """Starts a thread that asks these in turn, unless too many such threads hang."""
