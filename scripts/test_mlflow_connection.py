@@ -21,14 +21,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks; return the exit status."""
     options, _ = parse(make_parser(__doc__ or "", timeout=10), argv, os.environ)
     from app.doctor.examination import look  # after `parse` has found that requests is there
-    from app.doctor.parts import Parts
+    from app.doctor.parts import Parts, run_last
     from app.doctor.wire import Wire
 
     title = "Hokusai MLflow proxy: connection"
     steps = Steps(title, options.facts(), redactor(options.key), options.json)
     with Interruption(steps):
         wire = Wire(options)
-        look(steps, wire, Parts(wire))
+        health = Parts(wire)
+        look(steps, wire, health)
+        run_last(steps, health)
     return steps.finish()
 
 
