@@ -65,7 +65,7 @@ def _known(stage: Stage, folder: Path, fake: Upstream, together: int) -> Row:
         None,
         held=set(statuses) == {200}
         and longest < MOST
-        and "look-ups" in checks["connectivity"]["message"],
+        and "lookups" in checks["connectivity"]["message"],
         numbers={"longest_s": longest, "health": checks},
     )
 
