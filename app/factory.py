@@ -14,8 +14,7 @@ from app.browser.sign_in import SignIn
 from app.health import endpoints as health
 from app.health import self_test
 from app.observability import audit, metrics_page
-from app.observability.condition_metrics import count_dropped
-from app.observability.metrics import count_refused_head
+from app.observability.metrics import count_dropped, count_refused_head
 from app.server.hooks import WorkerHooks
 from app.services import Services, build
 from config import Settings
@@ -28,7 +27,13 @@ def create_app(settings: Settings) -> Flask:
     app.session_interface = _NoSessions()
     app.url_map.merge_slashes = False  # `//` is refused by the pipeline, not redirected
     app.url_map.strict_slashes = True
-    responses.install(app, settings.trusted_proxy_hops, settings.mlflow_server_url, audit.write)
+    responses.install(
+        app,
+        hops=settings.trusted_proxy_hops,
+        target=settings.mlflow_server_url,
+        audit=audit.write,
+        render=pages.render_error,
+    )
     _mount_health(app, services)
     app.register_blueprint(proxy.blueprint(services))
     _mount_pages(app, services)
@@ -71,7 +76,7 @@ def _mount_pages(app: Flask, services: Services) -> None:
         )
     )
     app.register_blueprint(forms.blueprint(sign_in))
-    app.register_blueprint(status.blueprint(services, sign_in.asking))
+    app.register_blueprint(status.blueprint(services, sign_in.current_user))
 
 
 class _NoSessions(SessionInterface):

@@ -13,12 +13,12 @@ from werkzeug.routing import PathConverter
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.auth.authorization import authorize, authorize_anybody
-from app.observability.condition_metrics import count_address_fallback
+from app.observability.metrics import count_address_fallback
 from app.observability.record import Record
 from app.request.addresses import network
 from app.request.credentials import Counted, Credentials, SessionTokens, identify
 from app.request.cross_site import refuse_cross_site
-from app.request.errors import NoSuchPath
+from app.request.errors import NoSuchPath, ProxyError
 from app.request.inbound import METHODS, Inbound, check_query, receive
 from app.request.permit import Permit
 from app.request.principal import Principal
@@ -41,16 +41,29 @@ CLIENTS = "mlflow-"
 
 
 def pipeline(services: Services, record: Record) -> Response:
-    """One request, from its head to MLflow's answer."""
-    hops = services.settings.trusted_proxy_hops
+    """One request, from its head to MLflow's response."""
     inbound, route = _receive(services, record)
     log.debug("%s received: %s", record.request_id, route.operation if route else "unclassified")
+    try:
+        return _serve(services, inbound, route, record)
+    except ProxyError as error:
+        error.creates = route is not None and route.creates
+        raise
+
+
+def _serve(services: Services, inbound: Inbound, route: Route | None, record: Record) -> Response:
+    """The steps behind the first one."""
+    hops = services.settings.trusted_proxy_hops
     refuse_cross_site(inbound.environ, hops)
     credentials = identify(inbound.environ, hops)
     counted: Counted = "session" if isinstance(credentials, SessionTokens) else "key"
     principal = _authenticate(services, credentials, inbound, record)
     log.debug("%s authenticated: %s", record.request_id, principal.key_id)
-    permit = authorize(principal, inbound, route, services.unknown_paths.refusal)
+    try:
+        permit = authorize(principal, inbound, route, services.unknown_paths.refusal)
+    except ProxyError:
+        record.limit_fields = services.limits.left(principal, counted)
+        raise
     record.limit_fields = services.limits.limit(permit, counted)
     services.workspaces.refuse(inbound.environ, inbound.decoded_path)
     log.debug("%s permitted, within its limit", record.request_id)

@@ -1,7 +1,7 @@
-"""Answers: MLflow's as it is, ours as JSON. HTTP is spoken here, once.
+"""Responses: MLflow's as it is, ours as JSON. HTTP is spoken here, once.
 
-Every error passes the one handler here; after the first byte of a body nothing can be mapped any
-more, and streaming.py breaks the transfer off instead.
+Every error passes the one handler here. It is noted once, and rendered once: as JSON, or as a page.
+After the first byte of a body nothing can be mapped; streaming.py breaks the transfer off instead.
 """
 
 import logging
@@ -15,8 +15,8 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed, NotFound
 from werkzeug.wsgi import ClosingIterator
 
-from app.observability.metrics import IN_FLIGHT, count_request
-from app.observability.record import Record
+from app.observability.metrics import IN_FLIGHT
+from app.observability.record import Record, count
 from app.request.errors import (
     BrokenTransfer,
     ClientGone,
@@ -27,7 +27,13 @@ from app.request.errors import (
     UpstreamOverloaded,
     UpstreamReset,
 )
-from app.request.inbound import client_address, refuse_loop, request_id_of, without_empty_segment
+from app.request.inbound import (
+    client_address,
+    raw_path,
+    refuse_loop,
+    request_id_of,
+    without_empty_segment,
+)
 from app.request.otlp import as_exporters_read_it
 from app.request.permit import Permit
 from app.upstream.headers import dropped_names, returned_headers, returned_status
@@ -101,37 +107,52 @@ def _counted(body: Iterator[bytes], record: Record) -> Iterator[bytes]:
         raise
 
 
-def error_response(error: ProxyError, request_id: str, creates: bool = False) -> Response:
+def error_json(error: ProxyError) -> Response:
     """The answer to an error, in the JSON that MLflow's client understands.
 
-    `creates`: the request would have created something. MLflow's client from 3.18 on repeats such
-    a call on 429 only, so that is what it gets where nothing was done.
+    MLflow's client from 3.18 on repeats a call that creates something on 429 only, so that is what
+    it gets where nothing was done.
     """
+    request_id = g.record.request_id
     nothing_done = isinstance(error, NotForwarded | UpstreamOverloaded)
-    status = 429 if creates and nothing_done else error.status
+    status = 429 if error.creates and nothing_done else error.status
     # In the message too: MLflow's client shows that, and drops the rest.
     message = f"{error.message} (request id {request_id})"
     content = {"error_code": error.code, "message": message, "request_id": request_id}
     response = Response(orjson.dumps(content), status=status, content_type="application/json")
     response.headers.extend(error.headers)
     response.headers["Cache-Control"] = "no-store"
-    return response
+    agent = request.headers.get("User-Agent", "")
+    content_type = request.headers.get("Content-Type", "")
+    return as_exporters_read_it(response, request.path, content_type, agent)
 
 
-def install(app: Flask, hops: int, target: str, audit: Callable[[Record], None]) -> None:
-    """The request id, the error handler and the log line, for every request of the app; `audit` is
-    told of each write that is over."""
+def install(
+    app: Flask,
+    *,
+    hops: int,
+    target: str,
+    audit: Callable[[Record], None],
+    render: Callable[[ProxyError], Response],
+) -> None:
+    """The request id, the error handler and the log line, for every request. `audit` gets the
+    record of each write that has ended; `render` makes a response of an error."""
 
     @app.before_request
     def begin() -> None:
         environ = request.environ
-        path = environ.get("RAW_URI", request.path).partition("?")[0]
         request_id, client_ip = request_id_of(environ), client_address(environ, hops)
-        g.record = Record(request_id, environ["REQUEST_METHOD"], path, client_ip)
+        g.record = Record(request_id, environ["REQUEST_METHOD"], raw_path(environ), client_ip)
         IN_FLIGHT.inc()
         refuse_loop(environ)
 
-    app.register_error_handler(Exception, refuse)
+    @app.errorhandler(Exception)
+    def refuse(error: Exception) -> Response:
+        response = render(note(error))
+        if isinstance(error, ClientGone):
+            response.headers["Connection"] = "close"
+        return response
+
     app.wsgi_app = _without_upgrade(without_empty_segment(app.wsgi_app))  # type: ignore[method-assign]
 
     @app.after_request
@@ -155,24 +176,18 @@ def _without_upgrade(serve: Callable[..., Any]) -> Callable[..., Any]:
     return serve_as_http
 
 
-def refuse(error: Exception) -> Response:
-    """The answer to whatever a view raised, noted in the record and, if need be, in the log."""
-    known = in_our_words(error)
+def note(error: Exception) -> ProxyError:
+    """What a view raised, as one of our errors; noted in the record and, if need be, in the log."""
+    known = as_proxy_error(error)
     record: Record = g.record
     record.outcome, record.error_code = known.outcome, known.code
     if isinstance(known, NotForwarded):
         record.upstream_seconds = None  # MLflow was not asked
     _log_cause(error, known, record)
-    creates = record.route is not None and record.route.creates
-    response = error_response(known, record.request_id, creates)
-    if isinstance(error, ClientGone):
-        response.headers["Connection"] = "close"
-    agent = request.headers.get("User-Agent", "")
-    content_type = request.headers.get("Content-Type", "")
-    return as_exporters_read_it(response, request.path, content_type, agent)
+    return known
 
 
-def in_our_words(error: Exception) -> ProxyError:
+def as_proxy_error(error: Exception) -> ProxyError:
     """Any exception as one of ours: the framework's refusal, a client that hung up, or a defect.
     The framework's own 5xx are defects, too: it answers none for what a caller did."""
     if isinstance(error, ProxyError):
@@ -183,9 +198,7 @@ def in_our_words(error: Exception) -> ProxyError:
         return gone
     if isinstance(error, HTTPException) and 400 <= (error.code or 0) < 500:
         return _of_the_framework(error)
-    return InternalError(
-        "The proxy failed; this is a defect of its own. Report it with the request id."
-    )
+    return InternalError("Internal error in the proxy. Report it with the request id.")
 
 
 #: What to say where the framework's own words do not help.
@@ -229,7 +242,7 @@ def _log_cause(error: Exception, known: ProxyError, record: Record) -> None:
 def _finish(record: Record, target: str, audit: Callable[[Record], None]) -> None:
     """Log line, audit and metrics, when the last byte went out or the client went away."""
     IN_FLIGHT.dec()
-    count_request(record, time.monotonic())
+    count(record, time.monotonic())
     if record.kind != "own" or log.isEnabledFor(logging.DEBUG) or record.status >= 400:
         access_log.info("request", extra={"fields": record.line(target)})
     if record.is_write:

@@ -30,8 +30,11 @@ from app.observability.samples import Samples
 from app.request.route_table import RouteTable
 from app.request.unknown_paths import UnknownPaths
 from app.state.circuits import CircuitBoard
-from app.state.instance_store import FILE, InstanceStore
+from app.state.instance_database import FILE, InstanceDatabase
+from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
+from app.state.shared_values import SharedValues
+from app.state.window_counts import WindowCounts
 from app.state.windows import count_as_the_limiter
 from app.upstream.buffered_bodies import BufferedBodies
 from app.upstream.circuit import Circuit
@@ -101,7 +104,8 @@ class Services:
 
 def build(settings: Settings) -> Services:
     """The services for these settings. Connects to nothing yet."""
-    store = InstanceStore(_in_folder(settings, FILE))
+    database = InstanceDatabase(_in_folder(settings, FILE))
+    store = InstanceStore(database)
     link = RedisLink(settings.redis_url, settings.redis_timeout, settings.redis_retry_interval)
 
     def on_change(name: str, state: str) -> None:
@@ -114,8 +118,13 @@ def build(settings: Settings) -> Services:
     sessions = Sessions(
         link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
     )
-    limits, routes = _limits(settings, link, store), RouteTable.load()
-    in_flight = InFlight(settings.max_in_flight_per_key, settings.max_forwarded)
+    limits = _limits(settings, link, WindowCounts(database))
+    routes = RouteTable.load()
+    in_flight = InFlight(
+        settings.max_in_flight_per_key,
+        settings.max_forwarded,
+        most_waiting=(settings.max_connections - settings.max_forwarded) // 2,
+    )
     inside = Inside(
         settings=settings,
         upstream=upstream,
@@ -138,7 +147,7 @@ def build(settings: Settings) -> Services:
         auth_service=auth_service,
         authenticator=_authenticator(settings, cache, auth_service, sessions, limits),
         sessions=sessions,
-        revocations=Revocations(link, cache),
+        revocations=Revocations(link, cache.revocations),
         limits=limits,
         in_flight=in_flight,
         workspaces=Workspaces(upstream.ask, settings.health_timeout),
@@ -165,7 +174,7 @@ def patient_checks(settings: Settings, timeout: float) -> Checks:
         upstream=upstream,
         link=link,
         auth_service=auth_service,
-        board=CircuitBoard(InstanceStore(None)),
+        board=CircuitBoard(InstanceStore.at(None)),
     )
 
 
@@ -194,13 +203,12 @@ def _auth_service(
 def _verdict_cache(settings: Settings, link: RedisLink, store: InstanceStore) -> VerdictCache:
     """The cache; without gunicorn.conf.py, which sets one for all, its secret is made up."""
     return VerdictCache(
-        link,
-        store,
-        settings.auth_cache_secret.encode() or secrets.token_bytes(32),
-        settings.auth_cache_ttl,
-        settings.auth_negative_ttl,
-        settings.auth_stale_ttl,
-        settings.session_lifetime,
+        SharedValues(link, store),
+        secret=settings.auth_cache_secret.encode() or secrets.token_bytes(32),
+        ttl=settings.auth_cache_ttl,
+        negative_ttl=settings.auth_negative_ttl,
+        stale_ttl=settings.auth_stale_ttl,
+        session_lifetime=settings.session_lifetime,
     )
 
 
@@ -213,25 +221,25 @@ def _authenticator(
 ) -> Authenticator:
     """From key or session to principal. One waits for another's question longer than it takes."""
     return Authenticator(
-        cache,
-        SingleFlight(_in_folder(settings, "turns")),
-        auth_service,
-        settings.auth_service_id,
-        2 * settings.auth_timeout,
-        settings.auth_retry_interval,
-        sessions.principal,
+        cache=cache,
+        flights=SingleFlight(_in_folder(settings, "turns")),
+        service=auth_service,
+        service_id=settings.auth_service_id,
+        patience=2 * settings.auth_timeout,
+        retry_interval=settings.auth_retry_interval,
         failures=limits,
+        sessions=sessions.principal,
         most_waiting=settings.max_connections // 2,
     )
 
 
-def _limits(settings: Settings, link: RedisLink, store: InstanceStore) -> Limits:
+def _limits(settings: Settings, link: RedisLink, own: WindowCounts) -> Limits:
     """The counted limits."""
     return Limits(
         # An app of its own: flask-limiter's hooks would run on each request, to no purpose.
         shared_limiter(Flask("limits"), link),
         link,
-        store,
+        own,
         settings.instances,
         settings.auth_failure_limit,
     )
@@ -251,9 +259,9 @@ def _emf(settings: Settings) -> EmbeddedMetrics | None:
     if not settings.metrics_emf:
         return None
     return EmbeddedMetrics(
-        settings.metrics_emf_namespace,
-        settings.metrics_emf_service,
-        settings.metrics_emf_interval,
+        namespace=settings.metrics_emf_namespace,
+        service=settings.metrics_emf_service,
+        interval=settings.metrics_emf_interval,
     )
 
 

@@ -18,77 +18,48 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
-from benchmarks import (
-    artifacts,
-    growth,
-    machine,
-    mlflow_calls,
-    own_cost,
-    report,
-    tables,
-    tools,
-)
-from benchmarks.effort import FULL, QUICK
+from benchmarks import machine, report
+from benchmarks.bench import QUICK, Bench, Effort, Progress
+from benchmarks.contestants import legend
 from benchmarks.publish import draw, publish
-from benchmarks.report import Part, Report
-from benchmarks.rounds import Bench, Progress
-from benchmarks.stage import stage
-from devstack.environments import (
-    BASIC_AUTH_SERVER,
-    BENCH,
-    MLFLOW_SERVER,
-    ROOT,
-    Environment,
-    ensure,
-    is_whole,
-)
+from benchmarks.report import PARTS, Measured, Report
+from benchmarks.results import of_goals
+from devstack.environments import BASIC_AUTH_SERVER, BENCH, MLFLOW_SERVER, ROOT, ensure
 from devstack.server import ServerFailed
 
-PARTS: dict[str, Callable[[Bench], None]] = {
-    "a": mlflow_calls.measure,
-    "b": own_cost.measure,
-    "c": artifacts.measure,
-    "d": growth.measure,
-}
+#: What parts need beside the environments that run the proxy, and its peers.
+ENVIRONMENTS = {"a": (MLFLOW_SERVER, BASIC_AUTH_SERVER), "c": (MLFLOW_SERVER,)}
 
-#: What each part needs beside the development environment.
-ENVIRONMENTS: dict[str, tuple[Environment, ...]] = {
-    "a": (MLFLOW_SERVER, BENCH, BASIC_AUTH_SERVER),
-    "b": (BENCH,),
-    "c": (MLFLOW_SERVER,),
-    "d": (),
-}
-
-#: What can go wrong in a part on some machine, and lets the others go on; a defect does not.
-FAILURES = (tools.Missing, ServerFailed, RuntimeError, OSError, subprocess.SubprocessError)
+#: What can go wrong in a part on some machine without ending the others; a defect is not here.
+FAILURES = (machine.Missing, ServerFailed, RuntimeError, OSError, subprocess.SubprocessError)
 
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 
-#: Of the caller's environment, what the servers get: no settings, credentials or proxies of theirs.
+#: The caller's variables that the servers get: no settings, credentials or proxies.
 KEPT = {"HOME", "LANG", "LC_ALL", "PATH", "TERM", "TMPDIR", "TZ"}
 
 
 def main() -> int:
-    """Measures, tells, writes; returns the exit status."""
+    """Measure, print, write; return the exit status."""
     options = _options()
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it stops the servers, as Ctrl-C
     progress = Progress()
     if options.use:
         measured = report.read(options.use)
         for name in sorted(measured):
-            print(f"{report.text_of(name, measured[name])}\n")
+            print(f"{measured[name].text()}\n")
     else:
-        _prepare(options, progress)
-        measured = _measured(options, progress)
-    _tell(measured)
-    if not options.use:
-        report.write(report.read(options.results) | measured, options.results)
-        if is_whole(BENCH):
-            draw(options.results, options.results.with_suffix(".png"))
+        machine.install_missing(progress.say)
+        ensure(BENCH, *(each for name in options.only for each in ENVIRONMENTS.get(name, ())))
+        measured = _measure(options, progress)
+        report.write(report.read(LATEST) | measured, LATEST)
+        draw(LATEST, LATEST.with_suffix(".png"))
+    if measured:
+        print(f"\n{of_goals(report.goals(measured))}\n\n{legend()}", flush=True)
     if options.publish:
         publish(measured)
         progress.say("docs/performance.md, .json and .png are refreshed")
@@ -105,10 +76,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a minute or two, rough numbers")
     parser.add_argument("--publish", action="store_true", help="refresh docs/performance.*")
     parser.add_argument("--use", metavar="FILE", type=Path, help="print these, measure nothing")
-    parser.add_argument("--results", metavar="FILE", type=Path, default=LATEST)
-    parser.add_argument(
-        "--no-install", action="store_true", help="leave out what is not installed already"
-    )
     options = parser.parse_args()
     if options.publish and options.quick:
         parser.error("a quick run is too rough to be published")
@@ -116,58 +83,43 @@ def _options() -> argparse.Namespace:
 
 
 def _parts(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := set(names) - PARTS.keys():
+    names = set(text.split(","))
+    if unknown := names - PARTS.keys():
         raise argparse.ArgumentTypeError(f"no such part: {', '.join(sorted(unknown))}")
-    return sorted(set(names))
+    return sorted(names)
 
 
-def _prepare(options: argparse.Namespace, progress: Progress) -> None:
-    """Programs and environments; then an environment in which nothing of the caller's counts."""
-    if not options.no_install:
-        tools.install_missing(progress.say)
-        needed = [each for part in options.only for each in ENVIRONMENTS[part]]
-        ensure(*dict.fromkeys(needed))
+def _measure(options: argparse.Namespace, progress: Progress) -> Report:
+    """The parts that could be measured. Why another could not is printed."""
     for name in set(os.environ) - KEPT:
         del os.environ[name]
-
-
-def _measured(options: argparse.Namespace, progress: Progress) -> Report:
-    """The parts that could be measured; why another could not is said."""
-    described = machine.describe()
-    progress.say(machine.sentence(described))
-    if machine.is_busy(described):
-        progress.say(f"the machine is busy (load {described['load_before']}): rough numbers")
+    description = machine.describe()
+    progress.say(machine.sentence(description))
+    if machine.is_busy(description):
+        progress.say(f"the machine is busy (load {description['load_before']}): rough numbers")
     measured: Report = {}
     for name in options.only:
-        progress.say(f"part {name}: {report.TITLES[name]}")
+        progress.say(f"part {name}: {PARTS[name].TITLE}")
         try:
-            measured[name] = _part(name, options.quick, described, progress)
+            measured[name] = _measure_part(name, options.quick, description, progress)
         except FAILURES as why:
             progress.say(f"part {name} could not be measured: {why}")
             continue
-        print(f"\n{report.text_of(name, measured[name])}\n", flush=True)
+        print(f"\n{measured[name].text()}\n", flush=True)
     return measured
 
 
-def _part(name: str, quick: bool, described: dict[str, object], progress: Progress) -> Part:
+def _measure_part(
+    name: str, quick: bool, description: machine.Description, progress: Progress
+) -> Measured:
     began = progress.seconds
-    with stage(progress.at) as its_stage:
-        bench = Bench(QUICK if quick else FULL, its_stage, progress)
-        PARTS[name](bench)
+    with ExitStack() as ends:
+        folder = ends.enter_context(tempfile.TemporaryDirectory(prefix="hokusai-bench-"))
+        bench = Bench(QUICK if quick else Effort(), Path(folder), ends, progress)
+        PARTS[name].measure(bench)
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    return Part(today, progress.seconds - began, quick, described, bench.results)
-
-
-def _tell(measured: Report) -> None:
-    """The goals of all parts together."""
-    if measured:
-        print(f"\n{tables.of_goals(report.goals(measured))}\n\n{tables.legend()}", flush=True)
-
-
-def _end(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM ends the servers too, as Ctrl-C does."""
-    raise KeyboardInterrupt
+    seconds = progress.seconds - began
+    return Measured(name, today, seconds, quick, description, bench.results)
 
 
 if __name__ == "__main__":

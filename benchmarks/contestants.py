@@ -1,14 +1,12 @@
-"""Who is compared: each a way to the same upstream, with what it costs in processes."""
+"""Who is compared: each a way to the same upstream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks import tools
-from benchmarks.cores import Cores, on_cores
-from benchmarks.meter import family
-from benchmarks.servers import Fake, FastAPIProxy, Nginx, Web, this_proxy
-from benchmarks.stage import Stage
-from devstack.environments import BENCH, is_whole
+from benchmarks.bench import Bench
+from benchmarks.processes import family
+from benchmarks.results import Results
+from benchmarks.servers import Helpers, Web, fake, fastapi_proxy, nginx, this_proxy
 from devstack.proxy import Proxy
 from devstack.redis import Redis
 
@@ -24,7 +22,7 @@ BASIC_AUTH = "basic-auth"
 
 PEERS = (NGINX, POOLED, PER_REQUEST, BASIC_AUTH)
 
-#: What each is, for those who read the tables.
+#: What each is, for the reader of the tables; in the order of the columns.
 EXPLAINED = {
     DIRECT: "no proxy: the load goes to the upstream itself",
     PROXY: "as in production: cached keys, a counted limit, log and metrics on",
@@ -37,66 +35,61 @@ EXPLAINED = {
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to the upstream. MLflow's paths are appended to `url`; `fields` are header lines."""
+    """A way to the upstream. MLflow's paths are appended to `url`; `sdk` are the variables that
+    give MLflow's SDK the same credentials as `headers`; `pids` are the measured processes."""
 
-    name: str
     url: str
-    fields: tuple[str, ...] = (f"Authorization: Bearer {KEY}",)
+    headers: Mapping[str, str] = field(
+        default_factory=lambda: {"Authorization": f"Bearer {KEY}"}, compare=False
+    )
+    sdk: Mapping[str, str] = field(
+        default_factory=lambda: {"MLFLOW_TRACKING_TOKEN": KEY}, compare=False
+    )
     pids: Callable[[], list[int]] = field(default=list, compare=False)
 
 
-@dataclass(frozen=True)
-class Helpers:
-    """What every contestant leans on: a fake auth service, and Redis."""
-
-    fake: Fake
-    redis: Redis
+Ways = dict[str, Contestant]
 
 
-def helpers(stage: Stage, cores: Cores = None) -> Helpers:
-    """Both, started."""
-    both = Helpers(Fake(stage.folder / "fake"), Redis(stage.folder / "redis"))
-    for server in (both.fake, both.redis):
-        server.command = on_cores(server.command, cores)
-    stage.start(both.fake, both.redis)
+def through(server: Proxy | Web) -> Contestant:
+    """The way through a server that has MLflow under /api/mlflow."""
+    return Contestant(f"{server.url}/api/mlflow", pids=lambda: family(server.pid))
+
+
+def helpers(bench: Bench) -> Helpers:
+    """A fake auth service and Redis, started."""
+    both = Helpers(fake(bench.folder / "fake"), Redis(bench.folder / "redis"))
+    bench.start(both.auth, both.redis)
     return both
 
 
 def ways_to(
-    stage: Stage, upstream: str, help_from: Helpers, workers: int, cores: Cores = None
-) -> tuple[list[Contestant], dict[str, str]]:
-    """The direct way, this proxy and its peers, started; and who was left out, and why."""
-    servers, skipped = _servers(stage, upstream, help_from, workers)
-    for server in servers.values():
-        server.command = on_cores(server.command, cores)
-    stage.start(*servers.values())
-    ways = [through(name, server) for name, server in servers.items()]
-    return [Contestant(DIRECT, upstream), *ways], skipped
-
-
-def through(name: str, server: Proxy | Web) -> Contestant:
-    """The way through a server that has MLflow under /api/mlflow."""
-    return Contestant(name, f"{server.url}/api/mlflow", pids=lambda: family(server.pid))
-
-
-def _servers(
-    stage: Stage, upstream: str, help_from: Helpers, workers: int
-) -> tuple[dict[str, Proxy | Web], dict[str, str]]:
-    fake, redis = help_from.fake.url, help_from.redis.url
-    folder, skipped = stage.folder, {}
+    bench: Bench,
+    upstream: str,
+    helped_by: Helpers,
+    workers: int,
+    cores: Collection[int] | None = None,
+) -> Ways:
+    """The direct way, this proxy and its peers, started on these cores."""
+    folder = bench.folder
+    values = {"UPSTREAM": upstream, "AUTH": helped_by.auth.url, "WORKERS": str(workers)}
     servers: dict[str, Proxy | Web] = {
-        PROXY: this_proxy(folder / "proxy", upstream, fake, redis, workers)
+        PROXY: this_proxy(folder / "proxy", upstream, helped_by, workers),
+        NGINX: nginx(folder / "nginx", "auth_request", **values),
     }
-    try:
-        servers[NGINX] = Nginx(
-            folder / "nginx", "auth_request", workers, UPSTREAM=upstream, AUTH=fake
-        )
-    except tools.Missing as why:
-        skipped[NGINX] = str(why)
-    if is_whole(BENCH):
-        pooled, single = folder / "pooled", folder / "per-request"
-        servers[POOLED] = FastAPIProxy(pooled, upstream, fake, redis, workers, pooled=True)
-        servers[PER_REQUEST] = FastAPIProxy(single, upstream, fake, redis, workers, pooled=False)
-    else:
-        skipped[POOLED] = skipped[PER_REQUEST] = "not installed (--no-install)"
-    return servers, skipped
+    for name in (POOLED, PER_REQUEST):
+        pooled = "yes" if name == POOLED else ""
+        servers[name] = fastapi_proxy(folder / name, upstream, helped_by, workers, pooled)
+    bench.start(*servers.values(), cores=cores)
+    return {DIRECT: Contestant(upstream)} | {n: through(server) for n, server in servers.items()}
+
+
+def measured_in(results: Results, *cases: str) -> list[str]:
+    """The contestants of these cases, in the order of the columns."""
+    measured = {name for case in cases for name in results.contestants(case)}
+    return [name for name in EXPLAINED if name in measured]
+
+
+def legend() -> str:
+    """A line about each contestant."""
+    return "\n".join(f"- **{name}**: {what}" for name, what in EXPLAINED.items())

@@ -35,8 +35,8 @@ end
 function done(summary, latency)
    local errors = summary.errors
    io.write(string.format(
-      '{"requests": %d, "microseconds": %d, "bytes": %d, "failed": %d, "p50": %d, "p99": %d}\n',
-      summary.requests, summary.duration, summary.bytes,
+      '{"requests": %d, "microseconds": %d, "failed": %d, "p50": %d, "p99": %d}\n',
+      summary.requests, summary.duration,
       errors.connect + errors.read + errors.write + errors.status + errors.timeout,
       latency:percentile(50), latency:percentile(99)))
 end

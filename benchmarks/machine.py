@@ -1,37 +1,44 @@
-"""On which machine, with which versions: what a reader needs to judge the numbers."""
+"""The machine: its description, its cores, the programs that are needed on it."""
 
 import os
 import platform
 import re
+import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from benchmarks import tools
-from devstack.environments import BENCH, DEVELOPMENT, MLFLOW_SERVER, Environment
+from devstack.environments import BENCH, DEVELOPMENT, MLFLOW_SERVER, is_whole
 
-#: A load above this share of the cores, before anything was started, makes the numbers rough.
+#: Load per core, before anything was started, above which the numbers are rough.
 BUSY = 0.5
 
-#: What is looked up in which environment.
+#: The packages whose versions a description names.
 PACKAGES = {
     DEVELOPMENT: ("gunicorn", "gevent", "flask", "urllib3", "redis"),
     MLFLOW_SERVER: ("mlflow",),
     BENCH: ("fastapi", "httpx", "uvicorn"),
 }
 
-ASK = """
-import sys
-from importlib.metadata import version
-for name in sys.argv[1:]:
-    print(name, version(name))
-"""
+#: Program → option that prints its version, Debian package, where to get it elsewhere.
+PROGRAMS = {
+    "nginx": ("-v", "nginx-light", "https://nginx.org/en/download.html"),
+    "wrk": ("-v", "wrk", "https://github.com/wg/wrk"),
+    "curl": ("--version", "curl", "https://curl.se/download.html"),
+}
+
+#: Where Debian keeps nginx; not on every user's PATH.
+SYSTEM_PATHS = "/usr/local/sbin:/usr/sbin:/sbin"
+
+Description = Mapping[str, Any]
 
 
-def describe() -> dict[str, object]:
-    """The machine and the versions; no name of a host, a user or a folder is in it."""
+def describe() -> Description:
+    """The machine and the versions, without any name of a host, a user or a folder."""
     return {
         "processor": _processor(),
         "cores": core_count(),
@@ -43,50 +50,104 @@ def describe() -> dict[str, object]:
     }
 
 
+def is_busy(machine: Description) -> bool:
+    """Whether the machine had other work to do when the benchmark began."""
+    return float(machine["load_before"]) > BUSY * int(machine["cores"])
+
+
+def sentence(machine: Description) -> str:
+    """The description in words."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return (
+        f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, "
+        f"{machine['system']}, Python {machine['python']}; {versions}"
+    )
+
+
+def _processor() -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    """Of packages by the lock files that their environments were made from."""
+    versions = {}
+    for environment in filter(is_whole, PACKAGES):
+        lock = environment.lock.read_text("utf-8")
+        for name in PACKAGES[environment]:
+            if found := re.search(rf"^{name}==(\S+)", lock, re.MULTILINE):
+                versions[name] = found[1]
+    for program, (option, _, _) in PROGRAMS.items():
+        if path := find(program):
+            done = subprocess.run([path, option], capture_output=True, text=True, check=False)
+            if found := re.search(r"\d\S*", done.stdout + done.stderr):
+                versions[program] = found[0]
+    return versions
+
+
+# --- cores ---------------------------------------------------------------------------------------
+
+
 def core_count() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def is_busy(machine: Mapping[str, object]) -> bool:
-    """Whether the machine had other work to do when the benchmark began."""
-    return float(str(machine["load_before"])) > BUSY * core_count()
+def split_cores() -> tuple[Collection[int], Collection[int]]:
+    """(a core for the contestant, the others for its load); the same one twice if there is one."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    return [first], others or [first]
 
 
-def sentence(machine: Mapping[str, object]) -> str:
-    """The description in words."""
-    versions = machine["versions"]
-    assert isinstance(versions, dict)
-    names = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return (
-        f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, "
-        f"{machine['system']}, Python {machine['python']}; {names}"
-    )
-
-
-def _processor() -> str:
+@contextmanager
+def on_cores(cores: Collection[int] | None) -> Iterator[None]:
+    """Bind this process, and what it starts meanwhile, to these cores; None binds nothing."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or before)
     try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.machine()
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for environment, names in PACKAGES.items():
-        found |= _installed(environment, names)
-    for program in ("nginx", "wrk", "curl"):
-        if said := tools.version(program):
-            found[program] = re.sub(r"^\D+", "", said.removeprefix(program).strip(" /"))
-    return found
+# --- programs ------------------------------------------------------------------------------------
 
 
-def _installed(environment: Environment, names: tuple[str, ...]) -> dict[str, str]:
-    if not environment.python.exists():
-        return {}
-    done = subprocess.run(
-        [environment.python, "-c", ASK, *names], capture_output=True, text=True, check=False
+class Missing(Exception):
+    """A program is not installed; the message says how to get it."""
+
+
+def find(program: str) -> str | None:
+    """The path of a program, or None."""
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATHS}")
+
+
+def need(program: str) -> str:
+    """The path of a program; raises Missing."""
+    if path := find(program):
+        return path
+    _, package, home = PROGRAMS[program]
+    raise Missing(
+        f"{program} is missing. Debian, Ubuntu: apt-get install {package}; elsewhere: {home}"
     )
-    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def install_missing(say: Callable[[str], None]) -> None:
+    """Install missing programs with apt-get, where it exists and this user is root."""
+    packages = [PROGRAMS[program][1] for program in PROGRAMS if find(program) is None]
+    apt = shutil.which("apt-get")
+    if not packages or apt is None or os.geteuid() != 0:
+        return
+    say(f"installing {', '.join(packages)} with apt-get …")
+    install = [apt, "install", "-y", "-q", "--no-install-recommends", *packages]
+    if not _succeeds(install) and not (_succeeds([apt, "update", "-q"]) and _succeeds(install)):
+        say("apt-get failed; the parts that need these programs are left out")
+
+
+def _succeeds(command: list[str]) -> bool:
+    """Whether a command succeeded; its errors are printed if not."""
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(done.stderr.strip()[-2000:])
+    return done.returncode == 0

@@ -7,157 +7,254 @@ import base64
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import requests
 
 from benchmarks import wrk
-from benchmarks.contestants import DIRECT, PROXY, Contestant
-from benchmarks.mlflow_ways import API, RUNS, Ways, prepare, ways_to_mlflow
-from benchmarks.rounds import Bench
+from benchmarks.bench import Bench
+from benchmarks.contestants import (
+    BASIC_AUTH,
+    DIRECT,
+    PEERS,
+    PROXY,
+    Contestant,
+    Ways,
+    helpers,
+    measured_in,
+    ways_to,
+)
+from benchmarks.machine import Description, core_count
+from benchmarks.processes import cores_used, family, wait_until_idle
+from benchmarks.results import Goal, Results, table
+from benchmarks.servers import BasicAuthMLflow, StockMLflow
+from devstack.server import Server
 
 TITLE = "a real MLflow"
 
-#: Of the SDK's loop.
+API = "/api/2.0/mlflow"
 SDK_LOOP = "SDK loop"
 
-#: How much longer one is measured, and then only once, that while it settles does not answer each
-#: connection.
-SLOW = 3.0
+#: A training loop with MLflow's SDK that prints its seconds. What the SDK loads and connects at its
+#: first call is done before.
+PROGRAM = """
+import sys, time, mlflow
+mlflow.set_experiment("sdk loop")
+began = time.monotonic()
+with mlflow.start_run():
+    for step in range(int(sys.argv[1])):
+        mlflow.log_metric("loss", 1 / (1 + step), step=step)
+print(time.monotonic() - began)
+"""
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
-#: What log-batch writes at once.
-METRICS = 10
+#: Contestants that do not answer each connection in the first run are measured once, for longer.
+SLOW = 3
 
+#: Seconds for which MLflow may give no response after many writes at once.
+UNWELL = 120.0
 
-@dataclass(frozen=True)
-class Call:
-    """A call: MLflow's path, and the body for an experiment and a run."""
+#: Runs that runs/search finds.
+RUNS = 10
 
-    path: str
-    body: Callable[[str, str], str]
+POINT = '"value": 0.25, "timestamp": @, "step": @'
+POINTS = ", ".join(f'{{"key": "metric-{number}", {POINT}}}' for number in range(10))
 
-    @property
-    def name(self) -> str:
-        """Its name in the tables."""
-        return self.path.partition("mlflow/")[2]
-
-
-def _log_batch(experiment: str, run: str) -> str:
-    rest = '"value": 0.25, "timestamp": @, "step": @'
-    metrics = ", ".join(f'{{"key": "metric-{n}", {rest}}}' for n in range(METRICS))
-    params = '[{"key": "rate", "value": "0.1"}, {"key": "depth", "value": "7"}]'
-    tags = '[{"key": "host", "value": "bench"}]'
-    return f'{{"run_id": "{run}", "metrics": [{metrics}], "params": {params}, "tags": {tags}}}'
-
-
-#: Reads first: after many writes MLflow is slower. An @ is another number in each request: MLflow
-#: keeps a metric's step once.
-CALLS = (
-    Call(f"{API}/experiments/search", lambda experiment, run: '{"max_results": 100}'),
-    Call(
-        f"{API}/runs/search",
-        lambda experiment, run: f'{{"experiment_ids": ["{experiment}"], "max_results": {RUNS}}}',
-    ),
-    Call(
-        f"{API}/runs/log-metric",
-        lambda experiment, run: (
-            f'{{"run_id": "{run}", "key": "loss", "value": 0.25, "timestamp": @, "step": @}}'
-        ),
-    ),
-    Call(f"{API}/runs/log-batch", _log_batch),
-)
-
-
-def case_of(call: Call, connections: int) -> str:
-    """A case's name."""
-    return f"{call.name} × {connections}"
+#: Path → body. An @ becomes another number in each request: MLflow keeps a metric's step once.
+#: Reads first: after many writes MLflow is slower.
+CALLS = {
+    "experiments/search": '{"max_results": 100}',
+    "runs/search": f'{{"experiment_ids": ["@EXPERIMENT"], "max_results": {RUNS}}}',
+    "runs/log-metric": f'{{"run_id": "@RUN", "key": "loss", {POINT}}}',
+    "runs/log-batch": f'{{"run_id": "@RUN", "metrics": [{POINTS}],'
+    ' "params": [{"key": "rate", "value": "0.1"}, {"key": "depth", "value": "7"}],'
+    ' "tags": [{"key": "host", "value": "bench"}]}',
+}
 
 
 def measure(bench: Bench) -> None:
     """All calls at all numbers of connections, then the SDK's loop."""
-    ways = ways_to_mlflow(bench)
+    ways, mlflows = _ways(bench)
     bench.progress.at("making experiments and runs")
-    prepared = {each.name: prepare(each) for each in ways.contestants}
-    ways.look_at_rest()
+    prepared = {way: _prepare(way) for way in ways.values()}
+    wait_for_rest = _at_rest(ways, mlflows)
     for call in CALLS:
-        loads = {each.name: _load(each, call, *prepared[each.name]) for each in ways.contestants}
         for connections in bench.effort.connections:
-            _alternate(bench, call, connections, ways, loads)
-    _sdk_loops(bench, ways.contestants)
+            _wait_until_well(ways)
+            loads = {way: _load(way, call, connections, *prepared[way]) for way in prepared}
+            one = _one(bench.effort.seconds, loads, wait_for_rest)
+            bench.alternate(f"{call} × {connections}", ways, bench.effort.rounds, one)
+            bench.report(f"{call} × {connections}", "p50_ms", "ms")
+    _sdk_loops(bench, ways)
 
 
-def _alternate(
-    bench: Bench,
-    call: Call,
-    connections: int,
-    ways: Ways,
-    loads: Mapping[str, Callable[[int], wrk.Load]],
-) -> None:
-    effort, case = bench.effort, case_of(call, connections)
-    slow: set[str] = set()
-    ways.wait_until_well()
+def _ways(bench: Bench) -> tuple[Ways, list[Server]]:
+    """(all contestants, the MLflows behind them)."""
+    mlflow, basic = StockMLflow(bench.folder / "mlflow"), BasicAuthMLflow(bench.folder / "basic")
+    bench.progress.say("starting MLflow as users run it; it takes half a minute")
+    bench.start(mlflow, basic)
+    ways = ways_to(bench, mlflow.url, helpers(bench), workers=core_count())
+    pair = base64.b64encode(f"admin:{basic.password}".encode()).decode()
+    sdk = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": basic.password}
+    ways[BASIC_AUTH] = Contestant(basic.url, {"Authorization": f"Basic {pair}"}, sdk)
+    return ways, [mlflow, basic]
 
-    def one(contestant: Contestant) -> Mapping[str, float]:
-        name, load = contestant.name, loads[contestant.name](connections)
-        if name in slow:
-            return {}
-        if not bench.results.values(case, name, "rps"):
-            settled = wrk.run(load, effort.settle)
-            slow.update([name] if settled.requests < connections else [])
-        ways.wait_for_rest()
-        outcome = wrk.run(load, effort.seconds * (SLOW if name in slow else 1.0))
-        ways.wait_for_rest()
+
+def _load(way: Contestant, call: str, connections: int, experiment: str, run: str) -> wrk.Load:
+    body = CALLS[call].replace("@EXPERIMENT", experiment).replace("@RUN", run)
+    headers = {**way.headers, "Content-Type": "application/json"}
+    return wrk.Load(f"{way.url}{API}/{call}", connections, body, headers)
+
+
+def _one(
+    seconds: int, loads: Mapping[Contestant, wrk.Load], wait_for_rest: Callable[[], None]
+) -> Callable[[Contestant], Mapping[str, float]]:
+    """A round of one contestant; the first begins with a run that is not measured."""
+    slow: dict[Contestant, bool] = {}
+
+    def one(way: Contestant) -> Mapping[str, float]:
+        load = loads[way]
+        if slow.get(way):
+            return {}  # it was measured already
+        if way not in slow:
+            slow[way] = wrk.run(load, seconds).requests < load.connections
+            wait_for_rest()
+        outcome = wrk.run(load, seconds * SLOW if slow[way] else seconds)
+        wait_for_rest()
         return outcome.metrics()
 
-    bench.alternate(case, ways.contestants, effort.rounds, one)
-    bench.report(case, "p50_ms", "ms")
+    return one
 
 
-def _load(
-    contestant: Contestant, call: Call, experiment: str, run: str
-) -> Callable[[int], wrk.Load]:
-    fields = (*contestant.fields, "Content-Type: application/json")
-    url, body = contestant.url + call.path, call.body(experiment, run)
-    return lambda connections: wrk.Load(url, connections, "POST", body, fields)
+def _at_rest(ways: Ways, mlflows: list[Server]) -> Callable[[], None]:
+    """A function that returns when the servers use hardly more than without requests. They do use
+    something: MLflow's job runners poll all the time."""
+
+    def pids() -> list[int]:
+        families = [family(server.pid) for server in mlflows] + [w.pids() for w in ways.values()]
+        return [pid for one in families for pid in one]
+
+    wait_until_idle(pids(), cores=0.6, timeout=30.0)  # /health is 200 before all has started
+    resting = cores_used(pids(), 2.0)
+    return lambda: wait_until_idle(pids(), cores=resting + 0.4, timeout=10.0)
+
+
+def _wait_until_well(ways: Ways) -> None:
+    """Return when each way works again: MLflow was seen to give no response for a while after many
+    writes at once, and then a proxy's circuit is open."""
+    for way in ways.values():
+        deadline = time.monotonic() + UNWELL
+        while not _is_well(way) and time.monotonic() < deadline:
+            time.sleep(1.0)
+
+
+def _is_well(way: Contestant) -> bool:
+    try:
+        return _post(way, "experiments/search", {"max_results": 1}, timeout=3).ok
+    except requests.RequestException:
+        return False
+
+
+# --- experiments and runs ------------------------------------------------------------------------
+
+
+def _prepare(way: Contestant) -> tuple[str, str]:
+    """(an experiment with RUNS runs to be found, a run to write to), made through this very way."""
+    found, written = (
+        _create(way, "experiments/create", name=f"{name} {way.url}")["experiment_id"]
+        for name in ("found", "written")
+    )
+    for number in range(RUNS):
+        metric = {"key": "loss", "value": number / RUNS, "timestamp": 1, "step": 0}
+        _create(way, "runs/log-batch", run_id=_new_run(way, found), metrics=[metric])
+    return found, _new_run(way, written)
+
+
+def _new_run(way: Contestant, experiment: str) -> str:
+    run = _create(way, "runs/create", experiment_id=experiment, start_time=1)["run"]
+    return str(run["info"]["run_id"])
+
+
+def _create(way: Contestant, path: str, **body: Any) -> Any:
+    response = _post(way, path, body, timeout=60)
+    response.raise_for_status()
+    return response.json()
+
+
+def _post(way: Contestant, path: str, body: object, timeout: float) -> requests.Response:
+    return requests.post(f"{way.url}{API}/{path}", json=body, headers=way.headers, timeout=timeout)
 
 
 # --- the SDK's loop ------------------------------------------------------------------------------
 
 
-def _sdk_loops(bench: Bench, contestants: list[Contestant]) -> None:
-    """All in turn; then those that the goal compares, more often: a peer takes half a minute."""
-    few, many = bench.effort.peer_rounds, bench.effort.rounds
-    compared = [each for each in contestants if each.name in (DIRECT, PROXY)]
-    case, loop = SDK_LOOP, _sdk_loop(bench.effort.steps)
-    bench.alternate(case, contestants, few, loop)
-    bench.alternate(case, compared, many - few, loop)
-    bench.report(case, "seconds", "s")
+def _sdk_loops(bench: Bench, ways: Ways) -> None:
+    """Each once, since a peer takes half a minute; then those that the goal compares, again."""
+
+    def one(way: Contestant) -> Mapping[str, float]:
+        settings = QUIET | {"MLFLOW_TRACKING_URI": way.url} | dict(way.sdk)
+        command = [sys.executable, "-c", PROGRAM, str(bench.effort.steps)]
+        printed = subprocess.check_output(command, env=os.environ | settings)
+        return {"seconds": float(printed.split()[-1])}
+
+    bench.alternate(SDK_LOOP, ways, 1, one)
+    compared = {name: ways[name] for name in (DIRECT, PROXY)}
+    bench.alternate(SDK_LOOP, compared, bench.effort.rounds - 1, one)
+    bench.report(SDK_LOOP, "seconds", "s")
 
 
-def _sdk_loop(steps: int) -> Callable[[Contestant], Mapping[str, float]]:
-    def one(contestant: Contestant) -> Mapping[str, float]:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.sdk_loop", str(steps)],
-            env=os.environ | sdk_settings(contestant.url, contestant.fields),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"the SDK's loop failed for {contestant.name}:\n{done.stderr}")
-        return {"seconds": float(done.stdout.split()[-1])}
-
-    return one
+# --- tables and goals ----------------------------------------------------------------------------
 
 
-def sdk_settings(url: str, fields: Iterable[str]) -> dict[str, str]:
-    """The SDK's environment variables for a way, with the credentials of its header lines."""
-    settings = {"MLFLOW_TRACKING_URI": url, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    settings["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    for field in fields:
-        kind, _, credential = field.removeprefix("Authorization: ").partition(" ")
-        if kind == "Bearer":
-            settings["MLFLOW_TRACKING_TOKEN"] = credential
-        elif kind == "Basic":
-            user, _, password = base64.b64decode(credential).decode().partition(":")
-            settings |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
-    return settings
+def tables(results: Results) -> Iterator[str]:
+    """Times, rates, and the SDK's loop: a row a case, a column a contestant."""
+    calls = [case for case in results.cases if case != SDK_LOOP]
+    names = measured_in(results, *calls)
+    for caption, cases, metric in (
+        ("Median time of a call, ms; calls × connections (less is better):", calls, "p50_ms"),
+        ("Requests per second (more is better):", calls, "rps"),
+        ("The SDK's training loop, s (less is better):", [SDK_LOOP], "seconds"),
+    ):
+        rows = {
+            case: [
+                *(results.median(case, name, metric) for name in names),
+                results.ratio(case, metric, PROXY, DIRECT),
+            ]
+            for case in cases
+        }
+        yield table(caption, ["", *names, "proxy ÷ direct"], rows)
+
+
+def goals(results: Results, machine: Description) -> Iterator[Goal]:
+    """Faster through the proxy than without it, and than through its peers."""
+    for call in CALLS:
+        ratio = results.ratio(f"{call} × 1", "p50_ms", PROXY, DIRECT)
+        yield Goal(f"{call}: p50 ÷ direct, 1 connection", "≤", 0.35, ratio)
+    for call in CALLS:
+        ratio = results.ratio(f"{call} × 8", "rps", PROXY, DIRECT)
+        yield Goal(f"{call}: requests/s ÷ direct, 8 connections", "≥", 1.2, ratio)
+    loop = results.ratio(SDK_LOOP, "seconds", PROXY, DIRECT)
+    yield Goal("the SDK's loop: time ÷ direct", "≤", 0.4, loop)
+    for peer in PEERS:
+        found = worst(_beside(results, peer))
+        remark, ratio = found or ("not measured", None)
+        yield Goal(f"beats {peer}: worst ratio", "<", 1.0, ratio, remark)
+
+
+def _beside(results: Results, peer: str) -> Iterator[tuple[str, float | None]]:
+    for case in results.cases:
+        yield f"{case}, p50", results.ratio(case, "p50_ms", PROXY, peer)
+        yield f"{case}, requests/s", results.ratio(case, "rps", peer, PROXY)
+        yield case, results.ratio(case, "seconds", PROXY, peer)
+
+
+def worst(ratios: Iterable[tuple[str, float | None]]) -> tuple[str, float] | None:
+    """The largest of the named ratios, with its name; None where all are missing."""
+    known = [(name, ratio) for name, ratio in ratios if ratio is not None]
+    return max(known, key=lambda pair: pair[1]) if known else None

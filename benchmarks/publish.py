@@ -8,8 +8,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import machine, report, tables
+from benchmarks import machine, report
+from benchmarks.contestants import legend
 from benchmarks.report import Report
+from benchmarks.results import of_goals
 from devstack.environments import BENCH, ROOT
 
 DOCS = ROOT / "docs"
@@ -20,44 +22,37 @@ END = "<!-- end of the generated part -->"
 
 
 def publish(measured: Report) -> None:
-    """Replaces the parts that were measured; the others stay."""
+    """Replace the parts that were measured; the others stay."""
     whole = report.read(DATA) | measured
     report.write(whole, DATA)
     draw(DATA, PLOT)
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(with_tables(page, whole), encoding="utf-8")
+    PAGE.write_text(with_tables(PAGE.read_text("utf-8"), whole), "utf-8")
 
 
 def with_tables(page: str, whole: Report) -> str:
-    """The page with its generated part renewed."""
+    """The page with its generated part renewed: picture, goals, contestants, machine."""
+    picture = f"![The measurements as a picture]({PLOT.name})"
+    goals = of_goals(report.goals(whole))
+    generated = "\n\n".join((BEGIN, picture, goals, legend(), "\n".join(_where(whole)), END))
     between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    generated = f"{BEGIN}\n\n{_generated(whole)}\n\n{END}"
     renewed, count = between.subn(lambda found: generated, page)
     if count != 1:
         raise ValueError(f"{PAGE.name} must have one generated part, between its markers")
     return renewed
 
 
-def _generated(whole: Report) -> str:
-    """The picture, the goals, the contestants, the machine; `--use` prints the tables."""
-    picture = f"![The measurements as a picture]({PLOT.name})"
-    goals = str(tables.of_goals(report.goals(whole)))
-    return "\n\n".join((picture, goals, tables.legend(), "\n".join(_measured_on(whole))))
-
-
-def _measured_on(whole: Report) -> Iterator[str]:
+def _where(whole: Report) -> Iterator[str]:
     """One line for each machine and day; and the parts that other work disturbed."""
     parts: dict[str, list[str]] = {}
     for name, part in sorted(whole.items()):
         parts.setdefault(f"{part.when}, {machine.sentence(part.machine)}", []).append(name)
     for where, names in parts.items():
         yield f"- Parts {', '.join(names)}: {where}."
-    busy = [name for name, part in sorted(whole.items()) if machine.is_busy(part.machine)]
-    if busy:
+    if busy := [name for name, part in sorted(whole.items()) if machine.is_busy(part.machine)]:
         yield f"- The machine was busy during {', '.join(busy)}: **rough numbers**."
 
 
 def draw(data: Path, picture: Path) -> None:
-    """Draws the picture, in the environment that has matplotlib."""
+    """Draw the picture, in the environment that has matplotlib."""
     script = Path(__file__).with_name("plot.py")
     subprocess.run([BENCH.python, script, data, picture], check=True)

@@ -1,109 +1,104 @@
-"""A run as a whole: for machines in JSON, for people as text; several runs merged by part.
+"""A run as a whole: as JSON for machines, as text for people; several runs merged by part.
 
 Each part was measured in one run, side by side, on the machine that it names; another part may be
 from another run.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import artifacts, growth, machine, mlflow_calls, own_cost, tables
-from benchmarks.goals import GOALS, Goal
-from benchmarks.results import Results
+from benchmarks import artifacts, growth, machine, mlflow_calls, own_cost
+from benchmarks.bench import Part
+from benchmarks.machine import Description
+from benchmarks.results import Goal, Results
 
 #: Of the stored form.
 VERSION = 1
 
-TITLES = {
-    "a": mlflow_calls.TITLE,
-    "b": own_cost.TITLE,
-    "c": artifacts.TITLE,
-    "d": growth.TITLE,
+PARTS: dict[str, Part] = {
+    "a": mlflow_calls,
+    "b": own_cost,
+    "c": artifacts,
+    "d": growth,
 }
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of a run. `when` is a date, `seconds` how long it took, `quick` whether it was a
-    rough one."""
+class Measured:
+    """What was measured of a part: when (a date), for how long, and whether roughly."""
 
+    name: str
     when: str
     seconds: float
     quick: bool
-    machine: Mapping[str, object]
+    machine: Description
     results: Results
 
-    def as_json(self, name: str) -> dict[str, Any]:
-        """For machines, with the goals worked out."""
-        told = {"title": TITLES[name], "when": self.when, "seconds": round(self.seconds)}
-        told |= {"quick": self.quick, "machine": dict(self.machine)}
-        goals = [goal.as_json() for goal in GOALS[name](self.results)]
-        return told | {"goals": goals} | self.results.as_json()
+    @property
+    def part(self) -> Part:
+        """Which part."""
+        return PARTS[self.name]
+
+    @property
+    def goals(self) -> list[Goal]:
+        """The goals of the part, by these results."""
+        return list(self.part.goals(self.results, self.machine))
+
+    def as_json(self) -> dict[str, Any]:
+        """The stored form, with the goals worked out."""
+        about = {"title": self.part.TITLE, "when": self.when, "seconds": round(self.seconds)}
+        about |= {"quick": self.quick, "machine": dict(self.machine)}
+        goals = [asdict(goal) | {"held": goal.held} for goal in self.goals]
+        return about | {"goals": goals} | asdict(self.results)
+
+    def text(self) -> str:
+        """The tables, and what a reader must know about them."""
+        title = f"{self.name}. {self.part.TITLE[0].upper()}{self.part.TITLE[1:]}"
+        remarks = "\n".join(f"- {remark}" for remark in self._remarks())
+        return "\n\n".join((title, *self.part.tables(self.results), remarks))
+
+    def _remarks(self) -> Iterator[str]:
+        """Where and when, what was left out, what failed."""
+        rough = "; **a quick run: rough numbers**" if self.quick else ""
+        if machine.is_busy(self.machine):
+            load = self.machine["load_before"]
+            rough += f"; **the machine was busy (load {load}): rough numbers**"
+        yield f"{self.when}, {self.seconds:.0f} s; {machine.sentence(self.machine)}{rough}."
+        yield from (f"{note[0].upper()}{note[1:]}." for note in self.results.notes)
+        yield from (f"Left out: {who}: {why}." for who, why in self.results.skipped.items())
+        for case in self.results.cases:
+            for name in self.results.contestants(case):
+                if share := self.results.median(case, name, "failed"):
+                    yield f"{case}, {name}: {share:.1%} of the responses were errors."
 
 
-Report = dict[str, Part]
+Report = dict[str, Measured]
 
 
 def read(file: Path) -> Report:
     """The parts that a file holds; none if there is no file, or one of another version."""
-    if not file.exists():
-        return {}
-    stored = json.loads(file.read_text(encoding="utf-8"))
+    stored = json.loads(file.read_text("utf-8")) if file.exists() else {}
     if stored.get("version") != VERSION:
         return {}
-    return {
-        name: Part(
-            told["when"],
-            told["seconds"],
-            told["quick"],
-            told["machine"],
-            Results.from_json(told),
-        )
-        for name, told in stored["parts"].items()
-    }
+    report = {}
+    for name, kept in stored["parts"].items():
+        about = {field: kept[field] for field in ("when", "seconds", "quick", "machine")}
+        results = Results(kept["skipped"], kept["notes"], kept["cases"])
+        report[name] = Measured(name, **about, results=results)
+    return report
 
 
 def write(report: Report, file: Path) -> None:
-    """Writes the parts, in place of what was there."""
-    parts = {name: report[name].as_json(name) for name in sorted(report)}
+    """Write the parts, in place of what was there."""
+    parts = {name: report[name].as_json() for name in sorted(report)}
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"version": VERSION, "parts": parts}, indent=1, ensure_ascii=False)
-    file.write_text(text + "\n", encoding="utf-8")
+    file.write_text(text + "\n", "utf-8")
 
 
 def goals(report: Report) -> list[Goal]:
     """The goals of all parts that are there."""
-    return [goal for name in sorted(report) for goal in GOALS[name](report[name].results)]
-
-
-def text_of(name: str, part: Part, heading: str = "") -> str:
-    """A part's tables, and what is to be known of them."""
-    title = TITLES[name]
-    lines = [f"{heading}{name}. {title[0].upper()}{title[1:]}", ""]
-    for table in tables.TABLES[name](part.results):
-        lines += [str(table), ""]
-    lines += [f"- {remark}" for remark in remarks(part)]
-    return "\n".join(lines)
-
-
-def remarks(part: Part) -> Iterator[str]:
-    """Where and when, what was left out, what failed."""
-    rough = "; **a quick run: rough numbers**" if part.quick else ""
-    if machine.is_busy(part.machine):
-        rough += f"; **the machine was busy (load {part.machine['load_before']}): rough numbers**"
-    yield f"{part.when}, {part.seconds:.0f} s; {machine.sentence(part.machine)}{rough}."
-    yield from (f"{note[0].upper()}{note[1:]}." for note in part.results.notes)
-    for who, why in part.results.skipped.items():
-        yield f"Left out: {who}: {why}."
-    yield from _failures(part.results)
-
-
-def _failures(results: Results) -> Iterator[str]:
-    """Answers that were errors count as answers; so it has to be said."""
-    for case in results.cases():
-        for name in results.contestants(case):
-            if share := results.median(case, name, "failed"):
-                yield f"{case}, {name}: {share:.1%} of the answers were errors."
+    return [goal for name in sorted(report) for goal in report[name].goals]

@@ -1,79 +1,54 @@
-"""What was measured: values by case, contestant and metric, one for each round."""
+"""What was measured, and how it is shown: numbers, goals, and tables that are aligned Markdown."""
 
+import operator
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-#: Numbers after the point that are kept; more is noise.
+#: Decimal places that are stored; more is noise.
 DIGITS = 6
 
+COMPARISONS = {"≤": operator.le, "≥": operator.ge, "<": operator.lt}
 
-#: Share of errors among the answers from which a comparison means nothing.
+#: Share of error responses from which a comparison means nothing: errors are cheap.
 ERRORS = 0.01
 
 
+@dataclass
 class Results:
-    """The values of one part. `skipped` tells what was left out, and why; `notes` what to know."""
+    """The measurements of one part, in the form in which they are stored.
 
-    def __init__(self) -> None:
-        self._values: dict[str, dict[str, dict[str, list[float]]]] = {}
-        self.skipped: dict[str, str] = {}
-        self.notes: list[str] = []
+    `cases` is case → contestant → metric → {"rounds": values, "median": their median}; `skipped`
+    is what was left out → why; `notes` are sentences for the reader.
+    """
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    cases: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, case: str, contestant: str, metrics: Mapping[str, float]) -> None:
-        """One round's values."""
-        of_contestant = self._values.setdefault(case, {}).setdefault(contestant, {})
+        """Store the values of one round."""
+        measured = self.cases.setdefault(case, {}).setdefault(contestant, {})
         for metric, value in metrics.items():
-            of_contestant.setdefault(metric, []).append(round(value, DIGITS))
-
-    def cases(self) -> Iterator[str]:
-        """All cases, in the order in which they were measured."""
-        yield from self._values
+            rounds = [*measured.get(metric, {}).get("rounds", []), round(value, DIGITS)]
+            measured[metric] = {"rounds": rounds, "median": statistics.median(rounds)}
 
     def contestants(self, case: str) -> list[str]:
         """Who was measured in a case."""
-        return list(self._values.get(case, {}))
-
-    def values(self, case: str, contestant: str, metric: str) -> list[float]:
-        """The value of each round; none where nothing was measured."""
-        return self._values.get(case, {}).get(contestant, {}).get(metric, [])
+        return list(self.cases.get(case, {}))
 
     def median(self, case: str, contestant: str, metric: str) -> float | None:
         """The median of the rounds; None where nothing was measured."""
-        values = self.values(case, contestant, metric)
-        return statistics.median(values) if values else None
+        measured = self.cases.get(case, {}).get(contestant, {})
+        return measured[metric]["median"] if metric in measured else None
 
     def ratio(self, case: str, metric: str, one: str, other: str) -> float | None:
-        """One contestant's median ÷ the other's; None where one of them is missing or zero, or
-        answered with errors, which cost less than answers."""
+        """One contestant's median ÷ the other's; None where one is missing, zero or full of
+        errors."""
         if any((self.median(case, name, "failed") or 0) > ERRORS for name in (one, other)):
             return None
         return divided(self.median(case, one, metric), self.median(case, other, metric))
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it, for machines: each metric with its rounds and their median."""
-        cases = {
-            case: {
-                contestant: {
-                    metric: {"rounds": values, "median": statistics.median(values)}
-                    for metric, values in metrics.items()
-                }
-                for contestant, metrics in contestants.items()
-            }
-            for case, contestants in self._values.items()
-        }
-        return {"skipped": self.skipped, "notes": self.notes, "cases": cases}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Results":
-        """What `as_json` wrote."""
-        results = cls()
-        results.skipped, results.notes = dict(stored["skipped"]), list(stored["notes"])
-        for case, contestants in stored["cases"].items():
-            for contestant, metrics in contestants.items():
-                of_contestant = results._values.setdefault(case, {}).setdefault(contestant, {})
-                of_contestant |= {name: list(told["rounds"]) for name, told in metrics.items()}
-        return results
 
 
 def divided(one: float | None, other: float | None) -> float | None:
@@ -81,7 +56,59 @@ def divided(one: float | None, other: float | None) -> float | None:
     return None if one is None or not other else one / other
 
 
-def worst(ratios: Iterable[tuple[str, float | None]]) -> tuple[str, float] | None:
-    """The largest of the named ratios that are there, with its name."""
-    known = [(name, ratio) for name, ratio in ratios if ratio is not None]
-    return max(known, key=lambda pair: pair[1]) if known else None
+def shown(value: float | None) -> str:
+    """A number with three figures, as tables show it; – where there is none."""
+    if value is None:
+        return "–"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`measured` is compared with `target`; None if it could not be measured."""
+
+    what: str
+    sign: str
+    target: float
+    measured: float | None
+    remark: str = ""
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the goal is reached; None if it could not be measured."""
+        if self.measured is None:
+            return None
+        return bool(COMPARISONS[self.sign](self.measured, self.target))
+
+    def row(self) -> Sequence[str]:
+        """Its row in the table. Three decimal places: rounding must not decide."""
+        what = f"{self.what} ({self.remark})" if self.remark else self.what
+        measured = "–" if self.measured is None else f"{self.measured:.3f}"
+        mark = {True: "✓", False: "✗", None: "–"}[self.held]
+        return what, f"{self.sign} {self.target:g}", measured, mark
+
+
+def table(caption: str, head: Sequence[str], rows: Mapping[str, Iterable[float | None]]) -> str:
+    """A caption, a head, and rows of numbers by their names."""
+    return _table(caption, [head, *([name, *map(shown, row)] for name, row in rows.items())])
+
+
+def of_goals(goals: Iterable[Goal]) -> str:
+    """The table of goals: what was measured, and whether each is reached."""
+    rows = [("goal", "target", "measured", ""), *(goal.row() for goal in goals)]
+    return _table("The goals:", rows)
+
+
+def _table(caption: str, rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *rest = [_line(row, widths) for row in rows]
+    rule = [f":{'-' * (widths[0] + 1)}", *(f"{'-' * (width + 1)}:" for width in widths[1:])]
+    return "\n".join((f"{caption}\n", head, f"|{'|'.join(rule)}|", *rest))
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *numbers = zip(row, widths, strict=True)
+    cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in numbers)]
+    return f"| {' | '.join(cells)} |"

@@ -1,118 +1,77 @@
-"""wrk does the load: one run of it, and what it says."""
+"""wrk sends the load: runs of it, and what it counted."""
 
 import json
-import re
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import tools
-from benchmarks.cores import Cores, on_cores
+from benchmarks.machine import need
 
 SCRIPT = Path(__file__).with_name("load.lua")
-
-#: Longer than any run; the end comes by SIGINT, since wrk itself knows whole seconds only.
-UNTIL_STOPPED = "3600s"
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent. An `@` in the body grows with each request; `fields` are header lines; with
-    `keys`, each request shows the next of so many keys."""
+    """What is sent: a GET, or a POST if there is a body. An `@` in the body becomes a number that
+    grows with each request; with `keys`, each request takes the next of so many keys."""
 
     url: str
     connections: int = 1
-    method: str = "GET"
     body: str = ""
-    fields: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
     keys: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What wrk counted. `failed` are answers of 400 and more, time-outs and broken connections."""
+    """What wrk counted. `failed` are responses of 400 and more, timeouts, broken connections."""
 
     requests: int
     seconds: float
-    transferred: int
     failed: int
     p50_ms: float
     p99_ms: float
 
-    @property
-    def per_second(self) -> float:
-        """Requests per second."""
-        return self.requests / self.seconds
-
     def metrics(self) -> dict[str, float]:
-        """What a table wants of it; no times where no request came to its end."""
+        """For the tables; without times where no request was answered."""
         if not self.requests:
             return {"rps": 0.0}
         times = {"p50_ms": self.p50_ms, "p99_ms": self.p99_ms}
-        return {"rps": self.per_second, "failed": self.failed / self.requests} | times
+        return {"rps": self.requests / self.seconds, "failed": self.failed / self.requests} | times
 
 
-def run(load: Load, seconds: float, cores: Cores = None) -> Outcome:
-    """One run of so many seconds."""
-    with running(load, cores) as outcome:
-        time.sleep(seconds)
-        return outcome()
+def run(load: Load, seconds: int) -> Outcome:
+    """One run to its end."""
+    return outcome(start(load, seconds))
 
 
-@contextmanager
-def running(load: Load, cores: Cores = None) -> Iterator[Callable[[], Outcome]]:
-    """A run that lasts until the outcome is asked for."""
-    process = subprocess.Popen(
-        on_cores(_command(load), cores), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-    def outcome() -> Outcome:
-        process.send_signal(signal.SIGINT)
-        return parse(process.communicate(timeout=60)[0])
-
-    try:
-        _wait_until_begun(process)
-        yield outcome
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
-def _wait_until_begun(process: subprocess.Popen[str]) -> None:
-    """Returns when wrk sends: then it catches SIGINT, which before would end it without a word."""
-    folder = Path(f"/proc/{process.pid}")
-    while process.poll() is None:
-        caught = re.search(r"^SigCgt:\s*(\w+)$", (folder / "status").read_text(), re.MULTILINE)
-        is_wrk = (folder / "comm").read_text().strip() == "wrk"
-        if is_wrk and caught and int(caught[1], 16) >> (signal.SIGINT - 1) & 1:
-            return
-        time.sleep(0.002)
-
-
-def _command(load: Load) -> list[str]:
-    options = ["-t", "1", "-c", str(load.connections), "-d", UNTIL_STOPPED, "--timeout", "60s"]
-    # Microseconds: no two runs send the same count, and MLflow keeps each (key, step) once.
+def start(load: Load, seconds: int) -> subprocess.Popen[str]:
+    """Begin a run."""
+    # Microseconds: no two runs send the same number, and MLflow keeps each (key, step) once.
     first = str(time.time_ns() // 1000)
-    sent = [load.method, load.body, str(load.keys), first, *load.fields]
-    return [tools.need("wrk"), *options, "-s", str(SCRIPT), load.url, "--", *sent]
+    options = ["-t", "1", "-c", str(load.connections), "-d", f"{seconds}s", "--timeout", "60s"]
+    fields = [f"{name}: {value}" for name, value in load.headers.items()]
+    sent = ["POST" if load.body else "GET", load.body, str(load.keys), first, *fields]
+    command = [need("wrk"), *options, "-s", str(SCRIPT), load.url, "--", *sent]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def parse(said: str) -> Outcome:
-    """Reads what wrk printed; RuntimeError, with its text, where that holds no result."""
-    lines = [line for line in said.splitlines() if line.startswith("{")]
+def outcome(process: subprocess.Popen[str]) -> Outcome:
+    """The result of a run, at its end; raises RuntimeError with wrk's output if there is none."""
+    try:
+        text = process.communicate()[0]
+    finally:
+        process.kill()  # after Ctrl-C
+    lines = [line for line in text.splitlines() if line.startswith("{")]
     if not lines:
-        raise RuntimeError(f"wrk gave no result:\n{said.strip()}")
-    told = json.loads(lines[-1])
+        raise RuntimeError(f"wrk gave no result:\n{text.strip()}")
+    counted = json.loads(lines[-1])
     return Outcome(
-        requests=told["requests"],
-        seconds=told["microseconds"] / 1e6,
-        transferred=told["bytes"],
-        failed=told["failed"],
-        p50_ms=told["p50"] / 1000,
-        p99_ms=told["p99"] / 1000,
+        requests=counted["requests"],
+        seconds=counted["microseconds"] / 1e6,
+        failed=counted["failed"],
+        p50_ms=counted["p50"] / 1000,
+        p99_ms=counted["p99"] / 1000,
     )

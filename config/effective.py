@@ -1,4 +1,4 @@
-"""The settings as they came out, for human eyes: secrets hidden, oversights pointed at."""
+"""The settings that apply, for people: secrets hidden, oversights pointed out."""
 
 import difflib
 import os
@@ -6,41 +6,33 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from config.settings import Settings
+from config.settings import Settings, as_text
 
-#: Beginnings that only variables of ours have; a near miss of one of ours is a typing error.
+#: The similarity (0 to 1) from which an unknown variable is taken for a misspelt one of ours.
 CLOSE_ENOUGH = 0.85
 
 
 def shown(settings: Settings) -> dict[str, str]:
-    """Variable and value, in the order of the reference; secrets as "(set)", an address without
-    what stands before its @ and behind its ?."""
+    """Value by variable, in the order of the reference. A secret is "(set, hidden)"; an address
+    lacks what is before its @ and after its ?."""
     return {
-        setting.metadata["variable"]: _shown(
-            setting.metadata["variable"],
-            getattr(settings, setting.name),
-            setting.metadata["secret"],
-        )
+        setting.metadata["variable"]: _shown(setting.metadata, getattr(settings, setting.name))
         for setting in fields(Settings)
     }
 
 
-def _shown(variable: str, value: Any, secret: bool) -> str:
-    if secret and variable.endswith("_URL"):
-        scheme, _, rest = str(value).partition("://")
+def _shown(facts: Mapping[str, Any], value: Any) -> str:
+    if facts["secret"] and facts["variable"].endswith("_URL"):
+        scheme, _, rest = value.partition("://")
         hidden = "(hidden)@" if "@" in rest else ""
         return f"{scheme}://{hidden}{rest.rpartition('@')[2].partition('?')[0]}"
-    if value in ("", None):
+    if value == "":
         return "(not set)"
-    if secret:
-        return "(set, hidden)"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "(set, hidden)" if facts["secret"] else as_text(value)
 
 
 def doubts(settings: Settings, environ: Mapping[str, str] | None = None) -> list[str]:
-    """What can be used and is probably not meant: one sentence each, without values."""
+    """What is valid and probably not meant: one sentence each, without values."""
     given = os.environ if environ is None else environ
     found = list(_misspelt(given))
     if settings.instances > 1 and not settings.auth_cache_secret:
@@ -54,7 +46,6 @@ def doubts(settings: Settings, environ: Mapping[str, str] | None = None) -> list
 
 
 def _misspelt(names: Iterable[str]) -> Iterable[str]:
-    """Variables that are nearly ones of ours."""
     ours = {setting.metadata["variable"] for setting in fields(Settings)}
     for name in sorted(set(names) - ours):
         near = difflib.get_close_matches(name, ours, 1, CLOSE_ENOUGH)

@@ -1,7 +1,7 @@
 """How the text of an environment variable becomes a value.
 
-Each parser takes the text (str, never empty) and returns the value, or raises ValueError with what
-was expected, worded so that it can follow the variable's name. None repeats the text: it may be a
+Each parser takes the text (never empty) and returns the value, or raises ValueError. Its message
+continues a sentence that the variable's name begins, and does not repeat the text, which may be a
 secret.
 """
 
@@ -113,18 +113,14 @@ def seconds(lowest: float = 0.0, highest: float = 86_400.0) -> Callable[[str], f
 
 
 def audit_log(value: str) -> str:
-    """`stderr`, `off`, or the absolute path of a file that can be written at the start; later, its
-    lines go to stderr where it cannot."""
+    """`stderr`, `off`, or the absolute path of a file that can be written at the start. If it later
+    cannot, its lines go to stderr."""
     if value.lower() in ("stderr", "off"):
         return value.lower()
-    path = Path(value)
-    if not path.is_absolute():
+    path, is_start = Path(value), not is_running()
+    if not path.is_absolute() or (is_start and path.is_dir()):
         raise ValueError("must be stderr, off, or the absolute path of a file")
-    if is_running():
-        return value
-    if path.is_dir():
-        raise ValueError("must be stderr, off, or the absolute path of a file")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if is_start and not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError("must name a file that can be written; is its folder there?")
     return value
 
@@ -132,13 +128,10 @@ def audit_log(value: str) -> str:
 def telemetry_flag(value: str) -> bool:
     """A flag that can be true only where the extra is installed."""
     wanted = flag(value)
-    if wanted and not _is_installed(TELEMETRY):
+    try:
+        is_installed = not wanted or find_spec(TELEMETRY) is not None
+    except ModuleNotFoundError:  # nor is its parent package
+        is_installed = False
+    if not is_installed:
         raise ValueError(f"needs packages that are not installed; they are in {TELEMETRY_LOCK}")
     return wanted
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even what it is part of
-        return False

@@ -23,18 +23,22 @@ from urllib.parse import unquote
 from config.running import is_running
 
 SCHEMES = (
-    "redis",
-    "rediss",
-    "unix",
-    "redis+sentinel",
-    "rediss+sentinel",
-    "redis+cluster",
-    "rediss+cluster",
-    "memory",
+    *("redis", "rediss", "unix", "memory"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
 )
 
 #: What a refused value may have meant.
 ESCAPES = "# is %23, / is %2F, ? is %3F, @ is %40, % is %25"
+
+#: What nothing behind the scheme may contain, and the complaint; the first that applies counts.
+FORBIDDEN = (
+    (r"[^\x21-\x7e]", "must be printable ASCII without blanks; percent-encode the rest"),
+    (r"#", f"has a #; percent-encode it: {ESCAPES}"),
+    (r"%(?![0-9A-Fa-f]{2})", f"has a % without two hexadecimal digits behind it; {ESCAPES}"),
+    (r"\?.*\?", f"has more than one ?; percent-encode it in values: {ESCAPES}"),
+    (r"@.*@", f"has more than one @; percent-encode the password: {ESCAPES}"),
+    (r"[/?].*@", f"has an @ behind the hosts; percent-encode the password: {ESCAPES}"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +61,8 @@ class RedisUrl:
 
 
 def parse(value: str) -> RedisUrl:
-    """Takes a URL apart. Raises ValueError; the message follows the variable's name, and repeats
-    nothing of the URL, which may hold secrets."""
+    """Parse a URL. Raises ValueError; its message continues a sentence that the variable's name
+    begins, and repeats nothing of the URL, which may hold secrets."""
     scheme, separator, rest = value.partition("://")
     if not separator or scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
@@ -67,12 +71,12 @@ def parse(value: str) -> RedisUrl:
         if rest:
             raise ValueError("must have nothing behind memory://")
         return RedisUrl(kind="memory")
-    _check_characters(rest)
+    for pattern, complaint in FORBIDDEN:
+        if re.search(pattern, rest):
+            raise ValueError(complaint)
     before, _, query = rest.partition("?")
     authority, slash, path = before.partition("/")
     credentials, _, hosts = authority.rpartition("@")
-    if "@" in path or "@" in query:
-        raise ValueError(f"has an @ behind the hosts; percent-encode the password: {ESCAPES}")
     is_tls = scheme.startswith("rediss")
     kind = scheme.rpartition("+")[2] if "+" in scheme else scheme.replace("rediss", "redis")
     found: dict[str, Any] = {"kind": kind, "is_tls": is_tls, **_credentials(credentials)}
@@ -86,23 +90,10 @@ def parse(value: str) -> RedisUrl:
 
 
 def _add(found: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Adds what was found in another part of the URL; nothing may stand there twice."""
+    """Add the values of another part of the URL; none may be set twice."""
     if twice := found.keys() & more.keys():
         raise ValueError(f"sets {', '.join(sorted(twice))} twice")
     found.update(more)
-
-
-def _check_characters(rest: str) -> None:
-    if not re.fullmatch(r"[\x21-\x7e]*", rest):
-        raise ValueError("must be printable ASCII without blanks; percent-encode the rest")
-    if "#" in rest:
-        raise ValueError(f"has a #; percent-encode it: {ESCAPES}")
-    if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
-        raise ValueError(f"has a % without two hexadecimal digits behind it; {ESCAPES}")
-    if rest.count("?") > 1:
-        raise ValueError(f"has more than one ?; percent-encode it in values: {ESCAPES}")
-    if rest.count("@") > 1:
-        raise ValueError(f"has more than one @; percent-encode the password: {ESCAPES}")
 
 
 def _credentials(text: str) -> dict[str, str]:
@@ -115,7 +106,7 @@ def _credentials(text: str) -> dict[str, str]:
 
 
 def _text(text: str) -> str:
-    """Percent-decoded. What is no UTF-8 would be changed in silence."""
+    """Percent-decode. Raises ValueError for what is no UTF-8."""
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
@@ -126,7 +117,7 @@ def _text(text: str) -> str:
 
 
 def _place(kind: str, hosts: str, path: str) -> dict[str, Any]:
-    """Where it is: of the hosts, and of what stands behind them."""
+    """hosts, path, service and database, as far as the kind has them."""
     if kind == "unix":
         if hosts or len(path) < 2:
             raise ValueError("must name a socket by its absolute path: unix:///run/redis.sock")
@@ -183,16 +174,16 @@ def _database(text: str) -> int:
 
 
 def _file(text: str) -> str:
-    """Checked at the start only. A file that vanishes later must not end an instance that reloads,
-    nor keep a new worker from starting: new connections fail then, and health says so."""
+    """Checked at the start only: see config/running.py. Once the file is missing, new connections
+    fail, and health reports it."""
     if not os.access(text, os.R_OK) and not is_running():
         raise ValueError("must name a file or folder that can be read")
     return text
 
 
 def _check_tls(tls: Mapping[str, Any]) -> None:
-    """Whether what the files hold can be used; as with _file, at the start only. Never asks for a
-    password: OpenSSL would, on the terminal."""
+    """Load the files, at the start only. The default password keeps OpenSSL from asking for one on
+    the terminal."""
     if "ssl_keyfile" in tls and "ssl_certfile" not in tls:
         raise ValueError("has the option ssl_keyfile without ssl_certfile")
     if is_running():
@@ -202,9 +193,8 @@ def _check_tls(tls: Mapping[str, Any]) -> None:
         if file := tls.get("ssl_ca_certs"):
             context.load_verify_locations(file)
     except OSError:
-        raise ValueError(
-            "has an option ssl_ca_certs, which names no file of certificates in PEM"
-        ) from None
+        what = "has an option ssl_ca_certs, which names no file of certificates in PEM"
+        raise ValueError(what) from None
     try:
         if file := tls.get("ssl_certfile"):
             context.load_cert_chain(file, tls.get("ssl_keyfile"), tls.get("ssl_password", ""))
@@ -215,7 +205,7 @@ def _check_tls(tls: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _one_of(**choices: Any) -> Callable[[str], Any]:
+def _one_of(choices: Mapping[str, Any]) -> Callable[[str], Any]:
     def choose(text: str) -> Any:
         if text.lower() not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
@@ -224,14 +214,12 @@ def _one_of(**choices: Any) -> Callable[[str], Any]:
     return choose
 
 
-_flag = _one_of(true=True, false=False)
-
 #: Options of every kind, of TLS, and of Sentinels; each with the parser of its value.
 OPTIONS: dict[str, Callable[[str], Any]] = {
     "db": _database,
     "username": str,
     "password": str,
-    "protocol": _one_of(**{"2": 2, "3": 3}),
+    "protocol": _one_of({"2": 2, "3": 3}),
 }
 TLS_OPTIONS: dict[str, Callable[[str], Any]] = {
     "ssl_ca_certs": _file,
@@ -239,13 +227,14 @@ TLS_OPTIONS: dict[str, Callable[[str], Any]] = {
     "ssl_certfile": _file,
     "ssl_keyfile": _file,
     "ssl_password": str,
-    "ssl_cert_reqs": _one_of(required="required", optional="optional", none="none"),
-    "ssl_check_hostname": _flag,
+    "ssl_cert_reqs": _one_of({word: word for word in ("required", "optional", "none")}),
+    "ssl_check_hostname": _one_of({"true": True, "false": False}),
 }
 SENTINEL_OPTIONS: dict[str, Callable[[str], Any]] = {
     "sentinel_username": str,
     "sentinel_password": str,
 }
+ALL_OPTIONS = OPTIONS | TLS_OPTIONS | SENTINEL_OPTIONS
 
 
 def _options(query: str, kind: str, is_tls: bool) -> dict[str, Any]:
@@ -268,22 +257,21 @@ def _options(query: str, kind: str, is_tls: bool) -> dict[str, Any]:
 
 
 def _check_option(name: str, number: int, kind: str, is_tls: bool) -> None:
-    """By its number: what stands there may be part of a password."""
+    """An unknown option is named by its number: its text may be part of a password."""
     if name in TLS_OPTIONS and not is_tls:
         raise ValueError(f"has the option {name} without TLS; that is rediss instead of redis")
     if name in SENTINEL_OPTIONS and kind != "sentinel":
         raise ValueError(f"has the option {name} without Sentinels")
-    if name not in OPTIONS | TLS_OPTIONS | SENTINEL_OPTIONS:
-        known = ", ".join(OPTIONS | TLS_OPTIONS | SENTINEL_OPTIONS)
+    if name not in ALL_OPTIONS:
         raise ValueError(
-            f"has an option (number {number} behind the ?) that is unknown; known are {known}; "
+            f"has an option (number {number} behind the ?) that is unknown; known are "
+            f"{', '.join(ALL_OPTIONS)}; "
             "TLS is rediss instead of redis, and & in a value is %26"
         )
 
 
 def _option_value(name: str, text: str) -> Any:
-    parse_value = (OPTIONS | TLS_OPTIONS | SENTINEL_OPTIONS)[name]
     try:
-        return parse_value(_text(text))
+        return ALL_OPTIONS[name](_text(text))
     except ValueError as why:
         raise ValueError(f"has an option {name}, which {why}") from None

@@ -7,7 +7,7 @@ PREPARED = "HOKUSAI_INSTANCE_PREPARED"
 
 
 def is_running() -> bool:
-    """Whether this process is the master of an instance that has started, or a worker of it. Then a
-    file that has vanished since must neither end a master that reloads nor keep a new worker from
-    starting: what needs the file says so itself."""
+    """Whether this process is the master of an instance that has started, or one of its workers. A
+    file that is missing then must neither end a master that reloads nor prevent a new worker: the
+    code that needs the file reports it."""
     return os.environ.get(PREPARED) in (str(os.getpid()), str(os.getppid()))

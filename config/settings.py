@@ -1,11 +1,12 @@
 """Every setting of the proxy, one row each: variable, parser, default, help, secret or not.
 
-`load` reads them all and complains of all that is wrong at once. The reference page
+`load` reads them all and reports every bad value at once. The reference page
 (docs/configuration.md) is generated from these rows: `python -m config`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from math import inf
 from typing import Any
 
 from config import parsers
@@ -16,25 +17,18 @@ class BadSettings(ValueError):
 
     def __init__(self, complaints: list[str]) -> None:
         self.complaints = complaints
-        listed = "\n".join(f"  - {complaint}" for complaint in complaints)
-        super().__init__(
-            f"the proxy cannot start, {len(complaints)} setting(s) are wrong:\n{listed}"
-        )
+        listed = "".join(f"\n  - {complaint}" for complaint in complaints)
+        super().__init__(f"the proxy cannot start, {len(complaints)} setting(s) are wrong:{listed}")
 
 
 def row(
-    variable: str,
-    parse: Callable[[str], Any],
-    default: Any,
-    help: str,
-    *,
-    group: str,
-    secret: bool = False,
+    variable: str, parse: Callable[[str], Any], default: Any, *, secret: bool = False, **facts: str
 ) -> Any:
-    """One setting. `default` is the parsed value; `help` is one or two sentences with the unit.
-    A secret's value is shown nowhere: not in a repr, not in a complaint, not in the reference."""
-    metadata = {"variable": variable, "parse": parse, "help": help, "group": group}
-    return field(default=default, repr=not secret, metadata=metadata | {"secret": secret})
+    """One setting. `default` is the parsed value. `facts` are the `group` and the `help`, one or
+    two sentences with the unit. A secret's value is shown nowhere: not in a repr, not in a
+    complaint, not in the reference."""
+    metadata = {"variable": variable, "parse": parse, "secret": secret, **facts}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 SERVING, MLFLOW, AUTH, REDIS = "Serving", "MLflow", "Authentication", "Redis and limits"
@@ -190,13 +184,13 @@ class Settings:
 
     @property
     def max_forwarded(self) -> int:
-        """Requests that one worker forwards at once: the rest of its connections stays free for
-        those that need no place, health checks among them."""
+        """Requests that one worker forwards at once. The other connections stay free for requests
+        that are not forwarded, such as health checks."""
         return min(self.max_in_flight, self.max_connections * 9 // 10)
 
     @property
     def max_stored_verdict_age(self) -> float:
-        """Seconds after which a cached result is of no use at all."""
+        """Seconds after which a cached decision is useless."""
         return self.auth_cache_ttl + self.auth_stale_ttl
 
 
@@ -208,9 +202,12 @@ def load(environ: Mapping[str, str]) -> Settings:
     values: dict[str, Any] = {}
     complaints: list[str] = []
     for setting in fields(Settings):
-        given = environ.get(setting.metadata["variable"], "").strip()
-        if given:
-            _parse(setting, given, values, complaints)
+        variable = setting.metadata["variable"]
+        if given := environ.get(variable, "").strip():
+            try:
+                values[setting.name] = setting.metadata["parse"](given)
+            except ValueError as why:
+                complaints.append(f"{variable} {why}")
     if values.get("redis_url", "").startswith("memory:"):
         values.setdefault("web_concurrency", 1)  # processes share no memory
     complaints += _contradictions(values)
@@ -219,33 +216,39 @@ def load(environ: Mapping[str, str]) -> Settings:
     return Settings(**values)
 
 
-def _parse(
-    setting: "Field[Any]", given: str, values: dict[str, Any], complaints: list[str]
-) -> None:
-    """Puts the parsed value into `values`, or one sentence into `complaints`."""
-    try:
-        values[setting.name] = setting.metadata["parse"](given)
-    except ValueError as why:
-        complaints.append(f"{setting.metadata['variable']} {why}")
+def as_text(value: object) -> str:
+    """A value as people write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong between two settings that are right by themselves."""
-    complaints = []
-    username = values.get("mlflow_upstream_username")
-    password = values.get("mlflow_upstream_password")
-    if bool(username) != bool(password):
-        complaints.append(
-            "MLFLOW_UPSTREAM_USERNAME and MLFLOW_UPSTREAM_PASSWORD must be set together"
-        )
-    if values.get("mlflow_upstream_token") and username:
-        complaints.append(
-            "MLFLOW_UPSTREAM_TOKEN and MLFLOW_UPSTREAM_USERNAME exclude each other; set one"
-        )
-    if values.get("redis_url", "").startswith("memory:") and values["web_concurrency"] > 1:
-        complaints.append("REDIS_URL=memory:// is for one process; WEB_CONCURRENCY must be 1")
-    if values.get("max_buffered_body", 64 * 1024 * 1024) > values.get("max_buffered_total", 2**63):
-        complaints.append("MAX_BUFFERED_BODY must not be above MAX_BUFFERED_TOTAL")
-    if values.get("drain_delay", 0) >= values.get("graceful_timeout", 90):
-        complaints.append("DRAIN_DELAY must be below GRACEFUL_TIMEOUT")
-    return complaints
+    """What is wrong between two settings that are valid by themselves."""
+    settings = Settings(**values)
+    username, password = settings.mlflow_upstream_username, settings.mlflow_upstream_password
+    in_memory = settings.redis_url.startswith("memory:")
+    buffered_total = values.get("max_buffered_total", inf)  # the default bounds what it can
+    rules = (
+        (
+            bool(username) != bool(password),
+            "MLFLOW_UPSTREAM_USERNAME and MLFLOW_UPSTREAM_PASSWORD must be set together",
+        ),
+        (
+            username and settings.mlflow_upstream_token,
+            "MLFLOW_UPSTREAM_TOKEN and MLFLOW_UPSTREAM_USERNAME exclude each other; set one",
+        ),
+        (
+            in_memory and settings.web_concurrency > 1,
+            "REDIS_URL=memory:// is for one process; WEB_CONCURRENCY must be 1",
+        ),
+        (
+            settings.max_buffered_body > buffered_total,
+            "MAX_BUFFERED_BODY must not be above MAX_BUFFERED_TOTAL",
+        ),
+        (
+            settings.drain_delay >= settings.graceful_timeout,
+            "DRAIN_DELAY must be below GRACEFUL_TIMEOUT",
+        ),
+    )
+    return [complaint for is_wrong, complaint in rules if is_wrong]

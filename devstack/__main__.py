@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from devstack.first_key import first_key
 from devstack.ports import reserve
 from devstack.server import ServerFailed
 from devstack.stack import Stack
@@ -18,12 +17,12 @@ from devstack.welcome import welcome
 from devstack.workspace import BASE, Workspace, claim
 
 
-class StopAsked(Exception):
-    """A signal asked for the end."""
+class Stopped(Exception):
+    """A signal has come."""
 
 
 class Signals:
-    """Notes a signal and lets `check` raise, so that no step is broken off in its middle."""
+    """Notes a signal for `check` to raise, so that no step is interrupted."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -41,14 +40,14 @@ class Signals:
         self.received = self.received or signum
 
     def check(self) -> None:
-        """Raise StopAsked when a signal has come, or the terminal has gone.
+        """Raise Stopped when a signal has come, or the terminal has gone.
 
-        Without a shell between terminal and make, the kernel tells only make, and make only waits.
+        Without a shell between terminal and make only make gets the SIGHUP, and only waits.
         """
         if self._on_terminal and not sys.stdout.isatty():
             self._note(signal.SIGHUP, None)
         if self.received:
-            raise StopAsked
+            raise Stopped
 
 
 def main() -> int:
@@ -77,15 +76,15 @@ def _options() -> argparse.Namespace:
 
 def _run(workspace: Workspace, preferred_port: int, signals: Signals) -> int:
     place = reserve(preferred_port)
-    stack = Stack(workspace, place, os.environ.get("REDIS_URL"))
+    stack = Stack(workspace, place=place, redis_url=os.environ.get("REDIS_URL"))
     if stack.proxy.port != preferred_port:
         say(f"Port {preferred_port} is taken; the proxy gets {stack.proxy.port}.")
     say(f"Starting Redis, MLflow, the auth service and the proxy in {workspace.folder} …")
     try:
         stack.start(say, signals.check)
-        say(welcome(stack, workspace, first_key(stack.auth, workspace.key_file)))
+        say(welcome(stack, workspace))
         stack.watch(signals.check)
-    except StopAsked:
+    except Stopped:
         say("\nStopping …")
     except ServerFailed as failure:
         say(f"\n{failure}\n\nStopping the others …")
@@ -97,10 +96,10 @@ def _run(workspace: Workspace, preferred_port: int, signals: Signals) -> int:
 
 
 def say(line: str) -> None:
-    """Tell the user, if the terminal is still there."""
+    """Print, if the terminal is still there."""
     try:
         print(line, flush=True)
-    except OSError:  # what could not be written would come up again at exit
+    except OSError:  # Python would try to write the rest at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from devstack.ports import HOST, free_port
-from devstack.server import Server, answers
+from devstack.server import Server
 
 
 class AuthService(Server):
@@ -13,22 +13,12 @@ class AuthService(Server):
     name = "auth service"
     in_repository = True
 
-    def __init__(self, folder: Path, database: Path, redis_url: str) -> None:
+    def __init__(self, folder: Path, *, database: Path, redis_url: str) -> None:
         """`database` is the SQLite file of the keys, created if absent."""
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.database = database
-        command = [
-            sys.executable,
-            "-m",
-            "devstack.auth_service",
-            "serve",
-            "--bind",
-            f"{HOST}:{self.port}",
-        ]
+        command = [sys.executable, "-m", "devstack.auth_service", "serve"]
+        command += ["--bind", f"{HOST}:{self.port}"]
         environment = {"AUTH_SERVICE_DATABASE": str(database), "REDIS_URL": redis_url}
         super().__init__(command, folder, environment)
-
-    def is_ready(self) -> bool:
-        """Whether it serves."""
-        return answers(f"{self.url}/health")

@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ NEWER = ("python3.13", "python3.12", "python3.11")
 
 @dataclass(frozen=True)
 class Environment:
-    """One environment: its folder and lock file below `ROOT`, and what a first set-up costs."""
+    """Its folder and lock file, and what a first set-up costs, as text."""
 
     folder: Path
     lock: Path
@@ -43,7 +42,7 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        """The environment's interpreter."""
+        """Its interpreter."""
         return self.folder / "bin" / "python"
 
     @property
@@ -52,45 +51,34 @@ class Environment:
         return self.folder / "made-from"
 
 
+#: Name, folder, lock file without its suffix, and what a first set-up costs.
+TABLE = (
+    ("development", ".venv", "development", "up to a minute, 350 MB"),
+    ("mlflow-server", ".venv-mlflow", "mlflow-server", "up to a few minutes, 650 MB"),
+    # What `make bench` compares the proxy with, and what draws its plot.
+    ("bench", ".venv-bench", "bench", "up to a minute, 150 MB"),
+    ("basic-auth-server", ".venv-mlflow-basic-auth", "bench-basic-auth", "a few minutes, 650 MB"),
+    # What builds the documentation as a site.
+    ("docs", ".venv-docs", "docs", "up to a minute, 125 MB"),
+    # A stand-in for AWS, and its client, for `make test-aws`.
+    ("aws", ".venv-aws", "aws", "up to a minute, 180 MB"),
+    # Servers that may stand in front of the proxy, for tests/fronts.
+    ("fronts", ".venv-fronts", "fronts", "a minute, 330 MB"),
+    # MLflow's clients that the drills call, each beside the others. 3.18 cannot be resolved yet.
+    ("client-2.22", ".venv-clients/2.22", "client-2.22", "up to a minute, 100 MB"),
+    ("client-3.6", ".venv-clients/3.6", "client-3.6", "up to a minute, 100 MB"),
+    ("client-3.17", ".venv-clients/3.17", "client-3.17", "up to a minute, 100 MB"),
+)
 REQUIREMENTS = ROOT / "requirements"
 INSTALLER_LOCK = REQUIREMENTS / "installer.lock"
-DEVELOPMENT = Environment(
-    ROOT / ".venv", REQUIREMENTS / "development.lock", "up to a minute, 350 MB"
-)
-MLFLOW_SERVER = Environment(
-    ROOT / ".venv-mlflow", REQUIREMENTS / "mlflow-server.lock", "up to a few minutes, 650 MB"
-)
-#: MLflow's clients that the drills let call, each beside the others. 3.18 cannot be resolved yet.
-CLIENTS = {
-    version: Environment(
-        ROOT / ".venv-clients" / version,
-        REQUIREMENTS / f"client-{version}.lock",
-        "up to a minute, 100 MB",
-    )
-    for version in ("2.22", "3.6", "3.17")
-}
-#: What `make bench` compares the proxy with, and what draws its plot.
-BENCH = Environment(ROOT / ".venv-bench", REQUIREMENTS / "bench.lock", "up to a minute, 150 MB")
-#: What builds the documentation as a site.
-DOCS = Environment(ROOT / ".venv-docs", REQUIREMENTS / "docs.lock", "up to a minute, 125 MB")
-BASIC_AUTH_SERVER = Environment(
-    ROOT / ".venv-mlflow-basic-auth",
-    REQUIREMENTS / "bench-basic-auth.lock",
-    "up to a few minutes, 650 MB",
-)
-#: What answers in AWS's place, and asks it, for `make test-aws`.
-AWS = Environment(ROOT / ".venv-aws", REQUIREMENTS / "aws.lock", "up to a minute, 180 MB")
-#: Servers that may stand in front of the proxy, for tests/fronts.
-FRONTS = Environment(ROOT / ".venv-fronts", REQUIREMENTS / "fronts.lock", "a minute, 330 MB")
 BY_NAME = {
-    "development": DEVELOPMENT,
-    "mlflow-server": MLFLOW_SERVER,
-    "bench": BENCH,
-    "docs": DOCS,
-    "basic-auth-server": BASIC_AUTH_SERVER,
-    "aws": AWS,
-    "fronts": FRONTS,
-} | {f"client-{version}": environment for version, environment in CLIENTS.items()}
+    name: Environment(ROOT / folder, REQUIREMENTS / f"{lock}.lock", cost)
+    for name, folder, lock, cost in TABLE
+}
+DEVELOPMENT, MLFLOW_SERVER = BY_NAME["development"], BY_NAME["mlflow-server"]
+BENCH, BASIC_AUTH_SERVER = BY_NAME["bench"], BY_NAME["basic-auth-server"]
+DOCS, AWS, FRONTS = BY_NAME["docs"], BY_NAME["aws"], BY_NAME["fronts"]
+CLIENTS = {version: BY_NAME[f"client-{version}"] for version in ("2.22", "3.6", "3.17")}
 
 
 class SetupFailed(Exception):
@@ -98,11 +86,7 @@ class SetupFailed(Exception):
 
 
 def ensure(*environments: Environment) -> None:
-    """Make or mend the environments; quick when there is nothing to do.
-
-    Raises:
-        SetupFailed: when one could not be made.
-    """
+    """Make or mend the environments; quick when there is nothing to do. Raises SetupFailed."""
     if all(is_whole(environment) for environment in environments):
         return
     with _alone() as lock:
@@ -213,72 +197,57 @@ def _pip(*arguments: str) -> list[str]:
 
 
 def _run(command: Sequence[str], lock: IO[str]) -> int:
-    """Run an installer and return its exit status. What it says is shown when it fails."""
-    done = threading.Event()
-    pulse = threading.Thread(target=_pulse, args=(done,), daemon=True)
-    pulse.start()
+    """Run an installer and return its exit status. Its output is shown when it fails."""
     with tempfile.TemporaryFile("w+", errors="replace") as output:
-        try:
-            status = _call(command, lock, output)
-        finally:
-            done.set()
-            pulse.join()
+        with subprocess.Popen(
+            command,
+            env=_installer_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=[lock.fileno()],
+        ) as process:
+            status = _wait(process)
         if status != 0:
             output.seek(0)
             _say(output.read().strip())
     return status
 
 
-def _call(command: Sequence[str], lock: IO[str], output: IO[str]) -> int:
-    return subprocess.run(
-        command,
-        check=False,
-        env=_installer_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        pass_fds=[lock.fileno()],
-    ).returncode
-
-
-def _pulse(done: threading.Event) -> None:
-    """Say now and then how long it has taken, and how much the disk has filled meanwhile."""
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """The exit status. Meanwhile say how long it has taken, and how much the disk has filled."""
     began, used = time.monotonic(), shutil.disk_usage(ROOT).used
-    while not done.wait(HEARTBEAT_SECONDS):
-        written = max(0, shutil.disk_usage(ROOT).used - used) // 1_000_000
-        _say(f"  … {time.monotonic() - began:.0f} s, {written} MB")
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(HEARTBEAT_SECONDS)
+            written = max(0, shutil.disk_usage(ROOT).used - used) // 1_000_000
+            _say(f"  … {time.monotonic() - began:.0f} s, {written} MB")
+    finally:
+        process.kill()  # after Ctrl-C; one that has ended is left alone
 
 
 def _installer_environment() -> dict[str, str]:
     """This process's environment, with pip's index for uv too, which does not read pip's files."""
     environment = dict(os.environ)
-    index = _pip_setting("index-url")
-    if index and "UV_DEFAULT_INDEX" not in environment:
-        environment["UV_DEFAULT_INDEX"] = index
-    if "UV_CACHE_DIR" not in environment and not _writable(_cache_home()):
-        environment["UV_CACHE_DIR"] = str(ROOT / ".devstack" / "uv-cache")
+    if index := os.environ.get("PIP_INDEX_URL") or _pip_index():
+        environment.setdefault("UV_DEFAULT_INDEX", index)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not _is_writable(Path(cache)):
+        environment.setdefault("UV_CACHE_DIR", str(ROOT / ".devstack" / "uv-cache"))
     return environment
 
 
-def _pip_setting(name: str) -> str:
-    """A setting from pip's environment variables or files; empty when it has none."""
-    if value := os.environ.get("PIP_" + name.upper().replace("-", "_")):
-        return value
+def _pip_index() -> str:
+    """The index in pip's configuration files; empty when there is none."""
+    command = _pip("config", "get", "global.index-url")
     try:
-        answer = subprocess.run(
-            _pip("config", "get", f"global.{name}"), capture_output=True, text=True, check=False
-        )
-    except OSError:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
         return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
-def _cache_home() -> Path:
-    """Where uv would keep its cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-
-
-def _writable(folder: Path) -> bool:
+def _is_writable(folder: Path) -> bool:
     """Whether files can be made in the folder, which is made if need be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,9 @@
 """Ends servers whose owner is gone, however it went: SIGKILL and a crash included.
 
-The owner starts one guard and holds a pipe to it. Through the pipe it says which
-process groups it has started ("+123") and which it has ended itself ("-123").
-When the pipe closes, the owner has gone, and the guard ends what is left. This
-works for the children of children too, on every Unix, and whichever thread of
-the owner started the server; PR_SET_PDEATHSIG does none of the three.
+The owner starts one guard and holds a pipe to it. It writes the process groups that it has started
+("+123") and those that it has ended itself ("-123"). When the pipe closes, the owner has gone, and
+the guard ends the rest. This works for the children of children too, on every Unix, and whichever
+thread of the owner started the server; PR_SET_PDEATHSIG does none of the three.
 """
 
 import atexit
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 GRACE_SECONDS = 10.0
 
@@ -28,27 +27,20 @@ class Guard:
         self._lock = threading.Lock()
 
     def watch(self, group: int) -> None:
-        """From now on the process group ends with this process."""
-        self._tell(f"+{group}")
+        """End the process group when this process ends."""
+        self._send(f"+{group}")
 
     def forget(self, group: int) -> None:
-        """The group has been ended; its number may be another's soon."""
-        self._tell(f"-{group}")
+        """The group has ended; its number may soon be another's."""
+        self._send(f"-{group}")
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         with self._lock:
             if self._process is None:
                 self._process = _begin()
-                atexit.register(self._end)
-            assert self._process.stdin
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-
-    def _end(self) -> None:
-        """Leave no guard behind when this process ends in order."""
-        assert self._process and self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+                # Its pipe closes, and no guard is left behind.
+                atexit.register(self._process.communicate)
+            print(line, file=self._process.stdin, flush=True)
 
 
 def _begin() -> subprocess.Popen[str]:
@@ -62,26 +54,28 @@ def _begin() -> subprocess.Popen[str]:
     )
 
 
-def end_groups(groups: Iterable[int], grace: float) -> None:
-    """Ask the process groups to end, and make them after `grace` seconds."""
+def end_groups(
+    groups: Iterable[int], grace: float, reap: Callable[[], object] = lambda: None
+) -> None:
+    """End the process groups: SIGTERM, and SIGKILL after `grace` seconds. `reap` is called often: a
+    parent has to reap its children, or their groups stay."""
     left = set(groups)
     for group in left:
         signal_group(group, signal.SIGTERM)
     deadline = time.monotonic() + grace
     while left and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
+        reap()
         left = {group for group in left if signal_group(group, 0)}
     for group in left:
         signal_group(group, signal.SIGKILL)
 
 
 def signal_group(group: int, signum: int) -> bool:
-    """Send a signal to a process group (0: only look); whether there is such a group."""
+    """Send a signal to a process group (0: none); return whether there is such a group."""
     try:
         os.killpg(group, signum)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # macOS says so of a group of zombies
+    except (ProcessLookupError, PermissionError):  # the latter on macOS, for a group of zombies
         return False
     return True
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from devstack.environments import MLFLOW_SERVER
 from devstack.ports import HOST, free_port
-from devstack.server import Server, answers
+from devstack.server import Server
 
 
 class MLflow(Server):
@@ -17,19 +17,13 @@ class MLflow(Server):
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.artifacts = folder / "artifacts"
-        super().__init__(self._arguments(folder), folder, _ENVIRONMENT)
-
-    def _arguments(self, folder: Path) -> list[str]:
-        """Uvicorn's keep-alive is raised from 5 s, as it should be behind any proxy."""
-        program = str(MLFLOW_SERVER.folder / "bin" / "mlflow")
-        store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-        store += ["--artifacts-destination", str(self.artifacts)]
-        serving = ["--host", HOST, "--port", str(self.port), "--workers", "1"]
-        return [program, "server", *store, *serving, "--uvicorn-opts", "--timeout-keep-alive 75"]
-
-    def is_ready(self) -> bool:
-        """Whether it serves."""
-        return answers(f"{self.url}/health")
+        command = [str(MLFLOW_SERVER.folder / "bin" / "mlflow"), "server"]
+        command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+        command += ["--artifacts-destination", str(self.artifacts)]
+        command += ["--host", HOST, "--port", str(self.port), "--workers", "1"]
+        # Raised from 5 s, as it should be behind any proxy.
+        command += ["--uvicorn-opts", "--timeout-keep-alive 75"]
+        super().__init__(command, folder, _ENVIRONMENT)
 
 
 # Without job execution MLflow starts in 8 s instead of 21, and with 2 processes instead of 16.

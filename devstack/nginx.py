@@ -1,4 +1,4 @@
-"""nginx in the load balancer's place, with the configuration that infrastructure/ makes for it."""
+"""nginx as the load balancer, with the configuration that infrastructure/ makes for it."""
 
 import json
 import shutil
@@ -35,15 +35,15 @@ class Nginx(Server):
         self._route = contract["proxy"]["live_path"]
 
     def is_ready(self) -> bool:
-        """Whether it passes something on."""
+        """Whether it forwards a request."""
         return answers(f"http://localhost:{self.port}{self._route}")
 
     def take_out(self, group: str) -> None:
-        """From now on this group gets no new request."""
+        """Send this group no new requests."""
         (self.folder / f"out-{group}").touch()
 
     def put_in(self, group: str) -> None:
-        """From now on this group gets requests again."""
+        """Send this group requests again."""
         (self.folder / f"out-{group}").unlink(missing_ok=True)
 
 

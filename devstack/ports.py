@@ -1,7 +1,7 @@
 """Free ports on this machine.
 
-No two processes of a user get the same port: each locks one byte of a shared file for every port
-that it hands out, at the port's number. The kernel lets go of the bytes when the process ends.
+No two processes of a user get the same port: for each port each locks the byte of that number in a
+shared file. The kernel releases the locks when the process ends.
 """
 
 import fcntl
@@ -18,13 +18,10 @@ _handed_out: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of `HOST` that nobody listens on.
+    """A port of `HOST` that nobody listens on. Raises RuntimeError after a hundred tries.
 
-    They lie below the range from which outgoing connections take theirs (from
-    32768 on Linux), so that no client of this machine sits on one by chance.
-
-    Raises:
-        RuntimeError: when a hundred tries found none.
+    It lies below the range of outgoing connections (from 32768 on Linux), so that no client of this
+    machine has it by chance.
     """
     for port in random.sample(_RANGE, 100):
         if port not in _handed_out and _is_ours(port) and _is_free(port):
@@ -37,7 +34,7 @@ def reserve(preferred: int) -> socket.socket:
     """A socket that holds the preferred port of `HOST`, or a free one when that is taken.
 
     Close it right before the server starts: until then a run beside this one takes another port.
-    It listens, because a socket that is only bound is in nobody's way.
+    It listens, because others could bind to a port that is only bound.
     """
     try:
         return socket.create_server((HOST, preferred))
@@ -46,7 +43,7 @@ def reserve(preferred: int) -> socket.socket:
 
 
 def _is_ours(port: int) -> bool:
-    """Whether no other process has handed it out; from now on none does."""
+    """Lock the port for this process; False if another process has it."""
     try:
         fcntl.lockf(_claims(os.getpid()), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:

@@ -22,11 +22,12 @@ class Proxy(Server):
         self,
         folder: Path,
         settings: Mapping[str, str],
+        *,
         port: int | None = None,
         ready: str = "/ready",
     ) -> None:
         """`settings` are the proxy's environment variables; `ready` is the path that must be 200:
-        /ready when all it needs is there, /health when it only has to serve."""
+        /ready with all its upstreams, /health when it only has to serve."""
         self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.api = f"{self.url}/api/mlflow"
@@ -37,7 +38,7 @@ class Proxy(Server):
         super().__init__(command, folder, bind | dict(settings))
 
     def is_ready(self) -> bool:
-        """Whether the path given as `ready` is answered with 200, and not by somebody else."""
+        """Whether this process listens, and the path given as `ready` is 200."""
         return self._listens() and answers(self._ready)
 
     def _listens(self) -> bool:

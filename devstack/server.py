@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from devstack.environments import ROOT
-from devstack.guard import GRACE_SECONDS, Guard, signal_group
+from devstack.guard import GRACE_SECONDS, Guard, end_groups, signal_group
 
 TAIL_LINES = 25
 _guard = Guard()
@@ -24,18 +24,19 @@ class ServerFailed(Exception):
 class Server:
     """One child process, the leader of a session and process group of its own.
 
-    A subclass says what to run, and `is_ready`. A Ctrl-C in the terminal does not
-    reach the child: its owner ends it, or the guard does when the owner is gone.
+    A subclass gives the command, and `url` or `is_ready`. A Ctrl-C in the terminal does not reach
+    the child: its owner ends it, or the guard does when the owner is gone.
     """
 
     name = "server"
     patience = 30.0  # seconds to become ready
     in_repository = False  # where it runs: at the repository's top, or in its folder
+    url = ""
 
     def __init__(
         self, command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        """`folder` gets the log and whatever else it writes; `environment` is added to ours."""
+        """`folder` gets the log and other output; `environment` is added to this process's."""
         self.command = list(command)
         self.folder = folder
         self.environment = dict(environment or {})
@@ -44,12 +45,12 @@ class Server:
         self._began = 0.0
 
     def is_ready(self) -> bool:
-        """Whether the server does its work; asked again and again, so quick."""
-        raise NotImplementedError
+        """Whether the server does its work; called often, so quick."""
+        return answers(f"{self.url}/health")
 
     @property
     def pid(self) -> int:
-        """The process's number. Raises RuntimeError before `start`."""
+        """The process id. Raises RuntimeError before `start`."""
         if self._process is None:
             raise RuntimeError(f"{self.name} was not started")
         return self._process.pid
@@ -60,7 +61,7 @@ class Server:
         return time.monotonic() - self._began
 
     def start(self) -> None:
-        """Start the process, without waiting for it. A new log is begun."""
+        """Start the process with an empty log, without waiting for it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(exist_ok=True)
         self._began = time.monotonic()
@@ -77,11 +78,7 @@ class Server:
         _guard.watch(self._process.pid)
 
     def check(self) -> bool:
-        """Whether it is ready by now.
-
-        Raises:
-            ServerFailed: when it has died or has been given all its time.
-        """
+        """Whether it is ready by now. Raises ServerFailed once it has died, or is too late."""
         if not self.is_running():
             raise self.failure(f"ended with status {self.exit_status()}")
         if self.is_ready():
@@ -96,7 +93,7 @@ class Server:
             time.sleep(0.05)
 
     def is_running(self) -> bool:
-        """Whether the process was started and lives."""
+        """Whether the process was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def exit_status(self) -> int | None:
@@ -113,31 +110,20 @@ class Server:
 
         A server that was stopped can be started again.
         """
-        if self._process is None:
-            return
-        self.ask_to_stop()
-        deadline = time.monotonic() + grace
-        while self._has_processes() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self.kill()
+        if self._process is not None:
+            end_groups([self._process.pid], grace, self._process.poll)
+            self.kill()
 
     def kill(self) -> None:
         """End the whole group at once, by SIGKILL."""
-        if self._process is None:
-            return
-        signal_group(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        _guard.forget(self._process.pid)
-        self._process = None
-
-    def _has_processes(self) -> bool:
-        """Whether any process of the group is left; `poll` buries the leader."""
-        return self._process is not None and (
-            self._process.poll() is None or signal_group(self._process.pid, 0)
-        )
+        if self._process is not None:
+            signal_group(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            _guard.forget(self._process.pid)
+            self._process = None
 
     def failure(self, what: str) -> ServerFailed:
-        """The exception that says what went wrong, with the log's tail."""
+        """An exception with the log's tail. `what` continues a sentence that the name begins."""
         return ServerFailed(f"{self.name} {what}. The end of {self.log}:\n{self.tail()}")
 
     def tail(self) -> str:
@@ -147,7 +133,7 @@ class Server:
 
 
 def answers(url: str, timeout: float = 2.0) -> bool:
-    """Whether a GET is answered with a 2xx within `timeout` seconds, asked without any proxy."""
+    """Whether a GET, sent past any configured proxy, gets a 2xx within `timeout` seconds."""
     try:
         with _opener.open(url, timeout=timeout) as answer:
             return bool(200 <= answer.status < 300)

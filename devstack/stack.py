@@ -3,7 +3,6 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from devstack.auth import AuthService
 from devstack.mlflow import MLflow
@@ -17,24 +16,25 @@ REPORT_SECONDS = 3.0
 
 
 class Stack:
-    """All servers of one workspace. `between` is called again and again while it waits: it may
-    raise to break off."""
+    """All servers of one workspace. `between` is called often while it waits; it may raise to
+    interrupt."""
 
-    def __init__(self, workspace: Workspace, place: socket.socket, redis_url: str | None) -> None:
-        """`place` holds the proxy's port until it starts; `redis_url` is a Redis that is there
-        already."""
+    def __init__(
+        self, workspace: Workspace, *, place: socket.socket, redis_url: str | None
+    ) -> None:
+        """`place` holds the proxy's port until it starts; `redis_url` is a running Redis."""
         folder, logs = workspace.folder, workspace.logs
         self.redis = None if redis_url else Redis(logs)
         self.redis_url = self.redis.url if self.redis else str(redis_url)
         self.mlflow = MLflow(folder / "mlflow")
         self.mlflow.log = logs / self.mlflow.log.name
-        self.auth = AuthService(logs, folder / "keys.db", self.redis_url)
+        self.auth = AuthService(logs, database=folder / "keys.db", redis_url=self.redis_url)
         settings = {
             "MLFLOW_SERVER_URL": self.mlflow.url,
             "HOKUSAI_AUTH_SERVICE_URL": self.auth.url,
             "REDIS_URL": self.redis_url,
         }
-        self.proxy = Proxy(logs, settings, place.getsockname()[1])
+        self.proxy = Proxy(logs, settings, port=place.getsockname()[1])
         self._place = place
 
     def servers(self) -> Iterator[Server]:
@@ -46,11 +46,9 @@ class Stack:
     def start(self, say: Callable[[str], None], between: Callable[[], None]) -> None:
         """Start all; the proxy last, so that it finds the others. Raises ServerFailed."""
         *others, proxy = self.servers()
-        _start(others)
-        _wait(others, say, between)
+        _start(others, say, between)
         self._place.close()
-        _start([proxy])
-        _wait([proxy], say, between)
+        _start([proxy], say, between)
 
     def watch(self, between: Callable[[], None]) -> None:
         """Stay until a server dies; then raise ServerFailed."""
@@ -63,18 +61,16 @@ class Stack:
 
     def stop(self) -> None:
         """End all servers, side by side."""
-        servers = list(self.servers())
-        with ThreadPoolExecutor(len(servers)) as pool:
-            list(pool.map(Server.stop, servers))
+        for server in self.servers():
+            server.ask_to_stop()
+        for server in self.servers():
+            server.stop()
 
 
-def _start(servers: list[Server]) -> None:
+def _start(servers: list[Server], say: Callable[[str], None], between: Callable[[], None]) -> None:
+    """Report each server as it gets ready, and now and then those that are not."""
     for server in servers:
         server.start()
-
-
-def _wait(servers: list[Server], say: Callable[[str], None], between: Callable[[], None]) -> None:
-    """Wait for the servers and report each as it gets ready, and now and then who is not."""
     waiting, reported = list(servers), time.monotonic()
     while waiting:
         between()

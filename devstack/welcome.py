@@ -1,9 +1,14 @@
-"""What `make run` prints once all is up."""
+"""What `make run` prints once all is up, and the API key in it."""
 
+import os
+import re
+import time
+from contextlib import closing
 from pathlib import Path
 
+from devstack.auth_service.keys import Grant, KeyStore
 from devstack.stack import Stack
-from devstack.workspace import BASE, Workspace
+from devstack.workspace import BASE, Workspace, write_private
 
 TEMPLATE = """
 Ready. The servers' logs are in {logs}.
@@ -34,19 +39,38 @@ Ctrl-C ends everything; experiments and keys stay in {folder}.
 """
 
 
-def welcome(stack: Stack, workspace: Workspace, key: str) -> str:
+def welcome(stack: Stack, workspace: Workspace) -> str:
     """The text, with everything that a first-time user needs to paste."""
+    database = stack.auth.database
     return TEMPLATE.format(
         logs=workspace.logs,
         api=stack.proxy.api,
         url=stack.proxy.url,
-        key=key,
-        database=_database_option(stack.auth.database),
+        key=first_key(database, workspace.key_file),
+        # The commands find the first run's database by default.
+        database="" if database.parent == BASE else f" --database {database}",
         redis_url=stack.redis_url,
         folder=workspace.folder,
     )
 
 
-def _database_option(database: Path) -> str:
-    """Which keys a command is about; not needed for those of the first run, its default."""
-    return "" if database.parent == BASE else f" --database {database}"
+def first_key(database: Path, path: Path) -> str:
+    """The key in the file, or a new one, written there, if that is not (or no longer) active.
+
+    It is kept because the experiments are: yesterday's `export` in a shell still works today. It
+    may read and write, without a limit.
+    """
+    with closing(KeyStore(database)) as store:
+        if path.exists():
+            key = store.find(secret := path.read_text().strip())
+            if key is not None and key.state(time.time()) == "active":
+                return secret
+        secret, _ = store.create(Grant(user_name(), rate_limit_per_hour=None), test=True)
+    write_private(path, secret + "\n")
+    return secret
+
+
+def user_name() -> str:
+    """Who is at the keyboard, if the environment says so in a way that fits a header."""
+    name = os.environ.get("USER") or os.environ.get("LOGNAME") or ""
+    return name if re.fullmatch(r"[!-~]{1,128}", name) else "you"

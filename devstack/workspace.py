@@ -14,7 +14,7 @@ MOST = 9
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder that is ours as long as `lock` is open. The kernel lets go of it when we end."""
+    """A folder that is locked as long as `lock` is open, at most until this process ends."""
 
     folder: Path
     lock: IO[str]
@@ -31,11 +31,8 @@ class Workspace:
 
 
 def claim(folder: Path | None = None) -> Workspace:
-    """Take the given folder, or the first of `.devstack`, `.devstack/2`, … that no run holds.
-
-    Raises:
-        BlockingIOError: when it is, or they all are, in use.
-    """
+    """Lock the given folder, or the first of `.devstack`, `.devstack/2`, … that no run holds.
+    Raises BlockingIOError when none is free."""
     candidates = [folder] if folder else [BASE, *(BASE / str(n) for n in range(2, MOST + 1))]
     for candidate in candidates:
         if workspace := _try(candidate.absolute()):

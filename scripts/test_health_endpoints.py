@@ -8,28 +8,20 @@ failed (also: the deployment says that it is unhealthy), 2 called wrongly.
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where doctor/ is
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where app/doctor/ is
 
-from app.doctor.command_line import make_parser, parse, redactor
-from app.doctor.steps import Interruption, Steps
+from app.doctor.command_line import Options
+from app.doctor.script import main
+from app.doctor.steps import Steps
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the checks; return the exit status."""
-    options, _ = parse(make_parser(__doc__ or "", timeout=10), argv, os.environ)
-    from health_checks import Health, run  # after `parse` has found that requests is there
+def check(steps: Steps, options: Options) -> None:
+    from app.doctor import health_paths, wire  # after `main` has found requests
 
-    from app.doctor.wire import Wire
-
-    title = "Hokusai MLflow proxy: health"
-    steps = Steps(title, options.facts(), redactor(options.key), options.json)
-    with Interruption(steps):
-        run(steps, Health(Wire(options), options))
-    return steps.finish()
+    health_paths.run(steps, health_paths.Health(wire.Wire(options)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__ or "", "health", check, os.environ))

@@ -8,31 +8,23 @@ wrongly.
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where doctor/ is
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where app/doctor/ is
 
-from app.doctor.command_line import make_parser, parse, redactor
-from app.doctor.steps import Interruption, Steps
+from app.doctor.command_line import Options
+from app.doctor.script import main
+from app.doctor.steps import Steps
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the checks; return the exit status."""
-    options, _ = parse(make_parser(__doc__ or "", timeout=10), argv, os.environ)
-    from app.doctor.examination import look  # after `parse` has found that requests is there
-    from app.doctor.parts import Parts, run_last
-    from app.doctor.wire import Wire
+def check(steps: Steps, options: Options) -> None:
+    from app.doctor import examination, parts, wire  # after `main` has found requests
 
-    title = "Hokusai MLflow proxy: connection"
-    steps = Steps(title, options.facts(), redactor(options.key), options.json)
-    with Interruption(steps):
-        wire = Wire(options)
-        health = Parts(wire)
-        look(steps, wire, health)
-        run_last(steps, health)
-    return steps.finish()
+    way = wire.Wire(options)
+    health = parts.Parts(way)
+    examination.look(steps, way, health)
+    parts.run_last(steps, health)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__ or "", "connection", check, os.environ))

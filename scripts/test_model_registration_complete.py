@@ -8,61 +8,45 @@ after a failure or Ctrl-C. Exit status: 0 all well, 1 a step failed, 2 called wr
 """
 
 import os
-import secrets
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where doctor/ is
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where app/doctor/ is
 
-from app.doctor.command_line import Options, make_parser, parse, redactor
+from app.doctor.command_line import make_parser, parse, redactor
 from app.doctor.steps import Interruption, Steps
 
 PACKAGES = ("requests", "mlflow", "numpy", "pandas")  # mlflow.pyfunc imports the last two
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Run the checks; return the exit status."""
     parser = make_parser(__doc__ or "", timeout=60)
     parser.add_argument("--keep", action="store_true", help="leave everything in MLflow")
     parser.add_argument(
         "--large-mib", type=int, default=20, metavar="N", help="large artifact: default %(default)s"
     )
-    options, more = parse(parser, argv, os.environ, PACKAGES)
-    return check(options, keep=more.keep, large_mib=more.large_mib)
+    options, more = parse(parser, None, os.environ, PACKAGES)
+    import sdk  # after `parse` has found the packages
 
-
-def check(options: Options, keep: bool, large_mib: int) -> int:
-    """All steps in a scratch folder; the SDK is imported only there."""
-    import sdk
-
+    from app.doctor.model import unique_name
     from app.doctor.wire import Wire
 
-    name = unique_name()
-    steps = Steps(
-        "Hokusai MLflow proxy: model registration",
-        {**options.facts(), "called": f"{name} (experiment and registered model)"},
-        redactor(options.key),
-        options.json,
-        sdk.failure,
-    )
+    name = unique_name("check")
+    title = "Hokusai MLflow proxy: model registration"
+    facts = {**options.facts(), "called": f"{name} (experiment and registered model)"}
+    steps = Steps(title, facts, redactor(options.key), options.json, sdk.failure)
     with sdk.isolated(options) as scratch:
-        from registration_checks import Registration, clean_up, opens, run
+        from registration import DOOR, Registration, clean_up, run  # it imports the SDK
 
         sdk.RequestIds.install()
         flow = Registration(Wire(options), scratch, name)
-        opened = opens(steps, flow)
+        opened = steps.run(DOOR, flow.door)
         with Interruption(steps):
-            run(steps, flow, large_mib)
-        if opened and not keep:
+            run(steps, flow, more.large_mib)
+        if opened and not more.keep:  # behind a closed door nothing was made
             clean_up(steps, flow)
     return steps.finish()
-
-
-def unique_name() -> str:
-    """A name that no run beside this one has, and that tells when it was made (UTC)."""
-    return f"hokusai-check-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
 if __name__ == "__main__":

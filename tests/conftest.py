@@ -23,8 +23,7 @@ import pytest
 
 from devstack.auth import AuthService
 from devstack.auth_service import revocation
-from devstack.auth_service.grant import Grant
-from devstack.auth_service.keys import KeyStore
+from devstack.auth_service.keys import Grant, KeyStore
 from devstack.environments import MLFLOW_SERVER, ROOT, is_whole
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
@@ -232,7 +231,7 @@ class KeyedAuthService(AuthService):
     """The auth service; keys are made and revoked beside it in the same file, in a millisecond."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
-        super().__init__(folder, folder / "keys.db", redis_url)
+        super().__init__(folder, database=folder / "keys.db", redis_url=redis_url)
         self.redis_url = redis_url
         self.store = KeyStore(self.database)
 

@@ -120,15 +120,19 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
             "redis",
             {
                 f"app/state/redis_{name}.py"
-                for name in ("client", "connection", "faults", "link", "rights")
+                for name in ("client", "connection", "faults", "link", "rights", "sentinel")
             },
         ),
         (
             "limits flask_limiter",
             {"app/limits/request_limits.py", "app/state/windows.py"}
-            | {"app/state/instance_store.py"},
+            | {"app/state/window_counts.py"},
         ),
-        ("sqlite3", {"app/state/instance_store.py", "app/state/instance_file.py"}),
+        (
+            "sqlite3",
+            {f"app/state/instance_{name}.py" for name in ("database", "file", "store")}
+            | {"app/state/window_counts.py"},
+        ),
         ("pybreaker", {"app/upstream/circuit.py"}),
         ("gunicorn gevent", SERVER),
         ("app", {"wsgi.py", "gunicorn.conf.py"} | APP),

@@ -7,6 +7,7 @@ route that MLflow no longer has. Its message lists them, and that list is where 
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
@@ -248,6 +249,13 @@ def test_a_run_that_mlflow_writes_files_for_has_an_artifacts_time_limit() -> Non
     assert route.is_slow
 
 
+def test_reading_an_archived_trace_has_an_artifacts_time_limit() -> None:
+    """MLflow may keep spans in the artifact store, and reads them for these
+    (_get_spans_with_trace_info in its store)."""
+    readers = [r for r in TABLE.routes if r.operation in ("GetTrace", "BatchGetTraces")]
+    assert [r.is_slow for r in readers] == [True, True]
+
+
 def test_what_calls_a_model_has_the_time_limit_of_models() -> None:
     """MLflow's gateway itself gives up after 300 s; the one of old deployments, never."""
     calls = [r for r in TABLE.routes if r.template.startswith("/gateway/") and "POST" in r.methods]
@@ -337,6 +345,25 @@ FILES = "/api/2.0/mlflow-artifacts/artifacts"
 )
 def test_a_request_matches_as_in_mlflow(method: str, path: str, operation: str | None) -> None:
     assert match(method, path) == operation
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("segment", ["versions/", "versions/tags/", "versions/a/tags/"])
+def test_a_long_path_costs_little(method: str, segment: str) -> None:
+    """Nobody has shown a key yet, and the worker's other callers wait meanwhile. It was 1.2 s of
+    the processor's time, and more in MLflow's own routers: such a path is no known route."""
+    long = segment * (60_000 // len(segment))
+    routes, began = RouteTable.load(), time.process_time()
+    assert routes.match(method, f"/api/3.0/mlflow/mcp-servers/a/{long}x") is None
+    assert time.process_time() - began < 0.02
+
+
+def test_the_longest_names_are_found() -> None:
+    name, version, key = f"{'n' * 127}/{'n' * 128}", "v" * 128, "k" * 250
+    found = RouteTable.load().match(
+        "DELETE", f"/api/3.0/mlflow/mcp-servers/{name}/versions/{version}/tags/{key}"
+    )
+    assert found is not None and found.parameters == {"name": name, "version": version, "key": key}
 
 
 def test_head_is_get() -> None:

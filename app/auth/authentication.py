@@ -17,6 +17,7 @@ with 401. What is open then, and what is not (limits/request_limits.py says the 
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -25,6 +26,7 @@ from app.auth.cache import VerdictCache
 from app.auth.client import AuthService, throttled
 from app.auth.single_flight import SingleFlight
 from app.observability.metrics import count_authentication
+from app.request.addresses import network
 from app.request.credentials import Credentials, SessionTokens
 from app.request.errors import AuthServiceUnavailable, RateLimited, Unauthenticated
 from app.request.principal import Principal, Verdict
@@ -44,6 +46,9 @@ class FailureLimit(Protocol):
     def check_failures(self, client_ip: str) -> None:
         """RateLimited if too many attempts failed lately."""
 
+    def guess(self, client_ip: str) -> AbstractContextManager[None]:
+        """Surrounds a question about a key that may be a guess; RateLimited as above."""
+
     def note_failure(self, client_ip: str) -> None:
         """Counts a failed attempt."""
 
@@ -54,15 +59,15 @@ class Authenticator:
 
     def __init__(
         self,
+        *,
         cache: VerdictCache,
         flights: SingleFlight,
         service: AuthService,
         service_id: str,
         patience: float,
         retry_interval: float,
-        sessions: Callable[[Sequence[str], str], Principal] | None = None,
-        *,
         failures: FailureLimit,
+        sessions: Callable[[Sequence[str], str], Principal] | None = None,
         most_waiting: int = 1000,
     ) -> None:
         """`patience` is how long one waits for another's question, in seconds; more than a question
@@ -94,14 +99,13 @@ class Authenticator:
         digest = self._cache.digest(credentials.key, client_ip, self._service_id)
         verdict, source = self._cache.fresh(digest), "hit"
         if verdict is None:
-            if not self._cache.was_good(digest):
-                self._failures.check_failures(client_ip)
             verdict, source = self._ask(digest, credentials, client_ip)
         elif verdict.principal is None:
             self._failures.check_failures(client_ip)
         count_authentication(source, verdict.principal is not None)
         if verdict.principal is None:
-            self._failures.note_failure(client_ip)
+            if source == "hit":
+                self._failures.note_failure(client_ip)
             raise Unauthenticated(
                 "This API key is not valid: unknown, expired, revoked, or not allowed from "
                 f"your address ({client_ip})."
@@ -144,25 +148,44 @@ class Authenticator:
             return verdict, "hit"
         if found := self._while_unanswered(digest):
             return found
-        self._cache.note_asking_again(digest, self._patience)
+        known = self._known(credentials, client_ip)
+        guess = self._failures.guess(client_ip)
+        with nullcontext() if self._cache.was_good(known) else guess:
+            found = self._validated(digest, known, credentials, client_ip)
+            if found[0].principal is None:
+                self._failures.note_failure(client_ip)
+            return found
+
+    def _known(self, credentials: Credentials, client_ip: str) -> str:
+        """Under what the last answer about a key is kept for all of a network: failed attempts are
+        counted for it, so a key that is in use there is no guess at a neighbour's new address."""
+        return self._cache.digest(credentials.key, network(client_ip), self._service_id)
+
+    def _validated(
+        self, digest: str, known: str, credentials: Credentials, client_ip: str
+    ) -> tuple[Verdict, str]:
+        """The auth service's answer, or what holds where it gives none."""
+        self._cache.unanswered.extend(digest, self._patience)
         try:
             asked_at = time.time()
-            was_good = partial(self._cache.was_good, digest)
+            was_good = partial(self._cache.was_good, known)
             answer = self._service.validate(credentials.key, client_ip, was_good)
             verdict = Verdict(answer, asked_at)
         except AuthServiceUnavailable as unavailable:
-            self._cache.note_unanswered(digest, self._retry_interval)
+            self._cache.unanswered.note(digest, self._retry_interval)
             return self._stale_or_raise(digest, unavailable)
         except RateLimited as later:
-            self._cache.note_unanswered(digest, self._retry_interval, later.retry_after)
+            self._cache.unanswered.note(digest, self._retry_interval, later.retry_after)
             raise
+        if known != digest:
+            self._cache.put(known, verdict)
         if not self._cache.put(digest, verdict):  # revoked while the answer was on its way
             return Verdict(None, asked_at), "miss"
         return verdict, "miss"
 
     def _while_unanswered(self, digest: str) -> tuple[Verdict, str] | None:
         """What holds while the auth service is not to be asked about this key; None if it is."""
-        throttled_for = self._cache.unanswered(digest)
+        throttled_for = self._cache.unanswered.get(digest)
         if throttled_for is None:
             return None
         if throttled_for:

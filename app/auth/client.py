@@ -36,6 +36,9 @@ MAX_AGE = 60.0
 
 INVALID = (401, 403, 404)
 
+#: Seconds for a question without a key, after one about a key that may be made up got no answer.
+PROBE_TIMEOUT = 1.0
+
 
 class _NoVerdict(Exception):
     """The service is there, and what it says of this one key cannot be used. It does not open the
@@ -61,14 +64,15 @@ class AuthService:
         self, key: str, client_ip: str, was_good: Callable[[], bool] = lambda: True
     ) -> Principal | None:
         """Asks about one key; None means that it is invalid. `was_good` tells whether it was valid
-        lately: where the service fails at another, that key may be the cause, and anybody's.
+        lately: anybody can make up another at which the service fails, or which it delays. So such
+        a failure opens the circuit only if a question without a key fails too.
 
         Raises RateLimited if the service throttles us, AuthServiceUnavailable if it has no answer.
         """
         answer = "unavailable"
         try:
             with self.circuit.attempt((AuthServiceUnavailable,)):
-                principal = self._validate(key, client_ip, was_good)
+                principal = self._answer_about(key, client_ip, was_good)
             answer = "valid" if principal else "invalid"
             return principal
         except RateLimited:
@@ -82,7 +86,26 @@ class AuthService:
         finally:
             count_auth_answer(answer)
 
-    def _validate(self, key: str, client_ip: str, was_good: Callable[[], bool]) -> Principal | None:
+    def _answer_about(
+        self, key: str, client_ip: str, was_good: Callable[[], bool]
+    ) -> Principal | None:
+        """The answer; _NoVerdict for a failure that the key may have caused."""
+        try:
+            return self._validate(key, client_ip)
+        except AuthServiceUnavailable as why:
+            if not self.circuit.is_about_to_open or was_good() or not self._is_there():
+                raise
+            self.circuit.reset()  # it is there, whoever's key was the probe
+            raise _NoVerdict(f"fails at this key, not without one: {why.__cause__}") from why
+
+    def _is_there(self) -> bool:
+        """Whether it refuses a question without a key, as it should."""
+        try:
+            return 400 <= self.ping(min(PROBE_TIMEOUT, self._timeout))[0] < 500
+        except AuthServiceUnavailable:
+            return False
+
+    def _validate(self, key: str, client_ip: str) -> Principal | None:
         status, headers, body = self._ask(
             {"service_id": self._service_id, "client_ip": client_ip},
             {"Authorization": f"Bearer {key}"},
@@ -94,8 +117,6 @@ class AuthService:
         if 400 <= status < 500:
             raise _NoVerdict(f"answered {status}")
         if status != 200:
-            if not was_good():
-                raise _NoVerdict(f"answered {status} about a key that it has not found good lately")
             self._give_up(f"answered {status}")
         return self._principal(body)
 
@@ -203,8 +224,9 @@ def _bare_session() -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.mount("http://", _Adapter(pool_maxsize=16))
-    session.mount("https://", _Adapter(pool_maxsize=16))
+    adapter = _Adapter(pool_maxsize=16)  # one: loading the authorities takes 25 ms
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
     return session
 
 

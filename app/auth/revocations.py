@@ -9,8 +9,8 @@ import threading
 import time
 from typing import Any
 
-from app.auth.cache import VerdictCache
-from app.observability.condition_metrics import show_listener
+from app.auth.revocation_marks import RevocationMarks
+from app.observability.metrics import show_listener
 from app.state.redis_faults import FAILURES, is_refusal, said
 from app.state.redis_link import RedisLink
 from app.state.redis_rights import CHANNEL
@@ -40,9 +40,9 @@ class NotAnnounced(Exception):
 class Revocations:
     """The listener of one worker, in a thread of its own."""
 
-    def __init__(self, link: RedisLink, cache: VerdictCache) -> None:
+    def __init__(self, link: RedisLink, marks: RevocationMarks) -> None:
         self._link = link
-        self._cache = cache
+        self._marks = marks
         self.listening = threading.Event()
         self._is_settled = threading.Event()  # it listens, or Redis has refused that
         self._failure: BaseException | None = None
@@ -77,7 +77,7 @@ class Revocations:
 
     def _announce(self, key_id: str) -> int:
         """Leaves the mark and publishes: each reaches workers that the other does not."""
-        marked = self._cache.revoke(key_id)
+        marked = self._marks.revoke(key_id)
         mark = "its mark stands in Redis" if marked else "no mark could be left in Redis"
         try:
             listeners = int(self._link.client.publish(CHANNEL, key_id))
@@ -105,7 +105,7 @@ class Revocations:
             except Exception as why:  # a defect; without this thread nothing would be heard again
                 log.exception("the listener failed, and begins again")
                 self._note_end(why)
-            self._cache.note_hearing(math.inf, 0.0)
+            self._marks.note_subscribed(math.inf, 0.0)
             time.sleep(1.0)
 
     def _note_begin(self) -> None:
@@ -138,12 +138,18 @@ class Revocations:
 
     def _listen(self) -> None:
         """One subscription after the other, until one breaks, or nothing is heard any more. The
-        next one is confirmed before one ends, so that nothing is missed between them."""
+        next one is confirmed before one ends, so that nothing is missed between them; where none
+        comes about (no connection is left, say), this one goes on."""
         channel = self._subscribe()
         try:
             self._note_begin()
             while self._listen_on(channel):
-                following = self._subscribe()
+                try:
+                    following = self._subscribe()
+                except FAILURES as why:
+                    if is_refusal(why):
+                        raise
+                    continue
                 while self._take(channel.get_message(timeout=0)):
                     pass
                 channel.close()
@@ -167,7 +173,7 @@ class Revocations:
         """Until a new subscription is MAX_AGE old: then True. False where nothing is heard."""
         since, began = time.time(), time.monotonic()
         heard = began
-        self._cache.note_hearing(since, heard + SILENCE)
+        self._marks.note_subscribed(since, heard + SILENCE)
         while time.monotonic() - heard < SILENCE:
             message = channel.get_message(timeout=PING_INTERVAL)
             if message is None:
@@ -175,7 +181,7 @@ class Revocations:
                 continue
             heard = time.monotonic()
             self._take(message)
-            self._cache.note_hearing(since, heard + SILENCE)
+            self._marks.note_subscribed(since, heard + SILENCE)
             if heard - began > MAX_AGE:
                 return True
         return False
@@ -189,5 +195,5 @@ class Revocations:
     def _end(self, data: bytes) -> None:
         key_id = data.decode("utf-8", "replace").strip()
         if key_id:
-            self._cache.revoke(key_id)
+            self._marks.revoke(key_id)
             log.info("key %s is revoked", key_id)

@@ -1,18 +1,18 @@
-"""MLflow's static files, compressed by us: it sends 4.4 MB of JavaScript as they are.
+"""MLflow's static files, compressed here: it sends 4.4 MB of JavaScript uncompressed.
 
-They are public code, so they need no key. A file is compressed once in each worker, while its first
-reader gets it, and kept. For a kept file MLflow is asked with its ETag: "304 Not Modified" is
-answered with the copy. A file whose name has a hash of its content never changes, so MLflow is not
-asked again. Only MLflow's static files come here; answers and artifacts never do.
-See docs/decisions/static-files.md and static_files.py.
+They are public code, so they need no key. Each worker compresses a file once, whole, and keeps the
+copy; requests that come meanwhile wait for it. It revalidates a copy at MLflow by its ETag, and
+serves it after a 304. A file whose name has a hash of its content never changes, so its copy is not
+revalidated. Only static files come here, no other response and no artifact. See
+docs/decisions/static-files.md.
 """
 
 import threading
 import zlib
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, MutableMapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import Headers
@@ -22,36 +22,35 @@ from app.observability.record import Record
 from app.request.body import yield_to_hub
 from app.request.permit import Permit
 
-#: What is worth it; fonts and pictures are compressed already. Pages are short, and HTML in another
-#: file's place must not be kept.
+#: Types to compress. Fonts and pictures are compressed already; pages are short, and HTML in place
+#: of another file must not be kept.
 TYPES = frozenset(
     """text/javascript application/javascript text/css text/plain image/svg+xml
     application/json application/manifest+json application/wasm""".split()
 )
 
-#: Bytes: below, a response is one packet anyway; above, nobody wants it in memory.
+#: Bytes: a smaller response is one packet anyway, a larger one would fill the memory.
 SMALLEST, LARGEST = 1024, 16 * 1024 * 1024
 
 #: Bytes of compressed files that a worker keeps; all of MLflow 3.17's are 7 MB.
 KEPT = 16 * 1024 * 1024
 
-#: zlib's, of 9: the next ones cost more and give less than 1 %.
+#: Of zlib's 9: the next ones cost more and gain less than 1 %.
 LEVEL = 6
 
-#: Characters of an Accept-Encoding that is read; browsers' have 25.
-LONGEST_WISH = 1000
+#: Characters of an Accept-Encoding that is parsed; browsers' have 25.
+LONGEST_ENCODINGS = 1000
 
-#: Bytes compressed at once, in about 3 ms; then the worker's other requests have their turn.
+#: Bytes compressed at once, in about 3 ms; then the worker serves its other requests.
 STEP = 64 * 1024
 
-
-#: What is said of one request's own header fields, and so is not kept for the next.
+#: Describes one request's header fields, so it is not kept for the next.
 DROPPED = "X-Hokusai-Dropped-Headers"
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A compressed file, and the header fields of MLflow's answer to which it belongs."""
+    """A compressed file, and the header fields of its response."""
 
     body: bytes
     headers: tuple[tuple[str, str], ...]
@@ -67,16 +66,18 @@ class Copies:
         self._size = 0
         self._guard = threading.Lock()
         self._kept: OrderedDict[str, Copy] = OrderedDict()
+        #: By path, held while its file is compressed.
+        self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def get(self, path: str) -> Copy | None:
-        """The copy that was kept, current or not."""
+        """The copy, current or not."""
         with self._guard:
             if path in self._kept:
                 self._kept.move_to_end(path)
             return self._kept.get(path)
 
     def put(self, path: str, copy: Copy) -> None:
-        """Keeps one, in place of an older one of the same path."""
+        """Keep a copy, in place of an older one of the same path."""
         with self._guard:
             if (old := self._kept.pop(path, None)) is not None:
                 self._size -= len(old.body)
@@ -92,21 +93,17 @@ PassOn = Callable[[Permit, Record], Response]
 
 def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
     """MLflow's static files under both prefixes: `permit_anybody` checks the request, `pass_on`
-    gets MLflow's answer."""
+    forwards it."""
     routes = Blueprint("assets", __name__)
     copies = Copies()
 
     def asset(rest: str) -> Response:
-        permit = permit_anybody(g.record)
-
-        def forward(record: Record) -> Response:
-            return pass_on(permit, record)
-
+        forward = partial(pass_on, permit_anybody(g.record), g.record)
         if static_files.is_page(rest):
-            answer = static_files.page(forward, g.record)
+            response = static_files.page(forward, g.record)
         else:
-            answer = compressed(forward, copies, rest)
-        return static_files.describe(answer, rest)
+            response = compressed(forward, copies, rest)
+        return static_files.describe(response, rest)
 
     for prefix in ("/api/mlflow", "/mlflow"):
         routes.add_url_rule(
@@ -119,48 +116,50 @@ def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
     return routes
 
 
-def compressed(forward: Callable[[Record], Response], copies: Copies, name: str) -> Response:
-    """MLflow's answer, compressed where that is wanted and worth it."""
+def compressed(forward: Callable[[], Response], copies: Copies, name: str) -> Response:
+    """MLflow's response, compressed where the client wants that and it is worth it."""
+    if not _wants_gzip():
+        return _varying(forward())
+    copy = copies.get(name)
+    client_has_it = copy is not None and _client_has(copy)
+    if copy is not None and static_files.is_hashed(name):
+        return _not_modified(copy) if client_has_it else _from_copy(copy)
+    if copy is not None and not client_has_it:
+        request.environ["HTTP_IF_NONE_MATCH"] = copy.etag
+    response = forward()
+    if response.status_code == 304:
+        if copy is not None and not client_has_it:
+            return _from_copy(copy, response)
+        _weaken(response.headers)
+    if _is_worth_it(response):
+        return _compressed_whole(response, copies, name)
+    return _varying(response)
+
+
+def _wants_gzip() -> bool:
+    """Whether the client prefers gzip, and wants the whole file.
+
+    An If-Range that names no strong ETag, which only MLflow's own bytes have (RFC 9110 section
+    13.1.5), is dropped with its range: the part that the client has may be of our bytes.
+    """
     environ = request.environ
-    if len(environ.get("HTTP_ACCEPT_ENCODING", "")) > LONGEST_WISH:
-        return _varying(forward(g.record))
+    if len(environ.get("HTTP_ACCEPT_ENCODING", "")) > LONGEST_ENCODINGS:
+        return False
     wanted = request.accept_encodings
     if not wanted.quality("gzip") or wanted.quality("identity") > wanted.quality("gzip"):
-        return _varying(forward(g.record))
-    _without_unsafe_range(environ)
-    if "HTTP_RANGE" in environ:
-        return _varying(forward(g.record))
-    copy = copies.get(name)
-    if copy is not None and static_files.is_hashed(name):
-        return _not_modified(copy) if _has_it_already(copy) else _from_copy(None, copy)
-    if copy is not None and _has_it_already(copy):
-        copy = None
-    if copy is not None:
-        environ["HTTP_IF_NONE_MATCH"] = copy.etag
-    answer = forward(g.record)
-    if copy is not None and answer.status_code == 304:
-        return _from_copy(answer, copy)
-    if answer.status_code == 304:
-        _weaken(answer.headers)
-    if _is_worth_it(answer):
-        return _compressing(answer, copies, name)
-    return _varying(answer)
-
-
-def _without_unsafe_range(environ: MutableMapping[str, Any]) -> None:
-    """A range of "what I have a part of" is dropped unless that is named by a strong ETag, which
-    only MLflow's own bytes have (RFC 9110 section 13.1.5): what the client has may be ours."""
+        return False
     condition: str | None = environ.get("HTTP_IF_RANGE")
     if condition is not None and not condition.strip().startswith('"'):
         environ.pop("HTTP_RANGE", None)
         del environ["HTTP_IF_RANGE"]
+    return "HTTP_RANGE" not in environ
 
 
-def _is_worth_it(answer: Response) -> bool:
-    headers = answer.headers
+def _is_worth_it(response: Response) -> bool:
+    headers = response.headers
     length = headers.get("Content-Length", "")
     return (
-        answer.status_code == 200
+        response.status_code == 200
         and headers.get("Content-Type", "").partition(";")[0].strip().lower() in TYPES
         and "Content-Encoding" not in headers
         and "no-transform" not in headers.get("Cache-Control", "")
@@ -169,71 +168,59 @@ def _is_worth_it(answer: Response) -> bool:
     )
 
 
-def _compressing(answer: Response, copies: Copies, name: str) -> Response:
-    """Compresses what comes while it goes out, and keeps it when all of it came."""
-    etag = answer.headers.get("ETag", "")
-    _describe(answer.headers)
+def _compressed_whole(response: Response, copies: Copies, name: str) -> Response:
+    """The file compressed, by this request or by another one while this one waited."""
+    etag = response.headers.get("ETag", "")
+    _describe(response.headers)
     if request.method == "HEAD":
-        return answer
-    fields = tuple(field for field in answer.headers.items() if field[0] != DROPPED)
+        return response
+    with copies.locks[name]:
+        copy = copies.get(name)
+        if copy is None or copy.etag != etag:
+            fields = tuple(field for field in response.headers.items() if field[0] != DROPPED)
+            copy = Copy(_gzip(static_files.pieces(response)), fields, etag)
+            if etag:  # without one it cannot be revalidated
+                copies.put(name, copy)
+    return _from_copy(copy, response)
 
-    def keep(body: bytes) -> None:
-        if etag:  # else nobody could say later whether it is still the same
-            copies.put(name, Copy(body, fields, etag))
 
-    pieces: Iterator[bytes] = answer.response  # type: ignore[assignment]
-    answer.response = _gzip(pieces, g.record, keep)
-    return answer
-
-
-def _gzip(
-    pieces: Iterator[bytes], record: Record, keep: Callable[[bytes], None]
-) -> Iterator[bytes]:
-    """The pieces as gzip. Where MLflow breaks off, so does this, and nothing is kept."""
+def _gzip(pieces: Iterable[bytes]) -> bytes:
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    packed: list[bytes] = []
+    packed = bytearray()
     for piece in pieces:
         for start in range(0, len(piece), STEP):
-            if some := packer.compress(piece[start : start + STEP]):
-                packed.append(some)
-                yield some
+            packed += packer.compress(piece[start : start + STEP])
             yield_to_hub()
-    packed.append(packer.flush())
-    body = b"".join(packed)
-    keep(body)
-    record.bytes_out = len(body)  # not what MLflow sent
-    yield packed[-1]
+    return bytes(packed + packer.flush())
 
 
-def _from_copy(answer: Response | None, copy: Copy) -> Response:
-    """The copy. `answer` is the 304 by which MLflow said that it is current, None for a file that
-    never changes; the 304's Cache-Control and Expires are newer than the copy's, and what was
-    dropped of this request only the 304 says."""
-    whole = Response(copy.body if request.method == "GET" else b"")
-    whole.headers = Headers(copy.headers)
-    for name in ("Cache-Control", "Expires", DROPPED):
-        if answer is not None and (value := answer.headers.get(name)):
-            whole.headers[name] = value
-    whole.headers["Content-Length"] = str(len(copy.body))
-    if answer is not None:
-        whole.call_on_close(answer.close)
+def _from_copy(copy: Copy, upstream: Response | None = None) -> Response:
+    """Serve the copy. `upstream` is MLflow's response, often a 304, None for a file that never
+    changes; its Cache-Control, Expires and dropped header fields apply."""
+    body = copy.body if request.method == "GET" else b""
+    response = Response(body, headers=Headers(copy.headers))
+    response.headers["Content-Length"] = str(len(copy.body))
+    if upstream is not None:
+        for name in ("Cache-Control", "Expires", DROPPED):
+            if value := upstream.headers.get(name):
+                response.headers[name] = value
+        response.call_on_close(upstream.close)
     record: Record = g.record
-    record.bytes_out = len(copy.body) if request.method == "GET" else 0
-    return whole
+    record.bytes_out = len(body)
+    return response
 
 
 def _not_modified(copy: Copy) -> Response:
-    """What MLflow would say to a client that has the kept version."""
-    answer = Response(status=304)
-    answer.headers.clear()
-    answer.headers["ETag"] = copy.etag
-    _weaken(answer.headers)
-    return _varying(answer)
+    """A 304, for a client that has the kept version."""
+    response = Response(status=304)
+    response.headers.clear()
+    response.headers["ETag"] = copy.etag
+    _weaken(response.headers)
+    return _varying(response)
 
 
 def _describe(headers: Headers) -> None:
-    """Header fields for compressed bytes in place of MLflow's: the same ETag, but weak, because the
-    bytes are others; no ranges of them."""
+    """Header fields for compressed bytes: a weak ETag, because the bytes are others; no ranges."""
     headers["Content-Encoding"] = "gzip"
     headers.pop("Content-Length", None)
     headers.pop("Accept-Ranges", None)
@@ -241,8 +228,8 @@ def _describe(headers: Headers) -> None:
     _vary(headers)
 
 
-def _has_it_already(copy: Copy) -> bool:
-    """Whether the client's own condition is to decide: it names this version, or a date."""
+def _client_has(copy: Copy) -> bool:
+    """Whether the client's own condition names this version, or a date."""
     if "HTTP_IF_NONE_MATCH" not in request.environ:
         return "HTTP_IF_MODIFIED_SINCE" in request.environ
     return request.if_none_match.contains_weak(copy.etag.removeprefix("W/").strip('"'))
@@ -254,11 +241,11 @@ def _weaken(headers: Headers) -> None:
         headers["ETag"] = f"W/{etag}"
 
 
-def _varying(answer: Response) -> Response:
-    """MLflow's answer as it is, with Vary: a cache must not give it to a client without gzip."""
-    if answer.status_code in (200, 206, 304):
-        _vary(answer.headers)
-    return answer
+def _varying(response: Response) -> Response:
+    """The response with Vary: Accept-Encoding, so that caches keep it apart from the other form."""
+    if response.status_code in (200, 206, 304):
+        _vary(response.headers)
+    return response
 
 
 def _vary(headers: Headers) -> None:

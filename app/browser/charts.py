@@ -1,7 +1,7 @@
-"""Small line charts as numbers for an SVG: paths, and what their axes say."""
+"""Small line charts as numbers for an SVG: paths, and the labels of their axes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,7 +16,7 @@ WINDOW = INTERVAL * (KEPT - 1)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: its name, its last value in words, and its path, "" where there is nothing."""
+    """One line: its name, its last value as text, and its path, "" without values."""
 
     name: str
     latest: str
@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart: what it shows, the highest value of its axis in words, and its lines."""
+    """A chart: its title, the highest value of its axis as text, and its lines."""
 
     title: str
     top: str
@@ -34,61 +34,55 @@ class Chart:
 
     @property
     def summary(self) -> str:
-        """The same for who cannot see it."""
+        """The chart as text, for screen readers."""
         latest = ", ".join(f"{line.name} {line.latest}".strip() for line in self.lines)
         return f"{self.title}, the last {WINDOW / 60:.0f} minutes. Now: {latest}."
 
 
-Value = Callable[[Point], float | None]
+Values = Sequence[float | None]
 
 
 def draw(points: Sequence[Point], now: float) -> tuple[Chart, ...]:
     """The charts of the status page; `now` (epoch seconds) is their right edge."""
+    seen = [point for point in points if point.at > now - WINDOW]
+    xs = [WIDTH * (1 - (now - point.at) / WINDOW) for point in seen]
+    times = {"median": [p.median for p in seen], "95th percentile": [p.slowest for p in seen]}
     return (
-        _chart("Requests a second", points, now, 1.0, _plain, [("", lambda p: p.rate)]),
-        _chart("Failed requests", points, now, 0.05, _percent, [("", lambda p: p.failed)]),
-        _chart(
-            "Time to answer",
-            points,
-            now,
-            0.05,
-            _duration,
-            [("median", lambda p: p.median), ("95th percentile", lambda p: p.slowest)],
-        ),
+        _chart("Requests a second", xs, {"": [p.rate for p in seen]}, 1.0, _plain),
+        _chart("Failed requests", xs, {"": [p.failed for p in seen]}, 0.05, _percent),
+        _chart("Time to answer", xs, times, 0.05, _duration),
     )
 
 
 def _chart(
     title: str,
-    points: Sequence[Point],
-    now: float,
+    xs: Sequence[float],
+    lines: Mapping[str, Values],
     least_top: float,
     say: Callable[[float], str],
-    lines: Sequence[tuple[str, Value]],
 ) -> Chart:
-    seen = [p for p in points if p.at > now - WINDOW]
-    values = [v for _, of in lines for p in seen if (v := of(p)) is not None]
-    top = _round_up(max([least_top, *values]))
-    return Chart(title, say(top), tuple(_line(name, of, seen, now, top, say) for name, of in lines))
+    known = [value for values in lines.values() for value in values if value is not None]
+    top = _round_up(max([least_top, *known]))
+    drawn = tuple(_line(name, xs, values, top, say) for name, values in lines.items())
+    return Chart(title, say(top), drawn)
 
 
 def _line(
-    name: str, of: Value, points: Sequence[Point], now: float, top: float, say: Callable[..., str]
+    name: str, xs: Sequence[float], values: Values, top: float, say: Callable[[float], str]
 ) -> Line:
-    values = [(WIDTH * (1 - (now - p.at) / WINDOW), of(p)) for p in points]
+    points = zip(xs, values, strict=True)
     parts = [
         [(x, HEIGHT * (1 - value / top)) for x, value in part if value is not None]
-        for is_known, part in groupby(values, lambda each: each[1] is not None)
+        for is_known, part in groupby(points, lambda point: point[1] is not None)
         if is_known
     ]
     areas = [[(part[0][0], HEIGHT), *part, (part[-1][0], HEIGHT)] for part in parts]
-    latest = values[-1][1] if values else None
-    said = "–" if latest is None else say(latest)
-    return Line(name, said, _path(parts), _path(areas))
+    latest = values[-1] if values else None
+    return Line(name, "–" if latest is None else say(latest), _path(parts), _path(areas))
 
 
 def _path(parts: Sequence[Sequence[tuple[float, float]]]) -> str:
-    """Lines through these spots, one for each part; a part of one spot is a dot."""
+    """Lines through these points, one for each part; a part of one point is a dot."""
     lines = ("M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in part) for part in parts)
     return " ".join(line if "L" in line else f"{line} h0" for line in lines)
 

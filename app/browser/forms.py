@@ -1,4 +1,4 @@
-"""The pages of signing in and out: the form, what it sends, the way out, and what they load."""
+"""The routes of signing in and out, and the static files of our pages."""
 
 import time
 from urllib.parse import quote
@@ -16,17 +16,15 @@ from app.request.errors import AuthServiceUnavailable, BadRequest, NoSuchPath, P
 from app.request.inbound import METHODS, check_query, checked_path
 from app.request.principal import Principal
 from app.request.route_table import Access
-from app.responses import refuse
+from app.responses import note
 
-STILL_THERE = (
-    "This browser is signed out. The session itself could not be ended at the moment: it ends by "
-    "its idle time."
+NOT_ENDED = (
+    "This browser is signed out. The session itself could not be ended: it ends by its idle time."
 )
 
 
-def blueprint(parts: SignIn) -> Blueprint:
-    """The form, what it sends, the way out, and the static files of our pages. Nothing else below
-    their folder is passed on to MLflow."""
+def blueprint(signing: SignIn) -> Blueprint:
+    """Sign-in, sign-out and static files; every other path below BASE is 404, never MLflow's."""
     routes = Blueprint(
         "browser",
         __name__,
@@ -35,8 +33,7 @@ def blueprint(parts: SignIn) -> Blueprint:
         template_folder="templates",
     )
     forms = SignInForms()
-    pages.install(routes)
-    _files_are_files(routes)
+    _forbid_sniffing(routes)
 
     @routes.before_request
     def refuse_keys() -> None:
@@ -46,63 +43,66 @@ def blueprint(parts: SignIn) -> Blueprint:
     def form() -> Response:
         note = "You are signed out." if "signed-out" in request.args else ""
         try:
-            session = parts.session()
+            session = signing.session()
         except AuthServiceUnavailable as unknown:
             session, note = None, unknown.message
         if session is not None:
-            ends = time.gmtime(session.until)
-            who = session.principal
-            goal = own_path(request.args.get("next", ""))
-            return pages.page("account.html", principal=who, may=may(who), ends=ends, goal=goal)
+            return pages.page(
+                "account.html",
+                principal=session.principal,
+                rights=rights(session.principal),
+                ends=time.gmtime(session.until),
+                goal=own_path(request.args.get("next", "")),
+            )
         return pages.sign_in_page(goal=request.args.get("next", ""), note=note)
 
     @routes.post(f"{pages.BASE}/sign-in")
     def sign_in() -> WerkzeugResponse:
-        require_own_page(request.environ, parts.hops)
+        require_own_page(request.environ, signing.hops)
         key, goal = forms.read(request.environ)
         try:
-            token = parts.begin(key)
+            token = signing.begin(key)
         except ProxyError as error:
-            refuse(error)  # for log and metrics; a person gets it as a page
+            note(error)
             return pages.sign_in_page(error.message, error.status, goal, headers=error.headers)
-        moved = redirect(_by_way_of_a_page(own_path(goal)), 303)
+        moved = redirect(_page_for(own_path(goal)), 303)
         moved.headers["Cache-Control"] = "no-store"
-        parts.set_cookies(moved, token)
+        signing.set_cookies(moved, token)
         return moved
 
-    _add_way_out(routes, parts)
-    _add_nothing_else(routes)
+    _add_sign_out(routes, signing)
+    _add_not_found(routes)
     return routes
 
 
-def _add_way_out(routes: Blueprint, parts: SignIn) -> None:
+def _add_sign_out(routes: Blueprint, signing: SignIn) -> None:
     @routes.post(f"{pages.BASE}/sign-out")
     def sign_out() -> WerkzeugResponse:
-        require_own_page(request.environ, parts.hops)
+        require_own_page(request.environ, signing.hops)
         try:
-            parts.end()
+            signing.end()
             done: WerkzeugResponse = redirect(f"{pages.BASE}/sign-in?signed-out", 303)
         except AuthServiceUnavailable as error:
-            refuse(error)  # for log and metrics
-            done = pages.sign_in_page(STILL_THERE, error.status, headers=error.headers)
+            note(error)
+            done = pages.sign_in_page(NOT_ENDED, error.status, headers=error.headers)
         done.headers["Cache-Control"] = "no-store"
-        parts.set_cookies(done, "")
+        signing.set_cookies(done, "")
         return done
 
     @routes.get(f"{pages.BASE}/sign-out")
-    def how_to_sign_out() -> WerkzeugResponse:
+    def link_to_sign_out() -> WerkzeugResponse:
         return redirect(f"{pages.BASE}/sign-in", 303)
 
 
-def _add_nothing_else(routes: Blueprint) -> None:
+def _add_not_found(routes: Blueprint) -> None:
     @routes.route(f"{pages.BASE}/", defaults={"rest": ""}, methods=METHODS, strict_slashes=False)
     @routes.route(f"{pages.BASE}/<any_rest:rest>", methods=METHODS)
-    def nothing(rest: str) -> Response:
+    def not_found(rest: str) -> Response:
         raise NoSuchPath("The proxy has no such page of its own.")
 
 
 def own_path(goal: str) -> str:
-    """Where to go on to: a path of MLflow's UI or the status page, and never another site's."""
+    """The path to open: one of MLflow's UI, or the status page, never another site's."""
     path, _, query = goal.partition("?")
     if path == "/status":
         return "/status"
@@ -116,25 +116,23 @@ def own_path(goal: str) -> str:
     return goal
 
 
-def _by_way_of_a_page(goal: str) -> str:
-    """Where MLflow's UI or the status page is wanted, that; a file may come as a download, which
-    leaves the form standing there, so its link is shown on a page."""
+def _page_for(goal: str) -> str:
+    """MLflow's UI or the status page itself. Anything else may be a download, which would leave the
+    form on the screen, so a page shows a link to it."""
     if goal.partition("?")[0] in (HOME, "/status"):
         return goal
     return f"{pages.BASE}/sign-in?next={quote(goal, safe='/')}"
 
 
-def may(principal: Principal) -> str:
-    """What a key may do, for its owner: "read and write", say."""
+def rights(principal: Principal) -> str:
+    """The rights of a key, such as "read and write"."""
     words = {Access.READ: "read", Access.WRITE: "write", Access.ADMIN: "administer"}
     own = granted(principal)
     *first, last = [word for access, word in words.items() if access in own] or ["nothing"]
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _files_are_files(routes: Blueprint) -> None:
-    """No browser is to make anything else of them; they may be kept, and are asked about again."""
-
+def _forbid_sniffing(routes: Blueprint) -> None:
     @routes.after_request
     def harden(response: Response) -> Response:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")

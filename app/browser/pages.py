@@ -1,35 +1,35 @@
 """Our own pages: their template, their security headers, and errors as a page instead of JSON.
 
 Only a browser's navigation gets HTML, and never below MLflow's API. SDKs, curl and the scripts of
-MLflow's own pages get the JSON that they always get.
+MLflow's own pages always get JSON.
 """
 
 from collections.abc import Mapping
 from typing import Any, cast
 
-from flask import Blueprint, Flask, Response, g, redirect, render_template, request
+from flask import Flask, Response, g, redirect, render_template, request
 
-from app.observability.record import Record
+from app.request.credentials import sends_key
 from app.request.errors import ProxyError, SessionEnded, Unauthenticated, Value
-from app.responses import refuse
+from app.request.inbound import raw_path
+from app.responses import error_json
 
-#: Where our pages stand. MLflow has no path that begins so, and the load balancer routes it.
+#: The prefix of our pages. MLflow has no such path, and the load balancer routes it.
 BASE = "/mlflow/-"
 
-#: MLflow's UI, and where the links lead that the SDK prints: "View run … at", its tracking URI and
-#: a `#`, which a browser takes along when it is sent on.
+#: MLflow's UI, and the path of the links that the SDK prints ("View run … at"): its tracking URI
+#: and a fragment, which a browser keeps when it is redirected.
 HOME, SDK_HOME = "/mlflow/", "/api/mlflow/"
 
-#: Where people go with a browser, and what among it is for programs.
+#: The paths of pages, and those below them that are for programs.
 PAGES = (HOME, "/status")
 NO_PAGES = ("/mlflow/api/", "/mlflow/ajax-api/", "/mlflow/v1/", "/mlflow/static-files/")
 
-#: What a browser that may use these pages is told: with Basic among the schemes it would ask for a
-#: user name and a password in a window of its own.
+#: For browsers. With Basic among the schemes they would open a password dialog.
 CHALLENGE = 'Bearer realm="mlflow"'
 
-#: For whoever looks at a page of MLflow whose scripts are refused: reloading it is a navigation.
-WAY_BACK = "Reloading the page brings the form for it."
+#: For someone who looks at a page of MLflow whose scripts are refused: a reload is a navigation.
+WAY_BACK = "Reload the page to get the form."
 
 SECURITY = {
     "Content-Security-Policy": (
@@ -37,21 +37,21 @@ SECURITY = {
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: with that, a browser sends `Origin: null` with our own forms. base.html says
-    # it again, because many servers in front add no-referrer.
+    # Not no-referrer: with that, a browser sends `Origin: null` with our own forms. base.html
+    # repeats it, because many servers in front add no-referrer.
     "Referrer-Policy": "same-origin",
 }
 
 TITLES = {
-    400: "This address cannot be read",
+    400: "Bad address",
     403: "This is not allowed",
-    404: "There is nothing here",
-    408: "The request did not come in time",
+    404: "Page not found",
+    408: "The request took too long",
     414: "This address is too long",
     429: "Too many requests",
-    431: "Your browser sends too much",
+    431: "Your browser sent too many headers",
     502: "MLflow cannot be reached",
-    503: "Not at the moment",
+    503: "Temporarily unavailable",
     504: "MLflow is too slow",
 }
 
@@ -72,7 +72,7 @@ def sign_in_page(
     headers: Mapping[str, Value] = {},
 ) -> Response:
     """The form for a key. `problem` and `note` are sentences for the reader, `goal` is the path to
-    go on to; `headers` are those of the error that leads here."""
+    open afterwards, `headers` are those of the error."""
     response = page("sign_in.html", status, problem=problem, goal=goal, note=note)
     response.headers.extend(headers)
     if "WWW-Authenticate" in headers:
@@ -81,9 +81,9 @@ def sign_in_page(
 
 
 def is_navigation(environ: Mapping[str, Any], path: str) -> bool:
-    """Whether a person waits for a page: a GET of a page's path, or one of our forms, that accepts
-    HTML, without a key. Where the browser tells (https://www.w3.org/TR/fetch-metadata/), no
-    script's; where it does not, it must be a browser, because Java accepts HTML first too."""
+    """Whether a person waits for a page: a GET of a page, or one of our forms, that accepts HTML,
+    without a key. Sec-Fetch-Mode excludes scripts (https://www.w3.org/TR/fetch-metadata/). Without
+    it the client must be a browser, because Java accepts HTML first too."""
     mode: str | None = environ.get("HTTP_SEC_FETCH_MODE")
     return (
         path.startswith(f"{BASE}/" if environ["REQUEST_METHOD"] == "POST" else PAGES)
@@ -92,71 +92,64 @@ def is_navigation(environ: Mapping[str, Any], path: str) -> bool:
         and "text/html" in environ.get("HTTP_ACCEPT", "")
         and (mode == "navigate" if mode else _is_browser(environ))
         and environ.get("HTTP_SEC_FETCH_DEST", "document") == "document"
-        and not _has_key(environ)
+        and not sends_key(environ)
     )
 
 
-def install(routes: Blueprint) -> None:
-    """Errors that a navigation meets become pages."""
-
-    @routes.app_errorhandler(ProxyError)
-    def refuse_as_fits(error: ProxyError) -> Response:
-        environ, path = request.environ, g.record.path
-        wants_key = isinstance(error, Unauthenticated)
-        if wants_key and path == SDK_HOME and is_navigation(environ, HOME):
-            refuse(error)  # for log and metrics
-            return cast(Response, redirect(HOME, Response=Response))
-        if is_navigation(environ, path):
-            refuse(error)  # for log and metrics
-            return error_page(error)
-        is_a_pages_script = _is_browser(environ) and not _has_key(environ)
-        if wants_key and is_a_pages_script and path.startswith(HOME):
-            return refuse(_signed_out(error))
-        return refuse(error)
+def render_error(error: ProxyError) -> Response:
+    """A page for a browser's navigation, JSON for everything else."""
+    environ = request.environ
+    path = raw_path(environ)
+    wants_key = isinstance(error, Unauthenticated)
+    if wants_key and path == SDK_HOME and is_navigation(environ, HOME):
+        return cast(Response, redirect(HOME, Response=Response))
+    if is_navigation(environ, path):
+        return _error_page(error)
+    is_a_pages_script = _is_browser(environ) and not sends_key(environ)
+    if wants_key and is_a_pages_script and path.startswith(HOME):
+        return error_json(_signed_out(error))
+    return error_json(error)
 
 
-def error_page(error: ProxyError) -> Response:
-    """The same status as in JSON. Who is not signed in can do so here and now: with the page's
-    address kept, and what stands behind its `#`."""
-    record: Record = g.record
+def _error_page(error: ProxyError) -> Response:
+    """A page with the error's status. Without a session it is the sign-in form, which leads back to
+    this page's address, the part behind `#` included."""
     if isinstance(error, Unauthenticated):
         note = error.message if isinstance(error, SessionEnded) else ""
         goal = request.environ.get("RAW_URI", "")
         return sign_in_page(status=401, goal=goal, note=note, headers=error.headers)
-    title = TITLES.get(error.status, "This did not work")
-    message, request_id = error.message, record.request_id
-    response = page("error.html", error.status, title=title, message=message, request_id=request_id)
+    values = _error_values(error.status, error.message, g.record.request_id)
+    response = page("error.html", error.status, **values)
     response.headers.extend(error.headers)
     return response
+
+
+def _error_values(status: int, message: str, request_id: str) -> dict[str, str]:
+    title = TITLES.get(status, "The request failed")
+    return {"title": title, "message": message, "request_id": request_id}
 
 
 def page_without_request(
     app: Flask, environ: Mapping[str, Any], path: str, status: int, message: str, request_id: str
 ) -> tuple[dict[str, str], bytes] | None:
-    """Fields and body of an error's page, for what the server refuses by itself; None where no
-    browser navigates. Its `environ` holds what came of the request."""
+    """(header fields, body) of the page for a request that the server itself refuses; None unless
+    a browser navigates. `environ` holds what was received of the request."""
     if not is_navigation(environ, path):
         return None
-    title = TITLES.get(status, "This did not work")
     with app.app_context():
-        values = {"base": BASE, "title": title, "message": message, "request_id": request_id}
-        body = render_template("error.html", **values).encode()
+        values = _error_values(status, message, request_id)
+        body = render_template("error.html", base=BASE, **values).encode()
     return {"Content-Type": "text/html; charset=utf-8", **SECURITY}, body
 
 
 def _signed_out(error: ProxyError) -> Unauthenticated:
-    """The same for a page's script: MLflow shows the message, and a person reads it. The challenge
-    is not to make the browser ask for a password."""
+    """The error for a page's script: MLflow shows its message to a person."""
     why = error.message if isinstance(error, SessionEnded) else "Sign in first."
-    told = Unauthenticated(f"{why} {WAY_BACK}")
-    told.headers["WWW-Authenticate"] = CHALLENGE
-    return told
+    signed_out = Unauthenticated(f"{why} {WAY_BACK}")
+    signed_out.headers["WWW-Authenticate"] = CHALLENGE
+    return signed_out
 
 
 def _is_browser(environ: Mapping[str, Any]) -> bool:
     agent: str = environ.get("HTTP_USER_AGENT", "")
     return agent.startswith("Mozilla/")  # as every browser's does
-
-
-def _has_key(environ: Mapping[str, Any]) -> bool:
-    return "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ

@@ -1,4 +1,4 @@
-"""Signing in and out. The key is validated as the pipeline does it, failed attempts counted."""
+"""Signing in and out. The key is validated as in the pipeline, and failed attempts are counted."""
 
 import logging
 import time
@@ -16,6 +16,7 @@ from app.request.credentials import (
     SessionTokens,
     checked,
     identify,
+    sends_key,
     session_tokens,
 )
 from app.request.errors import AuthServiceUnavailable, Unauthenticated
@@ -25,10 +26,10 @@ from app.services import Services
 
 log = logging.getLogger("hokusai.browser")
 
-#: Where the cookie goes: MLflow's UI and our pages, nowhere else on this host.
+#: The paths of the cookie: MLflow's UI and our pages, nothing else on this host.
 COOKIE_PATHS = ("/mlflow", "/status")
 
-#: Seconds after which to try again to sign in, in an outage of the auth service.
+#: Seconds until the next attempt, in an outage of the auth service.
 RETRY_AFTER = 10
 
 
@@ -44,8 +45,8 @@ class SignIn:
         return self.services.settings.trusted_proxy_hops
 
     def session(self) -> Session | None:
-        """The session of this request, whose idle time runs on: these pages refresh themselves.
-        None where there is none or it is over; AuthServiceUnavailable where nobody knows."""
+        """The session of this request, without extending its idle time: these pages refresh
+        themselves. None if there is none or it has ended. Raises AuthServiceUnavailable."""
         tokens = session_tokens(request.environ, self.hops)
         if tokens is None:
             return None
@@ -54,46 +55,47 @@ class SignIn:
         except Unauthenticated:
             return None
 
-    def asking(self) -> Principal | None:
-        """Who is signed in, or whose key the request carries, which must be valid."""
+    def current_user(self) -> Principal | None:
+        """The user who is signed in, or of the request's key. Raises Unauthenticated for an invalid
+        key."""
         environ = request.environ
+        if not sends_key(environ) and (session := self.session()):
+            return session.principal
         if "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ:
             return self._validated(identify(environ, self.hops)).principal
-        session = self.session()
-        return session.principal if session else None
+        return None
 
     def begin(self, key: str) -> str:
-        """A session for this key; raises what the pipeline would.
+        """Begin a session for this key and return its token. Raises the pipeline's errors.
 
-        It counts as a request of the key's sessions, so that a key whose own limit is used up can
-        still look. A stale verdict begins none, because the session would outlast it by hours.
+        It counts against the limit of the key's sessions, so a key whose own limit is used up can
+        still sign in. A stale result is not enough: the session would outlast it by hours.
         """
         since, client_ip = time.time(), self._client_ip()
         found = self._validated(checked(key, "Paste the key alone, nothing else."))
         if found.source == "stale":
             raise AuthServiceUnavailable(
-                "Nobody can sign in at the moment (the auth service gives no answer). Try again "
-                "later; programs go on with the key meanwhile.",
+                "Signing in is unavailable: the auth service does not answer. Try again later; "
+                "programs can still use the key.",
                 RETRY_AFTER,
             )
         principal = found.principal
         g.record.limit_fields = self.services.limits.count(principal, "session")
-        with suppress(AuthServiceUnavailable):  # the old one, if any, ends by itself then
+        with suppress(AuthServiceUnavailable):  # then the old session ends by its idle time
             self._end_session()
         token = self.services.sessions.begin(principal, client_ip, since)
         _log("a session began", principal, client_ip)
         return token
 
     def end(self) -> None:
-        """Ends the session of this request, if there is one. AuthServiceUnavailable where that
-        cannot be done now."""
+        """End the session of this request, if there is one. Raises AuthServiceUnavailable."""
         if (session := self.session()) is not None:
             _log("a session was ended", session.principal, self._client_ip())
         self._end_session()
 
     def set_cookies(self, response: WerkzeugResponse, token: str) -> None:
-        """The session's cookie, or with an empty token its removal. It has no age of its own: it
-        goes with the browser, and the session may have ended before."""
+        """Set the session's cookie, or remove it if the token is empty. It has no age: it ends
+        with the browser."""
         scheme = scheme_of(request.environ, self.hops)
         for path in COOKIE_PATHS:
             response.set_cookie(
@@ -107,7 +109,6 @@ class SignIn:
             )
 
     def _validated(self, credentials: Credentials | SessionTokens) -> Authentication:
-        """Whose key it is, asked as the pipeline does; failed attempts are counted."""
         found = self.services.authenticator.authenticate(credentials, self._client_ip())
         g.record.principal, g.record.auth_source = found.principal, found.source
         return found

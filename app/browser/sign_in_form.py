@@ -1,8 +1,8 @@
-"""What the sign-in form sends: a body without a key, so it is bounded in size, time and number.
+"""The body of the sign-in form. It comes without a key, so its size, time and number are bounded.
 
-The time is the server's (CLIENT_REQUEST_TIMEOUT). At MOST_AT_ONCE forms that one worker is reading,
-the one that it has been reading for the longest is given up for a new one: a person's takes
-milliseconds, so that somebody who sends many, slowly, keeps nobody from signing in.
+The time is the server's (CLIENT_REQUEST_TIMEOUT). Once a worker reads MOST_AT_ONCE forms, it gives
+up the oldest for a new one. A person's form takes milliseconds, so a client that sends many slowly
+keeps nobody from signing in.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from urllib.parse import parse_qs
 from app.request.body import whole_body
 from app.request.errors import BadRequest, ClientGone, Overloaded, RequestTimeout
 
-#: Bytes of a form: three for each character of the longest address that we take, and a key.
+#: Bytes of a form: three for each character of the longest accepted address, and a key.
 MAX_FORM = 32 * 1024
 
-#: Forms that are read at once, and seconds after which to send one again.
+#: Forms read at once, and seconds until the next attempt.
 MOST_AT_ONCE = 64
 RETRY_AFTER = 5
 
-#: Fields that a form may have; ours has two.
+#: Fields of a form; ours has three.
 MOST_FIELDS = 10
 
 
@@ -31,10 +31,10 @@ class SignInForms:
         self._being_read: list[Any] = []
 
     def read(self, environ: Mapping[str, Any]) -> tuple[str, str]:
-        """The key and where to go on to.
+        """(key, path to open afterwards).
 
-        Raises BadRequest for what our own form does not send, RequestTimeout for what came too
-        slowly, Overloaded for what had to make room.
+        Raises BadRequest for a body that our own form does not send, RequestTimeout for one that
+        is too slow, Overloaded for one that is given up for others.
         """
         client = environ.get("gunicorn.socket")
         self._being_read.append(client)
@@ -44,12 +44,11 @@ class SignInForms:
         try:
             return _parsed(whole_body(environ, _length(environ)))
         except RequestTimeout:
-            raise RequestTimeout("The form did not come in time; sign in again.") from None
+            raise RequestTimeout("The form took too long; sign in again.") from None
         except ClientGone:
             if client is not None and client.is_given_up:
-                raise Overloaded(
-                    "Too many people sign in at once; sign in again.", RETRY_AFTER
-                ) from None
+                message = "Too many people sign in at once; sign in again."
+                raise Overloaded(message, RETRY_AFTER) from None
             raise
         finally:
             self._being_read.remove(client)
@@ -72,5 +71,5 @@ def _parsed(body: bytes) -> tuple[str, str]:
 
 
 def _bare(pasted: str) -> str:
-    """The key out of what was pasted with it: blanks, quotes, the name of the scheme."""
+    """The key without what may be pasted with it: blanks, quotes, the name of the scheme."""
     return pasted.strip(" \t\r\n\"'\u200b\ufeff").removeprefix("Bearer ")

@@ -1,8 +1,8 @@
-"""/status: how the proxy and what stands behind it are, for people.
+"""/status: the health of the proxy and its upstreams, for people.
 
-Without a session or key it says what /api/health/mlflow says to everyone; with one, also times,
-causes, and the last minutes of this instance, drawn. It probes nothing by itself: the health
-answers are those of /api/health/mlflow, kept as long.
+Without a session or key it shows what /api/health/mlflow shows everyone; with one, also times,
+causes, and charts of the last minutes of this instance. It probes nothing itself: the results are
+those of /api/health/mlflow, cached as long.
 """
 
 import socket
@@ -19,7 +19,7 @@ from app.request.inbound import check_query
 from app.request.principal import Principal
 from app.services import Services
 
-#: The checks as a person calls them, in the order of the page.
+#: Names of the checks, in the order of the page.
 NAMES = {
     "connectivity": "MLflow",
     "experiments_api": "Experiments API",
@@ -38,8 +38,8 @@ HEADLINES = {
 }
 
 
-def blueprint(services: Services, asking: Callable[[], Principal | None]) -> Blueprint:
-    """The one page. `asking` tells who asks, None for somebody without key or session."""
+def blueprint(services: Services, current_user: Callable[[], Principal | None]) -> Blueprint:
+    """The one page. `current_user` gives the user, None without a key or session."""
     routes = Blueprint("status", __name__)
 
     @routes.get("/status")
@@ -47,7 +47,7 @@ def blueprint(services: Services, asking: Callable[[], Principal | None]) -> Blu
         check_query(request.query_string.decode("latin-1"))
         principal, note = None, ""
         try:
-            principal = asking()
+            principal = current_user()
         except AuthServiceUnavailable as unknown:
             note = unknown.message
         g.record.principal = principal
@@ -71,7 +71,7 @@ def _ordered(checks: Mapping[str, Any]) -> list[str]:
 
 
 def _details(services: Services) -> Mapping[str, Any]:
-    """What only who holds a key sees."""
+    """For users with a key or session only."""
     return {
         "charts": draw(services.samples.points(), time.time()),
         "minutes": round(WINDOW / 60),

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from app.state.circuits import CircuitBoard, instances
-from app.state.instance_store import FILE
+from app.state.instance_database import FILE
 from config import Settings
 
 NAMES = ("mlflow", "auth_service")

@@ -29,10 +29,10 @@ SMALL = "artifact of 1 KB, up and down"
 HALF = "artifact, broken off halfway"
 
 
-def unique_name() -> str:
+def unique_name(kind: str = "doctor") -> str:
     """A name that no other run has, with the time of this one (UTC)."""
     now = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    return f"hokusai-doctor-{now}-{secrets.token_hex(4)}"
+    return f"hokusai-{kind}-{now}-{secrets.token_hex(4)}"
 
 
 @dataclass
@@ -93,9 +93,7 @@ class Model:
         got = self._artifact("GET", name)
         if got.status != 200:
             raise explain.response(got, "200")
-        if hashlib.sha256(got.body).digest() != hashlib.sha256(content).digest():
-            evidence = f"{name}: {len(got.body)} bytes instead of {size}."
-            raise Failed.of("changed-on-the-way", evidence, got.request_id)
+        compare(name, content, got.body, got.request_id)
         return f"{size} bytes, same checksum"
 
     def _put(self, name: str, content: bytes, chunked: bool) -> None:
@@ -193,6 +191,13 @@ class Model:
         root = urlsplit(self.artifact_uri).path.strip("/")
         tail = f"/{quote(name, safe='')}" if name else ""
         return f"{self.wire.target.prefix}{ARTIFACTS}/{quote(root)}{tail}"
+
+
+def compare(name: str, sent: bytes, got: bytes, request_id: str = "") -> None:
+    """Raises Failed if what came back has another SHA-256 sum than what was sent."""
+    if hashlib.sha256(got).digest() != hashlib.sha256(sent).digest():
+        evidence = f"{name}: {len(got)} bytes instead of {len(sent)}."
+        raise Failed.of("changed-on-the-way", evidence, request_id)
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:

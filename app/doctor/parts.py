@@ -19,7 +19,7 @@ PARTS = (
     ("auth service", "auth_service", "auth-service-down"),
     ("the instance's folders", "instance", "instance-folder"),
 )
-MLFLOW_CHECKS = ("connectivity", "experiments_api", "models_api", "artifacts_api", "circuit")
+MLFLOW_CHECKS = ("connectivity", "experiments_api", "models_api", "artifacts_api")
 MLFLOW_FAULTS = frozenset(
     """loop host-check mlflow-down mlflow-dns mlflow-slow mlflow-failing circuit-open not-mlflow
     proxy-refused artifacts-disabled""".split()
@@ -54,13 +54,13 @@ class Parts:
 
     def mlflow(self, found: Sequence[str]) -> str:
         """MLflow's checks; `found` are the codes of the faults that are known by now."""
-        bad = bad_checks(self.document, *MLFLOW_CHECKS)
+        bad = bad_checks(self.document, *MLFLOW_CHECKS, "circuit")
         if not bad:
             return "well, says the proxy"
         if known := [code for code in found if code in MLFLOW_FAULTS]:
             raise Skipped(f"explained by: {', '.join(known)}")
         key = "mlflow-down" if bad_checks(self.document, "connectivity") else "mlflow-failing"
-        if not bad_checks(self.document, *MLFLOW_CHECKS[:-1]):
+        if not bad_checks(self.document, *MLFLOW_CHECKS):
             key = "circuit-open"
         raise Failed.of(key, f"The proxy's health says: {bad}.")
 

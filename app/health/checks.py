@@ -43,8 +43,10 @@ CHECKS = (*MLFLOW_QUESTIONS, "redis", "auth_service", "circuit", "instance")
 ESSENTIAL = ("connectivity", "experiments_api")
 
 #: A response to a caller this many seconds before a check still shows that MLflow is there. For
-#: /health only a response during the check counts: MLflow may have frozen since.
-SERVED = 3.0
+#: /health only a response during the check counts: MLflow may have frozen since. Longer than the
+#: 30 s for which MLflow without a free database connection answers nobody: that is no reason to
+#: take all instances out of a load balancer.
+SERVED = 45.0
 
 #: Added to the auth service's path: if that gets the same 404, the path itself is unknown.
 NO_SUCH_PATH = "-hokusai-health-check"

@@ -13,6 +13,7 @@ from app.health.faults import FAULTS, Fault, causes, fault, why_no_response
 from app.state.redis_faults import said
 from app.state.redis_link import Trouble
 from app.state.redis_rights import explain
+from app.state.redis_sentinel import MasterAlone
 from app.upstream.answers import NO_PERMISSION
 
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
@@ -27,6 +28,7 @@ LISTS = {
 #: The consequence of a fault, behind its message.
 WITHOUT_REDIS = "Until then, each instance counts limits on its own and misses revocations."
 WITHOUT_SOME = "Until then, limits, sessions and decisions of the affected nodes do not use Redis."
+WITHOUT_SENTINELS = "Until then, the master that they named last is used."
 WITHOUT_AUTH = "Keys with a recent answer still work; others get 503."
 
 
@@ -115,6 +117,8 @@ def mlflow_response(
         word = _mlflow_200(check, text, document)
     elif status == 508 or (is_object and {"error_code", "request_id"} <= {*document}):
         word = "loop"  # MLflow's errors have no request id
+    elif check == "artifacts_api" and is_object and "error_code" in document:
+        word = "fails"  # S3's refusals of MLflow: 401, 403, and 404 for its bucket
     else:
         word = _mlflow_failure(status, text, has_key, is_api=is_object or by_mlflow)
     if word is None:
@@ -180,7 +184,13 @@ def redis_trouble(part: Part, trouble: Trouble) -> Finding:
         found = fault(f"redis.{trouble.word}")
     else:
         found = part.no_response(why_no_response(trouble.error))
-    return bad(level, found, detail, WITHOUT_SOME if trouble.is_partial else WITHOUT_REDIS)
+    return bad(level, found, detail, _without_redis(trouble))
+
+
+def _without_redis(trouble: Trouble) -> str:
+    if isinstance(trouble.error, MasterAlone):
+        return WITHOUT_SENTINELS
+    return WITHOUT_SOME if trouble.is_partial else WITHOUT_REDIS
 
 
 def auth_no_response(part: Part, error: BaseException) -> Finding:

@@ -14,7 +14,8 @@ from pathlib import Path
 from app.health.diagnosis import DEGRADED, HEALTHY, Finding
 from app.health.faults import Fault, fault
 from app.health.results import SharedResults
-from app.observability.condition_metrics import refresh_files, show_instance
+from app.observability.metric_file import MetricFile
+from app.observability.metrics import show_instance
 from app.observability.periodic import Periodic
 from app.state.instance_store import InstanceStore
 
@@ -65,7 +66,7 @@ class InstanceCheck:
     def _of_folder(self) -> Iterator[tuple[str, str]]:
         if self._folder is None:
             return
-        lost, trouble = refresh_files(), self._store.look()
+        lost, trouble = MetricFile.refresh_all(), self._store.check()
         if found := _look_at(self._folder, "The instance's folder"):
             yield f"{found[0]} {WITHOUT_FOLDER}", found[1]
             return
@@ -129,5 +130,5 @@ class InstanceWatch:
 
     def look(self) -> None:
         """One look."""
-        refresh_files()
+        MetricFile.refresh_all()
         show_instance(self._results.of("instance")["instance"].status == HEALTHY)

@@ -15,9 +15,12 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Semaphore
 from typing import Any, TypeVar
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 from flask import Flask
 from flask_limiter import Limiter
@@ -30,8 +33,8 @@ from app.request.credentials import Counted
 from app.request.errors import Overloaded, RateLimited
 from app.request.permit import Permit
 from app.request.principal import Principal
-from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisAway, RedisLink
+from app.state.window_counts import WindowCounts
 from app.state.windows import (
     Windows,
     count_as_the_limiter,
@@ -45,6 +48,13 @@ from app.state.windows import (
 T = TypeVar("T")
 
 STRATEGY = "sliding-window-counter"
+
+#: Of AUTH_FAILURE_LIMIT, the part that a worker asks about at once for one network; and seconds for
+#: which one more waits, since it holds one of everybody's places to wait for the auth service.
+GUESSES, GUESS_PATIENCE = 3, 3.0
+
+#: Seconds for which a request without a key waits for a place.
+PATIENCE = 10.0
 
 USED_UP: dict[Counted, str] = {
     "key": "This API key may make {requests} an hour, and has used them up.",
@@ -62,15 +72,17 @@ class Limits:
         self,
         shared: Limiter,
         link: RedisLink,
-        store: InstanceStore,
+        own: WindowCounts,
         instances: int,
         failure_limit: int,
     ) -> None:
         self._shared = shared
         self._link = link
         self._instances = instances
-        self._own = store
+        self._own = own
         self._failures = RateLimitItemPerMinute(failure_limit)
+        self._most_guesses = max(1, failure_limit // GUESSES)
+        self._guesses: WeakValueDictionary[str, Semaphore] = WeakValueDictionary()  # by network
 
     def limit(self, permit: Permit, counted: Counted = "key") -> dict[str, str]:
         """Counts one request of a key, or of its browser sessions; RateLimited if it is one too
@@ -87,20 +99,46 @@ class Limits:
         if not granted:
             sentence = USED_UP[counted].format(requests=_requests(item.amount))
             raise _over(item, seconds_to_wait(granting, windows), sentence)
-        left, reset = remaining(granting, windows), seconds_to_change(granting, windows)
-        return _fields(item, left, math.floor(reset) + 1)
+        return _state(item, granting, windows)
+
+    def left(self, principal: Principal, counted: Counted = "key") -> dict[str, str]:
+        """What is left of a key's limit, as the same header fields, for a request that is refused
+        and does not count."""
+        if principal.limit_per_hour is None:
+            return {}
+        item = RateLimitItemPerHour(principal.limit_per_hour)
+        return _state(item, *self._look(item, counted, principal.key_id))
 
     def check_failures(self, client_ip: str) -> None:
         """RateLimited if too many authentications failed lately from this address, or from the /64
         network of an IPv6 address: whoever has one address of it has them all."""
         counted = network(client_ip)
-        wait = self._wait("address", counted, self._failures)
-        if wait:
+        if wait := seconds_to_wait(*self._look(self._failures, "address", counted)):
             count_limit("address", False)
             where = f"address ({client_ip})"
             if counted != client_ip:
                 where = f"network ({counted}, in which your address {client_ip} lies)"
             raise _over(self._failures, wait, f"Too many failed authentications from your {where}.")
+
+    @contextmanager
+    def guess(self, client_ip: str) -> Iterator[None]:
+        """Surrounds a question about a key that may be a guess. Others from that network wait,
+        except a few: else whoever sends many guesses together would have an answer to each before
+        the first one counts. RateLimited where too many failed, or it waits too long."""
+        self.check_failures(client_ip)
+        places = self._guesses.setdefault(network(client_ip), Semaphore(self._most_guesses))
+        if not places.acquire(timeout=GUESS_PATIENCE):
+            count_limit("address", False)
+            raise RateLimited(
+                f"Too many new keys from your address ({client_ip}) wait for their validation. "
+                "Repeat the request in 1 s.",
+                1,
+            )
+        try:
+            self.check_failures(client_ip)  # again: others failed while this one waited
+            yield
+        finally:
+            places.release()
 
     def note_failure(self, client_ip: str) -> None:
         """Counts one failed authentication."""
@@ -116,14 +154,14 @@ class Limits:
             count_fallback(identity[0])
             return _taken(self._own, self._own_part(item), names)
 
-    def _wait(self, kind: str, who: str, item: RateLimitItem) -> float:
-        """Seconds until one more would be granted; 0 if it would be now."""
-        names = _quoted((kind, who))
+    def _look(self, item: RateLimitItem, *identity: str) -> tuple[RateLimitItem, Windows]:
+        """The limit that one more would be granted from, as in `_take`, and its windows."""
+        names = _quoted(identity)
         try:
-            return seconds_to_wait(item, self._in_redis(look, self._shared.storage, item, names))
+            return item, self._in_redis(look, self._shared.storage, item, names)
         except RedisAway:
             part = self._own_part(item)
-            return seconds_to_wait(part, look(self._own, part, names))
+            return part, look(self._own, part, names)
 
     def _in_redis(self, command: Callable[..., T], *arguments: Any) -> T:
         """Through the guard; with memory:// there is nothing to guard."""
@@ -140,6 +178,11 @@ def _taken(
 ) -> tuple[bool, RateLimitItem, Windows]:
     granted, windows = take(storage, item, names)
     return granted, item, windows
+
+
+def _state(item: RateLimitItem, granting: RateLimitItem, windows: Windows) -> dict[str, str]:
+    left, reset = remaining(granting, windows), seconds_to_change(granting, windows)
+    return _fields(item, left, math.floor(reset) + 1)
 
 
 def _over(item: RateLimitItem, seconds: float, sentence: str) -> RateLimited:
@@ -179,10 +222,6 @@ def shared_limiter(app: Flask, link: RedisLink) -> Limiter:
     )
 
 
-#: Seconds for which a request without a key waits for a place.
-PATIENCE = 10.0
-
-
 class InFlight:
     """How many requests this worker is forwarding, in all and for each key: so that one key's slow
     transfers cannot take everybody's place. Those without a key have a quarter of them together:
@@ -191,11 +230,15 @@ class InFlight:
     They wait for a place. A page of MLflow's asks for some 45 files, over HTTP/2 all at once, and a
     browser does not repeat a script: a colleague at the same address would get half a page."""
 
-    def __init__(self, per_key: int, in_all: int, patience: float = PATIENCE) -> None:
-        """`patience` is how long one without a key waits, in seconds."""
+    def __init__(
+        self, per_key: int, in_all: int, most_waiting: int = 100, patience: float = PATIENCE
+    ) -> None:
+        """`patience` is how long one without a key waits, in seconds; so many wait at once. Each
+        holds a connection, and health checks need some."""
         self._per_key = per_key
         self._in_all = in_all
         self._of_strangers = max(1, in_all // 4)
+        self._most_waiting = most_waiting
         self._patience = patience
         self._guard = threading.Lock()
         self._left = threading.Condition(self._guard)  # a stranger left its place
@@ -208,7 +251,7 @@ class InFlight:
         """A slot among the requests in flight; Overloaded if there is none. Without a key,
         `key_id` is what else is counted."""
         with self._guard:
-            if not has_key and self._waiting < self._in_all:
+            if not has_key and self._waiting < self._most_waiting:
                 self._wait(lambda: self._keys[key_id] < self._per_key and self._has_room())
             if self._keys[key_id] >= self._per_key:
                 count_limit("in_flight_of_key", False)

@@ -1,10 +1,10 @@
 """The audit log: who changed what. One line for each write that reached MLflow, or that a key was
-not allowed to make; on a logger of its own (AUDIT_LOG says where it goes).
+not allowed to make, on a logger of its own (AUDIT_LOG is its destination).
 
-To MLflow every caller is the proxy, so who did it stands here and not there. What a line names is
-what MLflow acts on: of a JSON body that was read whole anyway its names and ids, spelt as MLflow
-takes them, and those in the path; never a value of a parameter, metric or tag. A body that streams
-is not read for it, and an answer neither: the id of something new is in MLflow's answer only.
+To MLflow every caller is the proxy, so only this log has the user. A line names what MLflow acts
+on: the names and ids in the path, and in a JSON body that was read whole anyway; never a value of a
+parameter, metric or tag. A body that streams is not read for it, nor is a response: the id of
+something new is in MLflow's response only.
 
 Fails open: a line that cannot be written does not undo the write. See docs/observability.md.
 """
@@ -22,8 +22,8 @@ from app.request.errors import Forbidden, UpstreamUnreachable
 
 log = logging.getLogger("hokusai.audit")
 
-#: The fields of MLflow's requests, and parameters of its paths, that name something. The first ones
-#: are shown whatever else there is.
+#: Fields of MLflow's requests, and parameters of its paths, that name something. The first ones
+#: are always shown.
 NAMES = tuple(
     """experiment_id run_id run_uuid name version model_id new_name alias model_name model_version
     trace_id trace_ids request_id request_ids dataset_id dataset_ids experiment_ids run_ids
@@ -33,11 +33,11 @@ NAMES = tuple(
     role_id role""".split()
 )
 
-#: Routes whose handler takes the names from the query; everywhere else it would only mislead.
+#: Routes whose handler reads the names from the query.
 NAMED_IN_QUERY = frozenset(("UploadArtifactToRun",))
 
-#: Characters of one name, items of one list, and characters of all, as JSON writes them: so a line
-#: stays below 4096 bytes, which several workers can write to one pipe without mixing their lines.
+#: Characters of one name, items of one list, and characters of all in JSON. They keep a line below
+#: 4096 bytes: several workers can write that much to one pipe without mixing lines.
 LONGEST, MOST_ITEMS, MOST = 250, 20, 2000
 
 ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
@@ -49,19 +49,19 @@ def _camel(name: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-#: Every spelling that MLflow takes, and the name it stands for: `runId` is `run_id` to protobuf.
+#: Name by every spelling that MLflow takes: `runId` is `run_id` to protobuf.
 SPELLINGS = {spelling: name for name in NAMES for spelling in (name, _camel(name))}
 
 
 def write(record: Record) -> None:
-    """Writes the line of a write that is over, if it has one."""
-    if log.isEnabledFor(logging.INFO) and (said := result(record)):
-        log.info("write", extra={"fields": line(record, said)})
+    """Log a finished write, unless MLflow never heard of it."""
+    if log.isEnabledFor(logging.INFO) and (outcome := result(record)):
+        log.info("write", extra={"fields": line(record, outcome)})
 
 
 def result(record: Record) -> str | None:
-    """What became of a write: MLflow accepted or refused it, or the proxy refused it for want of a
-    scope; "unknown" if it was sent and no answer came. None if MLflow never heard of it."""
+    """The result of a write: MLflow accepted or refused it, or the proxy refused it for lack of a
+    scope; "unknown" if it was sent and got no response. None if MLflow never heard of it."""
     if record.principal is None:
         return None
     if record.outcome == Forbidden.outcome:
@@ -73,10 +73,11 @@ def result(record: Record) -> str | None:
     return ACCEPTED if record.status < 400 else REFUSED
 
 
-def line(record: Record, said: str) -> dict[str, Any]:
-    """The line's fields. `record` is that of a write whose caller is known."""
+def line(record: Record, outcome: str) -> dict[str, Any]:
+    """The line's fields. The caller of `record` must be known."""
     principal, inbound = record.principal, record.inbound
-    assert principal is not None and inbound is not None
+    assert principal is not None
+    assert inbound is not None
     fields = {
         "request_id": record.request_id,
         "trace_id": record.trace_id,
@@ -88,7 +89,7 @@ def line(record: Record, said: str) -> dict[str, Any]:
         "method": record.method,
         "upstream_path": shown(inbound.path),
         "resource": resource(record),
-        "result": said,
+        "result": outcome,
         "status": record.status,
     }
     return {name: value for name, value in fields.items() if value not in (None, {})}
@@ -125,8 +126,8 @@ def _presentable(value: Any) -> str | list[str] | None:
 
 
 def _in_body(body: bytes | None) -> Mapping[str, Any]:
-    """The fields of a JSON object, read as MLflow reads it: Python's json takes more than orjson
-    does (NaN, UTF-16), and old clients send the object as a string."""
+    """The fields of a JSON object, parsed as MLflow does: Python's json takes more than orjson
+    (NaN, UTF-16), and old clients send the object as a string."""
     if not body:
         return {}
     try:

@@ -1,13 +1,13 @@
 """Metrics for CloudWatch: the embedded metric format, one JSON object a line of the log.
 
-CloudWatch Logs makes metrics of such lines by itself; nobody calls AWS. They are worked out every
-METRICS_EMF_INTERVAL from what this worker has counted for Prometheus anyway, so no request does
-more for them. Each worker writes one line for each endpoint type that had requests, and one for
-the service, which sums them and comes also when there were none. The proxy's own paths (health,
-metrics, whatever scanners ask for) are in neither: they say nothing about MLflow's users.
+CloudWatch Logs makes metrics of such lines; nobody calls AWS. Every METRICS_EMF_INTERVAL they are
+computed from this worker's counts for Prometheus, so they cost no request anything. Each worker
+writes one line for each endpoint type that had requests, and one for the service, which sums them
+and is written without requests too. The proxy's own paths (health, metrics, scanners' requests)
+are in neither: they say nothing about MLflow's users.
 
-The format: "Specification: Embedded metric format" in the CloudWatch user guide. Durations go as
-Values and Counts, as Amazon's own agent writes histograms: that is what percentiles need.
+The format: "Specification: Embedded metric format" in the CloudWatch user guide. Durations are
+Values and Counts, as Amazon's own agent writes histograms: percentiles need them.
 """
 
 import logging
@@ -48,15 +48,15 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(slots=True)
 class Tally:
-    """What was counted of one endpoint type, or of all. `durations`: requests by the time that
-    stands for theirs, in milliseconds; `milliseconds`: their sum, exact."""
+    """The counts of one endpoint type, or of all. `durations`: requests by the middle of their
+    bucket, in milliseconds; `milliseconds`: the exact sum."""
 
     counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0.0))
     durations: dict[float, float] = field(default_factory=lambda: defaultdict(float))
     milliseconds: float = 0.0
 
     def add(self, other: "Tally") -> None:
-        """Adds what was counted there."""
+        """Add the counts of another."""
         for name, count in other.counts.items():
             self.counts[name] += count
         for duration, count in other.durations.items():
@@ -67,7 +67,7 @@ class Tally:
 class EmbeddedMetrics:
     """The lines of this worker. `interval` is in seconds."""
 
-    def __init__(self, namespace: str, service: str, interval: float) -> None:
+    def __init__(self, *, namespace: str, service: str, interval: float) -> None:
         self._namespace = namespace
         self._service = service
         self._seen: dict[Series, float] = {}
@@ -75,22 +75,21 @@ class EmbeddedMetrics:
         self._loop = Periodic(name="emf", interval=interval, action=self.write, at_once=False)
 
     def start(self) -> None:
-        """From now on lines are written, by a thread of its own."""
+        """Write lines periodically, in a thread."""
         self._loop.start()
 
     def stop(self) -> None:
-        """Writes what was counted since the last lines, and then no more."""
+        """Write the last lines, and stop."""
         self._loop.stop()
         self.write()
 
     def write(self) -> None:
-        """Writes the lines for what was counted since the last time."""
+        """Write the lines for the counts since the last time."""
         with self._guard:
-            for line in self.lines():
+            for line in self._lines():
                 log.info("%s", orjson.dumps(line).decode())
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """The lines, as objects; the next call begins where this one ended."""
+    def _lines(self) -> Iterator[dict[str, Any]]:
         kinds = self._tallies()
         whole = Tally()
         for kind, tally in sorted(kinds.items()):
@@ -106,17 +105,16 @@ class EmbeddedMetrics:
         values: dict[str, Any] = tally.counts | more
         if tally.durations:
             values["DurationMs"] = _distribution(tally)
-        metrics = [{"Name": name, "Unit": _unit(name)} for name in values]
         directive = {
             "Namespace": self._namespace,
             "Dimensions": [list(dimensions)],
-            "Metrics": metrics,
+            "Metrics": [{"Name": name, "Unit": _unit(name)} for name in values],
         }
         meta = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]}
         return {"_aws": meta, "Worker": os.getpid()} | dimensions | values
 
     def _tallies(self) -> dict[str, Tally]:
-        """By endpoint type, what was counted since the last time."""
+        """By endpoint type, the counts since the last time."""
         tallies: dict[str, Tally] = defaultdict(Tally)
         for _, labels, grown in self._growth(REQUESTS, "_total"):
             counts = tallies[labels["kind"]].counts
@@ -139,8 +137,8 @@ class EmbeddedMetrics:
         return dict(tallies)
 
     def _growth(self, metric: Any, *suffixes: str) -> Iterator[tuple[str, dict[str, str], float]]:
-        """(name, labels, by how much it grew since it was last asked) of a metric's samples."""
-        for sample in next(iter(metric.collect())).samples:
+        """(name, labels, growth since the last time) of a metric's samples."""
+        for sample in _samples(metric):
             if sample.name.endswith(suffixes):
                 series = (sample.name, tuple(sample.labels.items()))
                 before = self._seen.get(series, 0.0)
@@ -148,15 +146,15 @@ class EmbeddedMetrics:
                 yield sample.name, sample.labels, sample.value - before
 
     def _circuits(self) -> dict[str, float]:
-        shown = {name: 0.0 for name in CIRCUITS.values()}
-        for _, labels, opened in self._growth(CIRCUIT_CHANGES, "_total"):
-            if labels["state"] == "open" and opened and labels["circuit"] in CIRCUITS:
-                shown[CIRCUITS[labels["circuit"]]] = 1.0
-        for sample in next(iter(CIRCUIT_STATE.collect())).samples:
-            labels = sample.labels
-            if labels["state"] != "closed" and sample.value and labels["circuit"] in CIRCUITS:
-                shown[CIRCUITS[labels["circuit"]]] = 1.0
-        return shown
+        changes = self._growth(CIRCUIT_CHANGES, "_total")
+        opened = {label["circuit"] for _, label, n in changes if n and label["state"] == "open"}
+        now = [(sample.labels, sample.value) for sample in _samples(CIRCUIT_STATE)]
+        opened |= {label["circuit"] for label, n in now if n and label["state"] != "closed"}
+        return {name: float(circuit in opened) for circuit, name in CIRCUITS.items()}
+
+
+def _samples(metric: Any) -> list[Any]:
+    return list(next(iter(metric.collect())).samples)
 
 
 def _unit(name: str) -> str:
@@ -164,13 +162,12 @@ def _unit(name: str) -> str:
 
 
 def _between(lower: float, upper: float) -> float:
-    """The time, in milliseconds, that stands for those between two bounds in seconds."""
+    """The middle of a bucket in milliseconds, from its bounds in seconds."""
     middle = lower if upper == float("inf") else (lower + upper) / 2
     return round(middle * 1000, 3)
 
 
 def _distribution(tally: Tally) -> dict[str, Any]:
-    """Durations as exact as the buckets are; the sum is exact."""
     values = sorted(tally.durations)
     return {
         "Values": values,

@@ -1,11 +1,11 @@
-"""One file of a process's metrics, written in the format of prometheus_client, but not mapped.
+"""One file of a process's metrics, in the format of prometheus_client, but not mapped into memory.
 
-The library maps its files into memory, and they are sparse: on a full file system a write to a page
-that has no block yet ends the process (SIGBUS), and so does a file that somebody has cut. Here each
-change is one pwrite(2), which can only fail. It takes about a microsecond.
+The library's mapped files are sparse: on a full file system a write to a page without a block ends
+the process (SIGBUS), and so does a truncated file. Here each change is one pwrite(2), which can
+only fail. It takes about a microsecond.
 
-The values stay in memory too. A value that cannot be written is written when there is room again,
-so a full file system loses no count of a process that lives on.
+The values stay in memory too. A value that cannot be written is written once there is room again,
+so a full file system loses no count of a process that survives it.
 """
 
 import errno
@@ -27,19 +27,19 @@ LOG_INTERVAL = 60.0
 
 _NUMBER, _VALUE = struct.Struct("i"), struct.Struct("dd")
 
-#: The length of what precedes the first entry: how much of the file is used, and padding.
+#: Bytes before the first entry: the used length of the file, and padding.
 HEAD = 8
 
 
 def entry(key: str, value: float, timestamp: float) -> bytes:
-    """The bytes of one value: the key's length, the key padded to a multiple of 8, value, time."""
+    """The bytes of one value: length of the key, key padded to a multiple of 8, value, time."""
     name = key.encode()
     padding = b" " * (8 - (len(name) + 4) % 8)
     return _NUMBER.pack(len(name)) + name + padding + _VALUE.pack(value, timestamp)
 
 
 def head(used: int) -> bytes:
-    """The first bytes of a file of which `used` bytes are used."""
+    """The first bytes of a file with `used` bytes in use."""
     return _NUMBER.pack(used).ljust(HEAD, b"\0")
 
 
@@ -62,7 +62,7 @@ def read(file: Path) -> dict[str, tuple[float, float]]:
 
 
 def write(file: int, data: bytes, position: int) -> None:
-    """All of the data, or an OSError; a full file system takes a part and says nothing."""
+    """Write all of the data, or raise OSError; a full file system takes a part without an error."""
     if os.pwrite(file, data, position) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -80,7 +80,7 @@ class MetricFile:
         self._values: dict[str, tuple[float, float]] = {}
         self._positions: dict[str, int] = {}
         self._used = HEAD
-        #: Why the file lacks something that is in memory; "" where it does not.
+        #: Why the file lacks a value that is in memory; "" if it lacks none.
         self.trouble = ""
         try:
             self._values = read(self._path)  # of an earlier process that had the same id
@@ -95,10 +95,12 @@ class MetricFile:
         return sorted({file.trouble for file in cls._open if file.trouble})
 
     @classmethod
-    def refresh_all(cls) -> None:
-        """Makes each file again that has vanished, and writes what could not be written before."""
+    def refresh_all(cls) -> list[str]:
+        """Make missing files again, and write what could not be written before. Returns what is
+        still wrong."""
         for file in list(cls._open):
             file._refresh()
+        return cls.troubles()
 
     def read_value(self, key: str) -> tuple[float, float]:
         """Value and timestamp; zeros for a new key, which is in the file from now on."""
@@ -107,7 +109,7 @@ class MetricFile:
         return self._values[key]
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
-        """Keeps a value, in the file if that can be written."""
+        """Keep a value, in the file too if possible."""
         self._values[key] = value, timestamp
         if self._file is None:
             return
@@ -128,7 +130,7 @@ class MetricFile:
             self._file = None
 
     def _begin(self) -> None:
-        """Opens the file, and writes all values. Nothing reads it in between: its head is last."""
+        """Open the file and write all values; the head last, so no scrape reads a part."""
         try:
             folders.make(self._path.parent.parent)
             folders.make(self._path.parent)
@@ -143,7 +145,7 @@ class MetricFile:
         self._write_all()
 
     def _write_all(self) -> None:
-        """Entries that are in the file keep their places, so that a reader never sees them move."""
+        """Entries in the file keep their positions, so that a reader never sees them move."""
         assert self._file is not None
         missing = [key for key in self._values if key not in self._positions]
         positions, body = {}, b""
@@ -162,7 +164,7 @@ class MetricFile:
         self.trouble = ""
 
     def _append(self, key: str) -> None:
-        """A new entry, then the head that makes it count."""
+        """Write a new entry, then the head that makes it valid."""
         assert self._file is not None
         data = entry(key, *self._values[key])
         write(self._file, data, self._used)
@@ -184,13 +186,13 @@ class MetricFile:
             return False
 
     def _is_whole(self) -> bool:
-        """Whether nobody has cut or overwritten the file."""
+        """Whether nobody has truncated or overwritten the file."""
         assert self._file is not None
         cut = os.fstat(self._file).st_size < self._used
         return not cut and os.pread(self._file, HEAD, 0) == head(self._used)
 
     def _fail(self, why: OSError) -> None:
-        """Logged once for all files of this process, and again after LOG_INTERVAL."""
+        """Log once for all files of this process, and again after LOG_INTERVAL."""
         self.trouble = why.strerror or str(why)
         if time.monotonic() > MetricFile._logged + LOG_INTERVAL:
             MetricFile._logged = time.monotonic()

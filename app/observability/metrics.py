@@ -1,224 +1,182 @@
 """Every metric of the proxy, by name, once. Labels are bounded: never a path, a user or a key.
 
-A request's own metrics are written at its end, by count_request: some twenty writes of a
-microsecond each, into memory that the scrape reads. Each worker imports this file once, and starts
-with the values whose labels are known beforehand: a rate needs a zero to begin with.
-docs/observability.md explains each.
+A request's own metrics are written at its end, by count in record.py: some twenty writes of a
+microsecond each. Each worker imports this file once, and starts with the values whose labels are
+known: a rate needs a zero to begin with. docs/observability.md explains each metric.
 """
 
-import os
+from collections.abc import Iterable
 from functools import cache
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram, values
 
 from app.observability.metric_file import MetricFile
 
 #: Upper bounds in seconds: MLflow answers in 2 to 50 ms; transfers take minutes. 42 s is just above
-#: the time-out for MLflow's answers (40 s), whose requests would count as two minutes else.
+#: the timeout for MLflow's answers (40 s), whose requests would otherwise count as two minutes.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 42.0, 120.0)
 #: The same for what the proxy itself and the auth service take.
 SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 CIRCUITS, STATES = ("mlflow", "auth_service"), ("closed", "open", "half-open")
+LISTENER_STATES = ("hearing", "refused", "away", "off")
 
-#: This process's id. Before each write the library asks whether it is in a new process: by a system
-#: call, twenty times a request. It may ask here instead; a fork changes the answer.
-_process = [os.getpid()]
-os.register_at_fork(after_in_child=lambda: _process.__setitem__(0, os.getpid()))
 if values.ValueClass is not values.MutexValue:  # several processes, one folder
     # The library looks this name up when a value is made. Its own class maps its files into memory:
     # on a full file system that ends the process.
     values.MmapedDict = MetricFile  # type: ignore[assignment,attr-defined]
-    by_process: Any = values.MultiProcessValue
-    values.ValueClass = by_process(lambda: _process[0])
+
+
+def _counter(name: str, labels: str, text: str) -> Counter:
+    return Counter(f"hokusai_proxy_{name}", text, labels.split())
+
+
+def _gauge(name: str, labels: str, text: str) -> Gauge:
+    """Summed over the workers that live."""
+    return Gauge(f"hokusai_proxy_{name}", text, labels.split(), multiprocess_mode="livesum")
+
+
+def _histogram(name: str, label: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+    return Histogram(f"hokusai_proxy_{name}", text, (label,), buckets=buckets)
+
 
 # --- requests --------------------------------------------------------------------------------
 
-REQUESTS = Counter(
-    "hokusai_proxy_requests_total",
+REQUESTS = _counter(
+    "requests_total",
+    "kind method status outcome",
     "Requests by endpoint type, method, status class and outcome.",
-    ("kind", "method", "status", "outcome"),
 )
-DURATION = Histogram(
-    "hokusai_proxy_request_seconds",
-    "From the request's head to the end of the response.",
-    ("kind",),
-    buckets=SECONDS,
+DURATION = _histogram(
+    "request_seconds", "kind", "From the request's head to the end of the response.", SECONDS
 )
-OWN = Histogram(
-    "hokusai_proxy_own_seconds",
+OWN = _histogram(
+    "own_seconds",
+    "kind",
     "From the request's head to that of the response, without authentication and upstream.",
-    ("kind",),
-    buckets=SHORT_SECONDS,
+    SHORT_SECONDS,
 )
-AUTH = Histogram(
-    "hokusai_proxy_auth_seconds",
-    "What the authentication of a request took, by source of the answer.",
-    ("source",),
-    buckets=SHORT_SECONDS,
+AUTH = _histogram(
+    "auth_seconds", "source", "Authentication of a request, by source of its result.", SHORT_SECONDS
 )
-UPSTREAM = Histogram(
-    "hokusai_proxy_upstream_seconds",
+UPSTREAM = _histogram(
+    "upstream_seconds",
+    "kind",
     "From sending to MLflow's response headers, or to its failure, retries included.",
-    ("kind",),
-    buckets=SECONDS,
+    SECONDS,
 )
-REQUEST_BYTES = Counter(
-    "hokusai_proxy_request_bytes_total",
-    "Bytes of request bodies that were read, by endpoint type.",
-    ("kind",),
-)
-RESPONSE_BYTES = Counter(
-    "hokusai_proxy_response_bytes_total", "Bytes of response bodies, by endpoint type.", ("kind",)
-)
-DROPPED_HEADERS = Counter(
-    "hokusai_proxy_dropped_header_requests_total",
+REQUEST_BYTES = _counter("request_bytes_total", "kind", "Bytes read of request bodies.")
+RESPONSE_BYTES = _counter("response_bytes_total", "kind", "Bytes of response bodies.")
+DROPPED_HEADERS = _counter(
+    "dropped_header_requests_total",
+    "",
     "Requests with a header field that MLflow did not get and that the caller may miss.",
 )
-IN_FLIGHT = Gauge("hokusai_proxy_in_flight", "Requests being served.", multiprocess_mode="livesum")
+IN_FLIGHT = _gauge("in_flight", "", "Requests being served.")
 
-# --- authentication --------------------------------------------------------------------------
+# --- clients ---------------------------------------------------------------------------------
 
-AUTHENTICATIONS = Counter(
-    "hokusai_proxy_authentications_total",
-    "Verdicts about keys and sessions, by source (cache hit, miss, stale, session) and result.",
-    ("source", "result"),
+DROPPED = _counter(
+    "clients_dropped_total", "reason", "Connections ended because of a stalled or slow client."
 )
-AUTH_ANSWERS = Counter(
-    "hokusai_proxy_auth_service_answers_total",
-    "Questions to the auth service by answer; not_asked: its circuit was open.",
-    ("answer",),
+BUFFERED_BYTES = _gauge("buffered_bytes", "", "Bytes of chunked request bodies in buffers.")
+BUFFER_REFUSALS = _counter(
+    "buffer_refusals_total", "reason", "Chunked request bodies that could not be buffered."
 )
-
-# --- limits ----------------------------------------------------------------------------------
-
-LIMIT_DECISIONS = Counter(
-    "hokusai_proxy_limit_decisions_total",
-    "Decisions of the limiter, by limit.",
-    ("limit", "decision"),
-)
-LIMIT_FALLBACKS = Counter(
-    "hokusai_proxy_limit_fallbacks_total",
-    "Requests counted by this instance for itself because Redis is away, by limit.",
-    ("limit",),
-)
-FORWARDING = Gauge(
-    "hokusai_proxy_forwarding",
-    "Requests that have a place among those passed on to MLflow.",
-    multiprocess_mode="livesum",
+ADDRESS_FALLBACKS = _counter(
+    "address_fallbacks_total",
+    "reason",
+    "Requests counted for the address of the proxy in front: X-Forwarded-For is of no use.",
 )
 
-WRITE_BOUND = Gauge(
-    "hokusai_proxy_write_bound",
-    "Writes that go to MLflow at once since its database connections ran out; 0: no bound.",
-    multiprocess_mode="livesum",
+# --- authentication and limits ---------------------------------------------------------------
+
+AUTHENTICATIONS = _counter(
+    "authentications_total",
+    "source result",
+    "Decisions about keys and sessions, by source (cache hit, miss, stale, session).",
 )
-WRITES_WAITING = Gauge(
-    "hokusai_proxy_writes_waiting",
-    "Writes that wait because of that bound.",
-    multiprocess_mode="livesum",
+AUTH_ANSWERS = _counter(
+    "auth_service_answers_total",
+    "answer",
+    "Calls of the auth service by its answer; not_asked: its circuit was open.",
+)
+LIMIT_DECISIONS = _counter("limit_decisions_total", "limit decision", "Decisions of the limiter.")
+LIMIT_FALLBACKS = _counter(
+    "limit_fallbacks_total",
+    "limit",
+    "Requests counted by this instance while Redis is unavailable.",
 )
 
 # --- MLflow and circuits ---------------------------------------------------------------------
 
-CONNECTIONS = Counter(
-    "hokusai_proxy_upstream_connects_total", "Connections to MLflow that were opened."
+FORWARDING = _gauge("forwarding", "", "Requests being forwarded to MLflow.")
+WRITE_BOUND = _gauge(
+    "write_bound",
+    "",
+    "Writes sent to MLflow at once since its database connections ran out; 0: no bound.",
 )
-CONNECTIONS_OPEN = Gauge(
-    "hokusai_proxy_upstream_connections",
-    "Connections to MLflow that are open, in use or idle.",
-    multiprocess_mode="livesum",
+WRITES_WAITING = _gauge("writes_waiting", "", "Writes that wait because of that bound.")
+CONNECTIONS = _counter("upstream_connects_total", "", "Connections opened to MLflow.")
+CONNECTIONS_OPEN = _gauge("upstream_connections", "", "Open connections to MLflow, idle or not.")
+RETRIES = _counter("upstream_retries_total", "", "Requests sent to MLflow once more.")
+CIRCUIT_CHANGES = _counter(
+    "circuit_changes_total", "circuit state", "Changes of a circuit's state, by the new state."
 )
-RETRIES = Counter(
-    "hokusai_proxy_upstream_retries_total", "Requests that were sent to MLflow once more."
+CIRCUIT_STATE = _gauge("circuit_workers", "circuit state", "Workers by the state of their circuit.")
+
+# --- Redis, names, workers -------------------------------------------------------------------
+
+REDIS_AWAY = _gauge("redis_away", "", "Workers that make no use of Redis because it failed.")
+REDIS_FAILURES = _counter(
+    "redis_failures_total", "", "Commands that Redis did not answer, or refused."
 )
-CIRCUIT_CHANGES = Counter(
-    "hokusai_proxy_circuit_changes_total",
-    "Changes of a circuit's state, by circuit and new state.",
-    ("circuit", "state"),
+REDIS_REFUSED = _gauge(
+    "redis_refused",
+    "right",
+    "Workers to which Redis refuses a command, a pattern of keys, or the channel.",
 )
-CIRCUIT_STATE = Gauge(
-    "hokusai_proxy_circuit_workers",
-    "Workers by the state in which they have a circuit.",
-    ("circuit", "state"),
-    multiprocess_mode="livesum",
+LISTENERS = _gauge(
+    "revocation_listeners", "state", "Workers by the state of their subscription to revocations."
 )
-# --- workers ---------------------------------------------------------------------------------
+NAMES_FAILING = _gauge(
+    "names_failing", "", "Host names whose look-ups fail, each counted by every worker affected."
+)
+WORKER_STARTS = _counter("worker_starts_total", "", "Workers that were started.")
+INSTANCE_DEGRADED = _gauge(
+    "instance_degraded", "", "Workers that cannot use a folder of their instance as they should."
+)
 
-WORKER_STARTS = Counter("hokusai_proxy_worker_starts_total", "Workers that were started.")
-
-
-class Counted(Protocol):
-    """What is counted of a request. Times are monotonic seconds or durations in seconds, None for
-    what did not happen; `status` is 0 where nobody was left to answer."""
-
-    method: str
-    status: int
-    outcome: str
-    started: float
-    answered: float | None
-    auth_source: str | None
-    auth_seconds: float | None
-    upstream_seconds: float | None
-    bytes_in: int
-    bytes_out: int
-    dropped: str | None
-
-    @property
-    def kind(self) -> str:
-        """The endpoint type."""
-
-
-def count_request(request: Counted, ended: float) -> None:
-    """One request is over, at the monotonic time `ended`."""
-    method = request.method if request.method in METHODS else "other"
-    status = f"{request.status // 100}xx"
-    duration, own, upstream, bytes_in, bytes_out = _of_kind(request.kind)
-    labelled(REQUESTS, request.kind, method, status, request.outcome).inc()
-    duration.observe(ended - request.started)
-    rest = (request.answered or ended) - request.started
-    if request.auth_seconds is not None:
-        rest -= request.auth_seconds
-        labelled(AUTH, request.auth_source or "none").observe(request.auth_seconds)
-    if request.upstream_seconds is not None:
-        rest -= request.upstream_seconds
-        upstream.observe(request.upstream_seconds)
-    own.observe(max(0.0, rest))
-    if request.bytes_in:
-        bytes_in.inc(request.bytes_in)
-    if request.bytes_out:
-        bytes_out.inc(request.bytes_out)
-    if request.dropped:
-        DROPPED_HEADERS.inc()
+#: What Redis has refused so far; the channel, which is refused most, is shown from the start.
+_refused = {"hokusai:auth:revoked"}
 
 
 def count_refused_head(status: int) -> None:
-    """A request that the server refused by itself, before it came to the application."""
+    """The server refused a request before it reached the application."""
     labelled(REQUESTS, "own", "other", f"{status // 100}xx", "malformed").inc()
 
 
 def count_authentication(source: str, accepted: bool) -> None:
-    """A verdict about a key: out of the cache ("hit"), fresh ("miss") or "stale"; or about a
-    browser's "session"."""
+    """A decision about a key: cached ("hit"), fresh ("miss") or "stale"; or about a browser's
+    "session"."""
     labelled(AUTHENTICATIONS, source, "accepted" if accepted else "refused").inc()
 
 
 def count_auth_answer(answer: str) -> None:
-    """What the auth service said: valid, invalid, throttled or unavailable; or not_asked."""
+    """`answer`: valid, invalid, throttled, unavailable, or not_asked."""
     labelled(AUTH_ANSWERS, answer).inc()
 
 
 def count_limit(limit: str, granted: bool) -> None:
-    """A decision of a limit: "key", "session", "address", "in_flight_of_key", "in_flight" or
-    "writes"."""
+    """`limit`: key, session, address, in_flight_of_key, in_flight or writes."""
     labelled(LIMIT_DECISIONS, limit, "granted" if granted else "refused").inc()
 
 
 def count_fallback(limit: str) -> None:
-    """A count was made here, not in Redis: that of a "key", a "session" or an "address"."""
+    """A request was counted here, not in Redis, for a key, a session or an address."""
     labelled(LIMIT_FALLBACKS, limit).inc()
 
 
@@ -230,7 +188,7 @@ def count_connection(opened: bool) -> None:
 
 
 def count_circuit_change(circuit: str, state: str) -> None:
-    """A circuit is now closed, open or half-open."""
+    """`state`: closed, open or half-open."""
     labelled(CIRCUIT_CHANGES, circuit, state).inc()
     show_circuit(circuit, state)
 
@@ -241,23 +199,50 @@ def show_circuit(circuit: str, state: str) -> None:
         labelled(CIRCUIT_STATE, circuit, known).set(known == state)
 
 
+def count_dropped(reason: str) -> None:
+    """`reason`: slow_head, took_nothing (of a response), or no_room (others needed the place)."""
+    labelled(DROPPED, reason).inc()
+
+
+def count_buffer_refusal(reason: str) -> None:
+    """`reason`, where there is no room: total (the worker), key or disk."""
+    labelled(BUFFER_REFUSALS, reason).inc()
+
+
+def count_address_fallback(reason: str) -> None:
+    """`reason`: the X-Forwarded-For entry is missing or unusable."""
+    labelled(ADDRESS_FALLBACKS, reason).inc()
+
+
+def show_instance(is_well: bool) -> None:
+    """Whether this worker can use the instance's folders as it should."""
+    INSTANCE_DEGRADED.set(0 if is_well else 1)
+
+
+def show_redis_refusals(rights: Iterable[str]) -> None:
+    """What Redis refuses to this worker now."""
+    now = frozenset(rights)
+    for right in _refused | now:
+        labelled(REDIS_REFUSED, right).set(right in now)
+    _refused.update(now)
+
+
+def show_listener(state: str) -> None:
+    """`state`: hearing, refused, away, or off (memory://)."""
+    for known in LISTENER_STATES:
+        labelled(LISTENERS, known).set(known == state)
+
+
 @cache
 def labelled(metric: Any, *labels: str) -> Any:
-    """A metric's child, found once: the library looks each up under a lock. Bounded as the labels
-    are."""
+    """A metric's child, found once: the library looks each up under a lock."""
     return metric.labels(*labels)
-
-
-@cache
-def _of_kind(kind: str) -> tuple[Any, ...]:
-    """What count_request needs for an endpoint type, by one look."""
-    metrics = (DURATION, OWN, UPSTREAM, REQUEST_BYTES, RESPONSE_BYTES)
-    return tuple(metric.labels(kind) for metric in metrics)
 
 
 def _begin() -> None:
     """This worker's first values."""
     WORKER_STARTS.inc()
+    show_redis_refusals(())
     for circuit in CIRCUITS:
         show_circuit(circuit, "closed")
     known: tuple[tuple[Any, tuple[tuple[str, ...], ...]], ...] = (
@@ -267,6 +252,9 @@ def _begin() -> None:
         (LIMIT_DECISIONS, (("key", "session"), ("granted", "refused"))),
         (LIMIT_DECISIONS, (("address", "in_flight_of_key", "in_flight", "writes"), ("refused",))),
         (LIMIT_FALLBACKS, (("key", "session", "address"),)),
+        (DROPPED, (("slow_head", "took_nothing", "no_room"),)),
+        (BUFFER_REFUSALS, (("total", "key", "disk"),)),
+        (ADDRESS_FALLBACKS, (("missing", "unusable"),)),
     )
     for metric, labels in known:
         for combination in product(*labels):

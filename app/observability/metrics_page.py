@@ -1,14 +1,10 @@
-"""/metrics for Prometheus, summed over the workers of this instance, those that ended included.
+"""/metrics, summed over the workers of this instance, those that ended included.
 
-In its text format, or as OpenMetrics for whoever prefers that.
+In Prometheus's text format, or as OpenMetrics if the client prefers it.
 """
 
-import fcntl
 import logging
-import os
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +16,15 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from app.observability.condition_metrics import refresh_files
+from app.observability import folders
+from app.observability.metric_file import MetricFile
 from app.request.errors import Overloaded
 
 log = logging.getLogger("hokusai.metrics")
 
-#: Seconds to wait while the master merges the files of a dead worker, which takes milliseconds.
-PATIENCE = 2.0
+#: Seconds to wait while the master merges the files of a dead worker (app/server/metric_files.py),
+#: which takes milliseconds.
+LOCK_TIMEOUT = 2.0
 
 
 def blueprint(folder: Path | None) -> Blueprint:
@@ -57,25 +55,27 @@ class AllWorkers(Collector):
         self._folder = folder
 
     def collect(self) -> Iterable[Any]:
-        """Every metric. Raises Overloaded while the files are being merged for too long."""
-        refresh_files()
+        """Every metric. Raises Overloaded if merging the files takes too long."""
+        MetricFile.refresh_all()
         try:
-            with _unchanged(self._folder):
+            with folders.locked(self._folder, shared=True, timeout=LOCK_TIMEOUT) as is_locked:
+                if not is_locked:
+                    raise Overloaded("The metrics are being put in order; ask again.", 1)
                 return _summed(self.files())
         except OSError as why:  # the folder has vanished, or something else is in its place
             _warn(f"/metrics shows the worker that answers, no other: {why}")
             return list(prometheus_client.REGISTRY.collect())
 
     def files(self) -> list[str]:
-        """What has to be read; not a file that a new worker made just now, and that is empty."""
+        """The files to read, without those that a new worker has just made, which are empty."""
         return [str(file) for file in self._folder.glob("*.db") if file.stat().st_size]
 
 
 def _summed(files: list[str]) -> list[Any]:
-    """The sums of these files; a damaged one is left out."""
+    """The sums of these files, without damaged ones."""
     try:
         return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
-    except Exception as why:  # whatever a damaged file makes of the library
+    except Exception as why:  # whatever the library raises for a damaged file
         good = [file for file in files if _can_be_read(file)]
         if len(good) == len(files):
             raise
@@ -93,30 +93,5 @@ def _can_be_read(file: str) -> bool:
 
 @cache
 def _warn(message: str) -> None:
-    """Once for each message and worker: scrapes come often."""
+    """Log each message once: scrapes come often."""
     log.warning(message)
-
-
-@contextmanager
-def _unchanged(folder: Path) -> Iterator[None]:
-    """While this lasts no file is merged or removed: app/server/metric_files.py locks it."""
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        end = time.monotonic() + PATIENCE
-        while not _shared(directory):
-            if time.monotonic() > end:
-                raise Overloaded("The metrics are being put in order; ask again.", 1)
-            time.sleep(0.005)
-        yield
-    finally:
-        os.close(directory)
-
-
-def _shared(directory: int) -> bool:
-    """Whether the lock is ours, together with other scrapes. Never waits: this worker has others to
-    serve."""
-    try:
-        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

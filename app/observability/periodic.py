@@ -8,8 +8,8 @@ log = logging.getLogger("hokusai.periodic")
 
 
 class Periodic:
-    """Repeats `action` every `interval` seconds, until stop() or the end of the process. An action
-    that fails is logged with `level` and repeated like any other."""
+    """Repeats `action` every `interval` seconds, until stop() or the end of the process. A failure
+    is logged with `level`, and the action repeated."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Periodic:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Begins; called once, in the process in which it is to run."""
+        """Called once, in the process in which it is to run."""
         threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def stop(self) -> None:

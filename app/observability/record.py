@@ -1,4 +1,4 @@
-"""Record: what is known of a request for log, audit and metrics, filled on the way.
+"""Record: the facts of a request for log, audit and metrics, filled by the pipeline.
 
 Nothing here steers the request; the pipeline's steps hand each other typed results for that.
 """
@@ -6,9 +6,12 @@ Nothing here steers the request; the pipeline's steps hand each other typed resu
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from app.observability import metrics
+from app.observability.metrics import labelled
 from app.request.inbound import Inbound
 from app.request.principal import Principal
 from app.request.route_table import Access, Route
@@ -16,71 +19,48 @@ from app.request.route_table import Access, Route
 #: Methods that ask for no change, whatever the path.
 READING = ("GET", "HEAD", "OPTIONS")
 
-#: Characters of a client's text that a line shows. Two paths of this length, all of it escaped,
-#: stay below 4096 bytes with the rest of the line: so much several workers can write to one pipe
-#: without mixing their lines.
+#: Characters of a client's text that a line shows. With two paths of this length, all escaped, it
+#: stays below 4096 bytes: several workers can write that much to one pipe without mixing lines.
 LONGEST = 768
 
 _KEY_SHAPED = re.compile(r"hk_[A-Za-z]+_[A-Za-z0-9_\-]+")
 
 
+@dataclass(slots=True, eq=False)
 class Record:
-    """One request's facts. Times are monotonic seconds, sizes bytes.
+    """One request's facts. Times are monotonic seconds, sizes bytes, None what did not happen.
 
-    `answered` is when the head of the answer was there; `attempts` is how often the request was
-    tried at MLflow; `body` is the request's, where it was read whole before it went on; `dropped`
-    names the client's header fields that MLflow did not get; `limit_fields` are header fields that
-    tell the caller what is left of his limit.
+    `answered` is the time of the response's head; `status` is 0 where the client had left;
+    `attempts` counts the tries at MLflow; `body` is the request's, if it was read whole before it
+    was forwarded; `dropped` names the client's header fields that MLflow did not get;
+    `limit_fields` are header fields that tell the caller what is left of the limit.
     """
 
-    __slots__ = (
-        "answered",
-        "attempts",
-        "auth_seconds",
-        "auth_source",
-        "body",
-        "bytes_in",
-        "bytes_out",
-        "client_ip",
-        "dropped",
-        "error_code",
-        "inbound",
-        "limit_fields",
-        "method",
-        "outcome",
-        "parameters",
-        "path",
-        "principal",
-        "request_id",
-        "route",
-        "started",
-        "status",
-        "upstream_seconds",
-    )
+    request_id: str
+    method: str
+    path: str
+    client_ip: str
+    started: float = field(default_factory=time.monotonic)
+    answered: float | None = None
+    inbound: Inbound | None = None
+    limit_fields: dict[str, str] = field(default_factory=dict)
+    route: Route | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    principal: Principal | None = None
+    auth_source: str | None = None
+    auth_seconds: float | None = None
+    upstream_seconds: float | None = None
+    attempts: int = 0
+    body: bytes | None = None
+    status: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    outcome: str = "own"
+    error_code: str | None = None
+    dropped: str | None = None
 
-    def __init__(self, request_id: str, method: str, path: str, client_ip: str) -> None:
-        self.started = time.monotonic()
-        self.answered: float | None = None
-        self.request_id = request_id
-        self.method = method
-        self.path = shown(path)
-        self.client_ip = client_ip
-        self.inbound: Inbound | None = None
-        self.limit_fields: dict[str, str] = {}
-        self.route: Route | None = None
-        self.parameters: Mapping[str, str] = {}
-        self.principal: Principal | None = None
-        self.auth_source: str | None = None
-        self.auth_seconds: float | None = None
-        self.upstream_seconds: float | None = None
-        self.attempts = 0
-        self.body: bytes | None = None
-        self.status = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.outcome = "own"
-        self.error_code: str | None = None
-        self.dropped: str | None = None
+    def __post_init__(self) -> None:
+        self.path = shown(self.path)
 
     @property
     def kind(self) -> str:
@@ -108,18 +88,16 @@ class Record:
         return self.route is None or self.route.access is not Access.READ
 
     def came(self, size: int) -> None:
-        """So many bytes more of the request's body were read."""
+        """`size` more bytes of the request's body were read."""
         self.bytes_in += size
 
     def tried(self) -> None:
-        """MLflow is asked, or asked once more."""
+        """The request is sent to MLflow, or sent once more."""
         self.attempts += 1
 
     def line(self, target: str) -> dict[str, Any]:
         """The log line's fields; `target` is MLflow's address. No query, no header, no key."""
         inbound, principal, now = self.inbound, self.principal, time.monotonic()
-        own = (self.answered or now) - self.started
-        own -= (self.auth_seconds or 0.0) + (self.upstream_seconds or 0.0)
         fields = {
             "request_id": self.request_id,
             "trace_id": self.trace_id,
@@ -133,7 +111,7 @@ class Record:
             "outcome": self.outcome,
             "error_code": self.error_code,
             "duration_ms": _milliseconds(now - self.started),
-            "own_ms": _milliseconds(max(0.0, own)),
+            "own_ms": _milliseconds(_own_seconds(self, now)),
             "auth_ms": _milliseconds(self.auth_seconds),
             "upstream_ms": _milliseconds(self.upstream_seconds),
             "attempts": self.attempts or None,
@@ -148,16 +126,42 @@ class Record:
         return {name: value for name, value in fields.items() if value is not None}
 
 
+def count(record: Record, ended: float) -> None:
+    """Count a finished request in the metrics; `ended` is a monotonic time."""
+    kind = record.kind
+    method = record.method if record.method in metrics.METHODS else "other"
+    status = f"{record.status // 100}xx"
+    labelled(metrics.REQUESTS, kind, method, status, record.outcome).inc()
+    labelled(metrics.DURATION, kind).observe(ended - record.started)
+    if record.auth_seconds is not None:
+        labelled(metrics.AUTH, record.auth_source or "none").observe(record.auth_seconds)
+    if record.upstream_seconds is not None:
+        labelled(metrics.UPSTREAM, kind).observe(record.upstream_seconds)
+    labelled(metrics.OWN, kind).observe(_own_seconds(record, ended))
+    if record.bytes_in:
+        labelled(metrics.REQUEST_BYTES, kind).inc(record.bytes_in)
+    if record.bytes_out:
+        labelled(metrics.RESPONSE_BYTES, kind).inc(record.bytes_out)
+    if record.dropped:
+        metrics.DROPPED_HEADERS.inc()
+
+
+def _own_seconds(record: Record, until: float) -> float:
+    """The proxy's own part of the time to the response's head, or to `until` without one."""
+    own = (record.answered or until) - record.started
+    return max(0.0, own - (record.auth_seconds or 0.0) - (record.upstream_seconds or 0.0))
+
+
 def shown(text: str, longest: int = LONGEST) -> str:
-    """What a client wrote, as a log may show it: no key in it, and not without end."""
+    """A client's text for a log: without keys, and cut."""
     if "hk_" in text or "%" in text:
         text = without_keys(text)
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def without_keys(text: str) -> str:
-    """The text with whatever looks like an API key cut out: people paste keys into paths. Where one
-    is percent-encoded, in part even, nothing of the text is left."""
+    """The text without what looks like an API key: people paste keys into paths. Nothing of the
+    text is left if a key is percent-encoded, even in part."""
     if any(_KEY_SHAPED.search(decoded) for decoded in _decodings(text)):
         return "[removed, it held an encoded key]"
     return _KEY_SHAPED.sub("hk_[removed]", text)

@@ -1,6 +1,6 @@
-"""The last minutes, for the status page: a ring of samples of the metrics that are counted anyway.
+"""The last minutes, for the status page: a ring of samples of the metrics.
 
-One worker of an instance reads them every INTERVAL and leaves the ring in the instance's store, for
+One worker of an instance reads them every INTERVAL and keeps the ring in the instance's store, for
 whichever worker draws it. It holds counts, no request, and ends with the instance.
 """
 
@@ -25,13 +25,13 @@ REQUESTS, SECONDS = "hokusai_proxy_requests", "hokusai_proxy_request_seconds"
 
 
 class Store(Protocol):
-    """What the workers of an instance share (state/instance_store.py), as far as it is used."""
+    """The part of state/instance_store.py that is used here."""
 
     def get_value(self, name: str) -> bytes | None:
         """The value; None if there is none."""
 
     def set_value(self, name: str, value: bytes, seconds: float) -> bool:
-        """Keeps a value for so long; False if that failed."""
+        """Keep a value for `seconds`; False if that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What happened between two samples: requests per second, the part of them that failed (0 to
-    1), and latencies in seconds, None where there was no request."""
+    """The time between two samples: requests per second, the part of them that failed (0 to 1),
+    and latencies in seconds, None without a request. `slowest` is the 95th percentile."""
 
     at: float
     rate: float
@@ -65,7 +65,7 @@ class Samples:
         self._store = store
 
     def start(self) -> None:
-        """Samples until the process ends."""
+        """Sample until the process ends."""
         Periodic(name="samples", interval=INTERVAL, action=self.take).start()
 
     def points(self) -> list[Point]:
@@ -75,8 +75,8 @@ class Samples:
         return [_between(a, b) for a, b in pairwise(ring) if b.at > a.at]
 
     def take(self, at_least: float = INTERVAL) -> None:
-        """One more sample, unless the last one is younger than `at_least` seconds, or the metrics
-        are being put in order: one sample less does no harm."""
+        """Add a sample, unless the last one is younger than `at_least` seconds, or the metrics are
+        locked: one sample less does no harm."""
         ring, now = self._ring(), time.time()
         if ring and now - ring[-1].at < at_least:
             return
@@ -126,8 +126,8 @@ def _between(before: Sample, after: Sample) -> Point:
 
 
 def quantile(part: float, buckets: list[tuple[float, float]]) -> float | None:
-    """The latency that a part of the requests stayed below, taken as even within a bucket; None
-    where there were none, the last finite bound where it lies above."""
+    """The latency that a part of the requests stayed below, interpolated within a bucket; None
+    without requests, the last finite bound if it is above that."""
     total = buckets[-1][1] if buckets else 0.0
     if total <= 0:
         return None

@@ -3,9 +3,9 @@
 An extra (requirements/telemetry.in), imported only with OTEL_ENABLED. The SDK reads its own OTEL_*
 variables: where spans go, how many, under which name.
 
-The library's WSGI middleware would take host, query and user agent out of the request, and those
-can hold a key. So it is shown a request made of what we choose, and the app gets the real one, with
-the traceparent of our span: MLflow's span becomes its child, and the log has its trace id.
+The library's WSGI middleware reads host, query and user agent, which can hold a key. So it gets a
+reduced request, and the app the real one, with the traceparent of our span: MLflow's span becomes
+its child, and the log has its trace id.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,20 +23,20 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from app.observability.metrics import METHODS
 from app.observability.record import Record, shown, without_keys
+from app.request.inbound import raw_path
 from config.version import VERSION
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Any], Iterable[bytes]]
 
-#: Our name, unless OTEL_SERVICE_NAME gives another.
 SERVICE = "hokusai-mlflow-proxy"
 
-#: Where the request that the middleware is shown keeps the real one.
+#: The key of the real request in the reduced one.
 REAL = "hokusai.environ"
 
 
 def trace(app: Flask) -> None:
-    """From now on each request of the app is a span, sent by OTLP over HTTP in the background."""
+    """Make a span of each request of the app, sent by OTLP over HTTP in the background."""
     provider = TracerProvider(resource=_resource())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     app.wsgi_app = traced(app.wsgi_app, provider)  # type: ignore[method-assign,assignment]
@@ -51,18 +51,13 @@ def traced(app: Application, provider: TracerProvider) -> Application:
         meter_provider=NoOpMeterProvider(),
     )
 
-    def outer(environ: Environ, start_response: Any) -> Iterable[bytes]:
-        answer: Iterable[bytes] = middleware(_presentable(environ), start_response)
-        return answer
-
-    return outer
+    return lambda environ, start_response: middleware(_presentable(environ), start_response)
 
 
 def _presentable(environ: Environ) -> Environ:
-    """What the middleware is shown of a request, and keeps: no key anywhere in it."""
+    """The request for the middleware, without a key anywhere in it."""
     method = environ["REQUEST_METHOD"]
-    target: str = environ.get("RAW_URI") or environ["PATH_INFO"]
-    path = shown(target.partition("?")[0])
+    path = shown(raw_path(environ))
     presentable = {
         "REQUEST_METHOD": method if method in METHODS else "_OTHER",
         "PATH_INFO": path,
@@ -95,7 +90,7 @@ def _with_real_request(app: Application) -> Application:
 
 
 def _describe(span: Span, environ: Environ, status: str, headers: list[tuple[str, str]]) -> None:
-    """What is known when the answer begins; the span's name must not vary without end."""
+    """Describe the request when the response begins; a span's name must be one of few."""
     record: Record = g.record
     route = record.route.template if record.route is not None else None
     span.update_name(f"{environ['REQUEST_METHOD']} {route or record.kind}")
@@ -112,6 +107,6 @@ def _describe(span: Span, environ: Environ, status: str, headers: list[tuple[str
 
 
 def _resource() -> Resource:
-    """Who we are, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise."""
+    """Name and version, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES give others."""
     ours = Resource({"service.name": SERVICE, "service.version": VERSION})
     return ours.merge(OTELResourceDetector().detect())

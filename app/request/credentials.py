@@ -64,18 +64,28 @@ def identify(environ: Mapping[str, Any], hops: int) -> Credentials | SessionToke
     Raises Unauthenticated where there is none or it cannot be a key, BadRequest where there are two
     different ones, Forbidden for a session's write that may not be of our own pages.
     """
+    if not sends_key(environ) and (tokens := session_tokens(environ, hops)):
+        require_own_page(environ, hops)
+        return tokens
     keys = _from_authorization(environ.get("HTTP_AUTHORIZATION", ""))
     # The server joins repeated headers with commas, which no key holds.
     keys |= {key for part in environ.get("HTTP_X_API_KEY", "").split(",") if (key := part.strip())}
     if len(keys) > 1:
         raise BadRequest("The request carries two different API keys; send one.")
     if not keys:
-        if tokens := session_tokens(environ, hops):
-            require_own_page(environ, hops)
-            return tokens
         raise Unauthenticated(f"No API key. {_proxy_authorization(environ)}{HOW}")
     (key,) = keys
     return checked(key)
+
+
+def sends_key(environ: Mapping[str, Any]) -> bool:
+    """Whether a key is sent in a form that no browser chooses by itself. Basic, Digest or Negotiate
+    may be for another application of this host, or for a proxy in front: a browser sends them along
+    (RFC 7617 section 2.2, RFC 7616 section 3.3). So a session, and the form for one, come first."""
+    authorization = environ.get("HTTP_AUTHORIZATION", "").replace("\t", " ").strip(" ,")
+    scheme, _, given = authorization.partition(" ")
+    named = scheme.lower() in ("bearer", "apikey") and given.strip()
+    return bool(named or environ.get("HTTP_X_API_KEY", "").strip(" \t,"))
 
 
 def session_tokens(environ: Mapping[str, Any], hops: int) -> SessionTokens | None:

@@ -160,6 +160,12 @@ def without_empty_segment(application: Callable[..., Any]) -> Callable[..., Any]
     return normalised
 
 
+def raw_path(environ: Mapping[str, Any]) -> str:
+    """The path as the client sent it, undecoded; for what does not steer the request."""
+    path: str = environ.get("RAW_URI") or environ["PATH_INFO"]
+    return path.partition("?")[0]
+
+
 def request_id_of(environ: Mapping[str, Any]) -> str:
     """The caller's X-Request-ID if it is usable as one, else a fresh one. Something that looks
     like a key is not repeated."""

@@ -1,5 +1,6 @@
 """Principal: who calls, and Verdict: what the auth service said of a key, and when."""
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ import orjson
 #: Of the stored form. A new version reads another's entries as misses, so that two versions of the
 #: proxy can share a Redis during a rollout.
 STORED_VERSION = 1
+
+#: Seconds by which a verdict may come from the future, and be believed for longer.
+CLOCKS_DIFFER = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,16 @@ class Verdict:
 
     @property
     def age(self) -> float:
-        """Seconds since the auth service was asked; never negative, clocks may differ a little."""
-        return max(0.0, time.time() - self.asked_at)
+        """Seconds since the auth service was asked. Instances' clocks may differ a little; what
+        comes from further ahead, a clock that was set back since, is of no use any more."""
+        age = time.time() - self.asked_at
+        return max(0.0, age) if age > -CLOCKS_DIFFER else math.inf
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether a valid key has reached its own end meanwhile."""
+        until = self.principal.expires_at if self.principal else None
+        return until is not None and time.time() >= until
 
 
 def dump(verdict: Verdict) -> bytes:

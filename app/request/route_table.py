@@ -36,6 +36,10 @@ TRAITS = {
 #: What {api} stands for: MLflow serves the client and its own UI under one prefix each.
 API_PREFIXES = ("/api", "/ajax-api")
 
+#: Characters up to which a path is searched for several parameters that may hold slashes: the time
+#: grows with the square. MLflow's names there have 256 at most.
+LONGEST_SEARCH = 2048
+
 _PARAMETER = re.compile(r"{(?P<name>[a-z_]+)(?P<path>:path)?}")
 _OPERATION = re.compile(r"[A-Z][A-Za-z0-9]*")
 
@@ -144,6 +148,8 @@ class RouteTable:
                 break
             branch = child
         for pattern, route in branch.patterns:
+            if len(path) > LONGEST_SEARCH and route.template.count(":path}") > 1:
+                return None
             if found := pattern.fullmatch(path):
                 return Match(route, found.groupdict())
         return None

@@ -9,6 +9,7 @@ anew.
 """
 
 import os
+import signal
 import time
 from contextlib import suppress
 from typing import Any
@@ -21,12 +22,25 @@ from gunicorn.errors import HaltServer
 PAUSE = 5.0
 
 
+class _Reloaded(Exception):
+    """All that a reload has to do is done."""
+
+
 class LastingArbiter(Arbiter):  # type: ignore[misc]
     """gunicorn's own, but for what ends it. A forked child is in these methods too, and leaves them
     by SystemExit."""
 
     _not_before = 0.0
+    _is_reloading = False
     _looked_at = _spares_until = 0.0
+
+    def signal(self, sig: int, frame: Any) -> None:
+        """Puts a signal into the master's queue. A worker has this handler too, until it has its
+        own: what it put into its copy of the queue would be lost, a stop among it."""
+        if self._is_master():
+            super().signal(sig, frame)
+        elif sig in (signal.SIGTERM, signal.SIGQUIT):
+            os._exit(0)
 
     def spawn_worker(self) -> Any:
         """Forks a worker. None where that fails and others serve."""
@@ -39,12 +53,32 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
             return None
 
     def spawn_workers(self) -> None:
-        """As many as are missing, unless one has just failed."""
-        if time.monotonic() >= self._not_before:
+        """As many as are missing, unless one has just failed. One that was told to stop, and
+        finishes its transfers, is in nobody's place."""
+        if time.monotonic() < self._not_before:
+            return
+        leaving = sum(worker.draining for worker in self.WORKERS.values())
+        self.num_workers += leaving
+        try:
             super().spawn_workers()
+        finally:
+            self.num_workers -= leaving
+
+    def manage_workers(self) -> None:
+        """Starts those that are missing, and stops the oldest of those that are too many."""
+        self.spawn_workers()
+        super().manage_workers()
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        """Sends a signal, and notes here who was told to stop."""
+        if sig == signal.SIGTERM and pid in self.WORKERS:
+            self.WORKERS[pid].draining = True
+        super().kill_worker(pid, sig)
 
     def reap_workers(self) -> None:
         """Buries the dead. One that did not come up ends the instance only where none serves."""
+        if self._is_reloading:
+            raise _Reloaded
         while True:
             try:
                 super().reap_workers()
@@ -71,10 +105,13 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
             super().murder_workers()
 
     def reload(self) -> None:
-        """SIGHUP."""
-        before = self.app.cfg
+        """SIGHUP. gunicorn's own would wait here until the workers of before have finished their
+        transfers, and hear no SIGTERM and replace no dead worker meanwhile."""
+        before, self._is_reloading = self.app.cfg, True
         try:
             super().reload()
+        except _Reloaded:
+            pass
         except (Exception, SystemExit):
             if not self._goes_on():
                 raise
@@ -82,6 +119,8 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
             with suppress(Exception):
                 self.setup(self.app)
             self.log.exception("the reload failed; the instance goes on as it was")
+        finally:
+            self._is_reloading = False
 
     def reexec(self) -> None:
         """SIGUSR2. A child that cannot become the new master must not act as this one, which would

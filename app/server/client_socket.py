@@ -11,6 +11,10 @@ import gevent
 UNSENT_BYTES = 128 * 1024
 NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
+#: Bytes of a body's piece up to which it goes out in one write with the head. A longer one is not
+#: copied for that: it may be one static file for many slow clients.
+WITH_HEAD = 64 * 1024
+
 #: Bytes a second that a client must send on average, once its time for a request is used up. The
 #: slowest connections in use, old mobile ones, send more.
 LEAST_RATE = 8 * 1024
@@ -168,7 +172,9 @@ class ClientSocket:
         if self._is_next_the_head:
             self._is_next_the_head, self._held = False, data
             return
-        if self._held:
+        if len(data) > WITH_HEAD:
+            self.flush()
+        elif self._held:
             data, self._held = self._held + data, b""
         self.send_now(data)
 

@@ -8,22 +8,20 @@ The folder is locked meanwhile, exclusively here and shared by a scrape (app/obs
 metrics_page.py), or a scrape could see a count twice, or not at all.
 """
 
-import fcntl
 import logging
 import os
-import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
+from app.observability import folders
 from app.observability.metric_file import read, whole
 
 log = logging.getLogger("hokusai.metrics")
 
 #: Seconds that the master waits for a scrape to end. One takes some ten milliseconds; a worker that
 #: is stopped in the middle of one must not stop the master. The next dead worker brings the rest.
-PATIENCE = 0.5
+LOCK_TIMEOUT = 0.5
 
 #: What stands for the process id in the name of the file for all the dead.
 DEAD = "dead"
@@ -32,8 +30,9 @@ DEAD = "dead"
 def merge_dead(folder: Path) -> None:
     """Merges the files of all processes that are no more. On a full file system they stay as they
     are until the next time: a scrape reads them too."""
-    with suppress(FileNotFoundError), _locked(folder) as is_ours:
-        if not is_ours:
+    lock = folders.locked(folder, shared=False, timeout=LOCK_TIMEOUT)
+    with suppress(FileNotFoundError), lock as is_locked:
+        if not is_locked:
             return
         dead = [file for file in sorted(folder.glob("*.db")) if _is_of_the_dead(file)]
         for file in dead:
@@ -97,25 +96,3 @@ def _replace(total: Path, sums: Counter[str]) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """The folder, for us alone; False where somebody else kept it for PATIENCE."""
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield _lock(directory)
-    finally:
-        os.close(directory)  # and with it goes the lock
-
-
-def _lock(directory: int) -> bool:
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.005)

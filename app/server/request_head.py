@@ -50,6 +50,7 @@ class BoundedRequest(Request):  # type: ignore[misc]
         except ParseException as why:
             why.received = bytes(self._received)
             raise
+        self._received = bytearray()
 
     def parse(self, unreader: Any) -> bytes:
         """Reads and parses the head; returns what came behind it."""
@@ -71,6 +72,14 @@ class BoundedRequest(Request):  # type: ignore[misc]
         options = ",".join(value for name, value in self.headers if name == "CONNECTION")
         is_last = "close" in (option.strip().lower() for option in options.split(","))
         return is_last or bool(super().should_close())
+
+    def forget_head(self) -> None:
+        """The answer is out. The parser keeps the request while it waits for the next one, which
+        may be long, on many connections; what it still asks is whether there may be one."""
+        option = "close" if self.should_close() else "keep-alive"
+        self.headers = [("CONNECTION", option)]
+        self.trailers.clear()
+        self.uri = self.path = self.query = self.fragment = ""
 
     def _apply_header_policy(self, name: str, *arguments: Any, **options: Any) -> Any:
         """gunicorn's decision about a field; None drops it, as it does names with an underscore."""

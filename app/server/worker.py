@@ -78,7 +78,7 @@ MESSAGES = {
     417: "The Expect header is not one that can be met.",
     431: f"The request's header fields take more than {LONGEST_HEAD} bytes, or are too many. It is "
     "cookies in most cases: delete those of this site.",
-    500: "The proxy failed; this is a defect of its own. Report it with the request id.",
+    500: "Internal error in the proxy. Report it with the request id.",
     501: "This transfer coding is not supported.",
     503: "The proxy holds too many connections. Repeat the request later.",
 }
@@ -179,6 +179,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
                 raise StopIteration
             if req.unreader.buf.getbuffer().nbytes:  # the next request, or a part of it
                 gevent.sleep(BRIEFLY)
+            req.forget_head()
             return result
         except StopIteration:
             sock.flush()

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.observability.periodic import Periodic
-from app.state.instance_store import FILE, InstanceStore
+from app.state.instance_database import FILE
+from app.state.instance_store import InstanceStore
 from app.upstream.circuit import Circuit
 
 log = logging.getLogger("hokusai.circuit")
@@ -108,7 +109,9 @@ def instances(folders: Iterable[Path]) -> dict[Path, CircuitBoard]:
     """The boards in those of these folders (app/server/instance.py) that belong to an instance with
     a worker."""
     ours = [folder for folder in folders if os.access(folder / FILE, os.R_OK)]  # opening makes one
-    boards = {folder: CircuitBoard(InstanceStore(folder / FILE, is_ours=False)) for folder in ours}
+    boards = {
+        folder: CircuitBoard(InstanceStore.at(folder / FILE, is_ours=False)) for folder in ours
+    }
     return {folder: board for folder, board in boards.items() if board.workers()}
 
 

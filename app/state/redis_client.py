@@ -13,12 +13,12 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.commands.core import Script
 from redis.exceptions import NoPermissionError, RedisClusterException, SlotNotCoveredError
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel
 
 from app.state.redis_connection import PlainConnection
+from app.state.redis_sentinel import master_of
 from config.redis_url import RedisUrl, parse
 
-#: Connections that one worker opens at most; more callers wait REDIS_TIMEOUT for one.
+#: Connections that one worker opens at most, to each server; redis_link.py needs fewer.
 MAX_CONNECTIONS = 128
 
 #: Of a cluster.
@@ -37,7 +37,7 @@ def connect(url: str, timeout: float) -> Any:
     if address.kind == "memory":
         return None
     if address.kind == "sentinel":
-        return _sentinel(address, options)
+        return master_of(address, options)
     if address.kind == "cluster":
         return _cluster(address, options)
     return _one_server(address, options)
@@ -62,7 +62,7 @@ def _options(address: RedisUrl, timeout: float) -> dict[str, Any]:
 
 def _one_server(address: RedisUrl, options: dict[str, Any]) -> "OneServer":
     """redis:// and unix://"""
-    options |= {"db": address.database, "timeout": options["socket_connect_timeout"]}
+    options["db"] = address.database
     if address.kind == "unix":
         place: dict[str, Any] = {"path": address.path}
         options["connection_class"] = redis.UnixDomainSocketConnection
@@ -70,7 +70,7 @@ def _one_server(address: RedisUrl, options: dict[str, Any]) -> "OneServer":
         host, port = address.hosts[0]
         place = {"host": host, "port": port}
         options["connection_class"] = redis.SSLConnection if address.is_tls else PlainConnection
-    pool = redis.BlockingConnectionPool(**options, **place)  # type: ignore[no-untyped-call]
+    pool = redis.ConnectionPool(**options, **place)
     return OneServer(connection_pool=pool)
 
 
@@ -148,50 +148,6 @@ class OneServer(redis.Redis):
         return answer
 
 
-def _sentinel(address: RedisUrl, options: dict[str, Any]) -> Any:
-    """The master that the Sentinels name. They have a user and a password of their own."""
-    secrets = {"username": address.sentinel_username, "password": address.sentinel_password}
-    if address.is_tls:
-        options["ssl"] = True
-    of_sentinels = options | secrets
-    sentinel = _Sentinels(  # type: ignore[no-untyped-call]
-        address.hosts, sentinel_kwargs=of_sentinels, **options
-    )
-    return sentinel.master_for(  # type: ignore[no-untyped-call]
-        address.service, db=address.database
-    )
-
-
-class _Sentinels(Sentinel):
-    """redis-py's, which says why no Sentinel is of use, instead of the same for each case."""
-
-    def discover_master(self, service_name: str) -> tuple[str, int]:
-        """The master's address. Raises what the last Sentinel raised, if none answered;
-        NoSuchService if no Sentinel knows the name, MasterNotFoundError if the master is down."""
-        failure: Exception | None = None
-        answered = known = False
-        for sentinel in list(self.sentinels):
-            try:
-                masters: Any = sentinel.sentinel_masters()
-            except (redis.RedisError, OSError) as why:
-                failure = _more_telling(failure, why)
-                continue
-            answered = True
-            state = masters.get(service_name)
-            known = known or state is not None
-            if state and self.check_master_state(  # type: ignore[no-untyped-call]
-                state, service_name
-            ):
-                others = (one for one in self.sentinels if one is not sentinel)
-                self.sentinels = [sentinel, *others]  # the next look begins with this one
-                return state["ip"], state["port"]
-        if failure is not None and not answered:
-            raise SentinelFailed(str(failure)) from failure
-        if not known:
-            raise NoSuchService(f"the Sentinels know no service {service_name}")
-        raise MasterNotFoundError(f"the Sentinels know of no {service_name} that is up")
-
-
 class WrongKind(redis.ConnectionError):
     """Another kind of Redis than the URL says; `kind` is "cluster" or "sentinel"."""
 
@@ -203,21 +159,6 @@ class WrongKind(redis.ConnectionError):
 class SomeNodesFail(RedisClusterException):
     """Some nodes of a cluster fail, and others carry out what is asked of them; its cause is what
     one of them raised."""
-
-
-class SentinelFailed(redis.ConnectionError):
-    """No Sentinel answers the question for the master; its cause is what one of them raised."""
-
-
-class NoSuchService(redis.ConnectionError):
-    """The Sentinels answer, and none knows the service."""
-
-
-def _more_telling(one: Exception | None, other: Exception) -> Exception:
-    """Of two failures that of the Sentinel that answered."""
-    silent = (redis.TimeoutError, OSError)
-    refused = isinstance(one, redis.AuthenticationError | redis.ResponseError)
-    return one if one is not None and (refused or isinstance(other, silent)) else other
 
 
 def _cluster(address: RedisUrl, options: dict[str, Any]) -> Any:

@@ -20,7 +20,8 @@ from redis.exceptions import (
 )
 from redis.sentinel import MasterNotFoundError
 
-from app.state.redis_client import NoSuchService, SentinelFailed, WrongKind
+from app.state.redis_client import WrongKind
+from app.state.redis_sentinel import NoSuchService, SentinelFailed
 
 #: What a command raises where Redis fails. RedisCluster's own exception is not a RedisError.
 FAILURES = (redis.RedisError, RedisClusterException, OSError)

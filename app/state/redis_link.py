@@ -17,10 +17,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import redis
 
-from app.observability.condition_metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
+from app.observability.metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
 from app.state.redis_client import SomeNodesFail, connect
 from app.state.redis_faults import FAILURES, causes, is_refusal, said, word
 from app.state.redis_rights import Lack, explain, missing, missing_to_connect, missing_to_hear
+from app.state.redis_sentinel import MasterAlone
 
 log = logging.getLogger("hokusai.redis")
 
@@ -34,6 +35,10 @@ REFUSAL_INTERVAL = 5.0
 
 #: What is wrong, in the words of redis_faults.py, with a Redis that carries out some commands.
 PARTIAL = frozenset(("permission", "slots", "is cluster"))
+
+#: Commands of a worker at once, each on a connection of its own; the others wait. Hundreds of
+#: requests may begin together, and so many new connections would take longer than REDIS_TIMEOUT.
+AT_ONCE = 64
 
 #: Without these no connection is of use.
 CONNECTING = frozenset(("select", "command", "cluster", "cluster|slots"))
@@ -50,7 +55,7 @@ class Trouble(NamedTuple):
     @property
     def is_partial(self) -> bool:
         """Whether Redis carries out other commands."""
-        is_some = any(isinstance(cause, SomeNodesFail) for cause in causes(self.error))
+        is_some = any(isinstance(c, SomeNodesFail | MasterAlone) for c in causes(self.error))
         is_partial = is_some or self.word in PARTIAL
         return is_partial and not any(lack.right in CONNECTING for lack in self.lacks)
 
@@ -72,6 +77,7 @@ class RedisLink:
         self._retry_interval = retry_interval
         self._away = self.client is None
         self._guard = threading.Lock()
+        self._places = threading.Semaphore(AT_ONCE)
         self._is_watched = False
         self._is_partial = False  # the last look found that some of it works
         self._answered_at = 0.0
@@ -82,6 +88,12 @@ class RedisLink:
     def call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Runs one command; RedisAway if it fails, and at once until a probe has succeeded."""
         if self._away:
+            raise RedisAway
+        with self._places:
+            return self._call(command, *arguments, **options)
+
+    def _call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        if self._away:  # by now
             raise RedisAway
         began = time.monotonic()
         try:
@@ -200,6 +212,8 @@ class RedisLink:
             if hasattr(self.client, "check"):
                 self.client.check()
             found = self._missing()
+            if not found and hasattr(self.client, "check_sentinels"):
+                self.client.check_sentinels()
         except FAILURES as why:
             return Trouble(word(why), why, tuple(missing_to_connect(why)))
         except Exception as why:  # a defect: the thread that looks for Redis must not end by it

@@ -14,8 +14,9 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from app.state.redis_client import SentinelFailed, SomeNodesFail
+from app.state.redis_client import SomeNodesFail
 from app.state.redis_faults import FAILURES, causes, word
+from app.state.redis_sentinel import SentinelFailed
 
 CHANNEL = "hokusai:auth:revoked"
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from limits import parse
 from limits.limits import RateLimitItem
 from limits.storage import RedisStorage
+from limits.util import get_dependency
 
 
 class Windows(NamedTuple):
@@ -40,7 +41,7 @@ class LinkStorage(RedisStorage):
 
     def __init__(self, uri: str, client: Any) -> None:
         super(RedisStorage, self).__init__(uri)
-        self.target_server, self.dependency = "redis", self.dependencies["redis"].module
+        self.target_server, self.dependency = "redis", get_dependency("redis")[0]
         self.key_prefix, self.storage = self.PREFIX, client
         self.initialize_storage(uri)
         self._take = client.register_script(self.SCRIPT_TAKE.encode())
@@ -69,6 +70,13 @@ def take(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> tuple[
     return granted, Windows(*storage.get_sliding_window(key, period))
 
 
+def counted(windows: Windows, period: int) -> int:
+    """What counts now: the current window, and of the previous one the part that is left. The
+    library's scripts in Redis count the same."""
+    previous, previous_rest, current, _ = windows
+    return math.floor(previous * previous_rest / period) + current
+
+
 def look(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> Windows:
     """The windows as they are. One question answers both "one more now?" and "when?"; the
     library's test() and get_window_stats() would be two."""
@@ -83,10 +91,8 @@ def stored(client: Any, key: str) -> tuple[RateLimitItem, Windows]:
 
 
 def seconds_to_wait(item: RateLimitItem, windows: Windows) -> float:
-    """When the sliding window grants one more; 0 if it does now.
-
-    The window counts `floor(previous × its rest / period) + current`.
-    """
+    """Seconds until the sliding window grants one more; 0 if it does now. The inverse of
+    `counted`."""
     period = item.get_expiry()
     previous, previous_rest, current, current_rest = windows
     if item.amount == 0:
@@ -101,9 +107,7 @@ def seconds_to_wait(item: RateLimitItem, windows: Windows) -> float:
 
 def remaining(item: RateLimitItem, windows: Windows) -> int:
     """How many more the sliding window grants now."""
-    period = item.get_expiry()
-    counted = math.floor(windows.previous * windows.previous_rest / period) + windows.current
-    return max(0, item.amount - counted)
+    return max(0, item.amount - counted(windows, item.get_expiry()))
 
 
 def seconds_to_change(item: RateLimitItem, windows: Windows) -> float:

@@ -119,7 +119,9 @@ class _Rest(io.RawIOBase):
 
 def refuse(route: Route | None, answer: urllib3.BaseHTTPResponse, body: bytes) -> None:
     """Raises UpstreamRefusal or UpstreamOverloaded for an answer that is not about this request."""
-    relays = route is not None and route.kind == "gateway"
+    kind = route.kind if route else ""
+    # An artifact store's refusal of MLflow, such as S3's, has the form of MLflow's own errors.
+    relays = kind == "gateway" or (kind == "artifacts" and b'"error_code"' in body)
     error: ProxyError | None = None
     if word := refusal(answer.status, answer.headers, body, relays):
         error = UpstreamRefusal(REFUSALS[word])
@@ -154,7 +156,7 @@ def is_of_mlflow(headers: Mapping[str, str], body: bytes) -> bool:
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, relays: bool) -> str | None:
     """A word for a refusal that is about the proxy, not about the caller: credentials, permission
-    or host. `relays`: the route passes on answers of others, such as a model provider's 401."""
+    or host. `relays`: the answer may be of somebody behind MLflow, such as a model provider."""
     text = body[:200].decode("utf-8", "replace").strip()
     if status == 401 and (not relays or "WWW-Authenticate" in headers):
         return "credentials"

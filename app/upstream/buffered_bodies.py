@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Self
 
-from app.observability.condition_metrics import BUFFERED_BYTES, count_buffer_refusal
+from app.observability.metrics import BUFFERED_BYTES, count_buffer_refusal
 from app.request.errors import BodyTooLarge, NoRoomForBody
 
 log = logging.getLogger("hokusai.proxy")

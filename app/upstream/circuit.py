@@ -64,6 +64,11 @@ class Circuit:
         """closed, open or half-open."""
         return str(self._breaker.current_state)
 
+    @property
+    def is_about_to_open(self) -> bool:
+        """Whether one more failure opens it, or keeps it open."""
+        return self.state != "closed" or self._breaker.fail_counter + 1 >= self._breaker.fail_max
+
     @contextmanager
     def attempt(
         self,

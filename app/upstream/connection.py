@@ -27,7 +27,7 @@ except ImportError:  # no Unix: urllib3's own way is taken
 
 from app.observability.metrics import count_connection
 from app.upstream.handshake import HandshakeDeadline
-from app.upstream.names import open_socket
+from app.upstream.names import FAILED, open_socket
 from app.upstream.response_head import UpstreamResponse
 
 #: Carries the request target to the connection as it is. The pool would rewrite it (`%2f` becomes
@@ -62,12 +62,13 @@ class Connection(HTTPConnection):
     """A connection to MLflow."""
 
     #: Seconds an idle one is reused, seconds from its connect after which it is not (its name may
-    #: mean another address by then), seconds that one write may take, and whether the metrics count
-    #: it; set on a subclass.
+    #: mean another address by then), seconds that one write may take, whether the metrics count it,
+    #: and whether silence is held against its address; set on a subclass.
     reuse_for = 4.0
     max_age = 60.0
     send_timeout = 30.0
     counted = True
+    probes = False
     _idle_timeout: float | None = None
     _last_used = 0.0
     _connected_at = 0.0
@@ -236,6 +237,9 @@ class Connection(HTTPConnection):
             answer.close()
             if isinstance(why, TimeoutError) and why.errno == errno.ETIMEDOUT:
                 raise ConnectionAbortedError("the host acknowledges nothing any more") from why
+            if isinstance(why, TimeoutError) and self.probes:
+                host, port, *rest = self.sock.getpeername()
+                FAILED.note((host, *rest), port)
             raise
         if self._idle_timeout is not None:
             self.sock.settimeout(self._idle_timeout)

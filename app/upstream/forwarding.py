@@ -77,7 +77,7 @@ class Upstream:
         self._model_timeout = settings.mlflow_gateway_read_timeout
         self._probe_timeout = settings.health_timeout
         self._pool = open_pool(settings, settings.mlflow_pool_size)
-        self._probes = open_pool(settings, 1)
+        self._probes = open_pool(settings, 1, probes=True)
         self._retries = Retries(settings.mlflow_retry_deadline)
         self._writes = WriteGate(settings.web_concurrency)
         circuit.when_opened(self._writes.turn_away)
@@ -123,13 +123,13 @@ class Upstream:
             response.close()
         return ProbeResponse(response.status, response.headers, body)
 
-    def is_there(self) -> bool | None:
-        """Whether MLflow gives any answer at all, on a new connection; None if that breaks."""
+    def is_there(self, patience: float = 1.0) -> bool | None:
+        """Whether MLflow gives any answer at all within `patience` times HEALTH_TIMEOUT, on a new
+        connection; None if that breaks."""
         headers = {**self._headers(), "Connection": "close"}
+        timeout = patience * self._probe_timeout
         try:
-            sent = self._send(
-                "GET", HEALTH, headers, Body(None, 0), self._probe_timeout, self._probes
-            )
+            sent = self._send("GET", HEALTH, headers, Body(None, 0), timeout, self._probes)
         except (UpstreamUnreachable, UpstreamTimeout):
             return False
         except UpstreamReset:
@@ -148,7 +148,7 @@ class Upstream:
     def _turn(self, permit: Permit) -> AbstractContextManager[Turn | None]:
         """The bound on concurrent writes, for a route that writes to MLflow's database."""
         route = permit.route
-        if route is None or route.access is not Access.WRITE or route.kind == "artifacts":
+        if route is None or not _takes_turn(route):
             return nullcontext()
         patience = EXPORT_PATIENCE if route.operation == EXPORT else PATIENCE
         return self._writes.turn(permit.principal.key_id, patience)
@@ -166,6 +166,7 @@ class Upstream:
         began, tries = time.monotonic(), 0
         reads_only = permit.inbound.method in ("GET", "HEAD") and body.is_whole
         reads = permit.route is not None and permit.route.access is Access.READ and body.is_whole
+        had_turn = permit.route is not None and _takes_turn(permit.route)
         self._retries.request_made()
         while True:
             tries += 1
@@ -174,9 +175,11 @@ class Upstream:
             try:
                 answer, page = self._once(permit, body)
             except UpstreamOverloaded:
-                self._writes.tighten(sent)
+                self._writes.tighten(sent, had_turn)
+                if not reads or has_left(permit.inbound):
+                    raise
                 # MLflow's own wait, 30 s, does not count towards the deadline.
-                if not reads or not self._retries.again(tries, time.monotonic(), was_sent=True):
+                if not self._retries.again(tries, time.monotonic(), was_sent=True):
                     raise
                 continue
             except UpstreamUnreachable:
@@ -188,7 +191,7 @@ class Upstream:
                     raise
                 continue
             if answers.is_pool_limit(answer.status, page):  # of a route where a part may be done
-                self._writes.tighten(sent)
+                self._writes.tighten(sent, had_turn)
             if not reads_only or not answers.is_of_intermediary(
                 answer.status, answer.headers, page
             ):
@@ -271,6 +274,11 @@ class Upstream:
                 "MLflow broke the connection before its answer. It may have carried the request "
                 "out: look before you repeat one that creates something."
             ) from why
+
+
+def _takes_turn(route: Route) -> bool:
+    """Whether it writes to MLflow's database, so that the bound on concurrent writes is for it."""
+    return route.access is Access.WRITE and route.kind != "artifacts"
 
 
 def _own_credentials(settings: Settings) -> Mapping[str, str]:

@@ -240,7 +240,9 @@ def public_location(location: str, upstream_url: str, prefix: str) -> str:
     """
     try:
         parts, internal = urlsplit(location), urlsplit(upstream_url)
-        foreign = parts.netloc and _host_and_port(parts) != _host_and_port(internal)
+        # MLflow may believe X-Forwarded-Proto: then its own name comes with https.
+        named = parts.netloc not in ("", internal.netloc)
+        foreign = named and _host_and_port(parts) != _host_and_port(internal)
     except ValueError:
         return location
     if foreign or not (parts.netloc or location.startswith("/")):

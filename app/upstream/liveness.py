@@ -21,8 +21,10 @@ log = logging.getLogger("hokusai.circuit")
 #: Seconds in which a request waits and nobody is answered, before /health is asked.
 QUIET = 3.0
 
-#: Questions in a row that have to stay without an answer before the circuit opens.
-TRIES = 2
+#: The questions that have to stay without an answer before the circuit opens, and how many
+#: HEALTH_TIMEOUTs each has. 40 large searches at once keep an MLflow of one worker from /health for
+#: 2.6 s of its processor (Python's threads take turns); on half a processor that is twice as long.
+PATIENCE = (1.0, 4.0)
 
 #: Seconds between two looks.
 INTERVAL = 0.5
@@ -31,9 +33,9 @@ INTERVAL = 0.5
 class Liveness:
     """What this worker knows of MLflow's life; shared by its threads."""
 
-    def __init__(self, circuit: Circuit, is_there: Callable[[], bool | None]) -> None:
-        """`is_there` asks MLflow: True for an answer, False for none, None if that is not clear.
-        The circuit is opened when MLflow is silent."""
+    def __init__(self, circuit: Circuit, is_there: Callable[[float], bool | None]) -> None:
+        """`is_there` asks MLflow, which has so many HEALTH_TIMEOUTs: True for an answer, False for
+        none, None if that is not clear. The circuit is opened when MLflow is silent."""
         self._circuit = circuit
         self._is_there = is_there
         self._answered = 0.0
@@ -67,8 +69,8 @@ class Liveness:
         if self._circuit.state != "closed" or not self._is_suspicious():
             return
         asked = time.monotonic()
-        for _ in range(TRIES):
-            if self._is_there() is not False:
+        for patience in PATIENCE:
+            if self._is_there(patience) is not False:
                 self._answered = time.monotonic()
             if self._answered > asked:
                 return

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from app.observability.condition_metrics import NAMES_FAILING
+from app.observability.metrics import NAMES_FAILING
 
 log = logging.getLogger("hokusai.names")
 
@@ -140,9 +140,9 @@ class Names:
 
 
 class Failed:
-    """Addresses and ports at which a connect failed lately, of one process. One that swallows
-    connects (an IPv6 route that leads nowhere, say) would cost each new connection its share of the
-    timeout."""
+    """Addresses and ports at which a connect or a probe failed lately, of one process. One that
+    swallows connects (an IPv6 route that leads nowhere, say) would cost each new connection its
+    share of the timeout; at one that hangs, requests would wait for nothing."""
 
     def __init__(self) -> None:
         self._until: dict[tuple[Any, ...], float] = {}

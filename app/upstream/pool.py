@@ -24,8 +24,9 @@ TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 BEYOND_WRITES = 5.0
 
 
-def open_pool(settings: Settings, size: int) -> urllib3.HTTPConnectionPool:
-    """A pool: `size` idle connections are kept; more are opened when needed."""
+def open_pool(settings: Settings, size: int, probes: bool = False) -> urllib3.HTTPConnectionPool:
+    """A pool: `size` idle connections are kept; more are opened when needed. One that `probes` asks
+    whether MLflow is there."""
     parts = urlsplit(settings.mlflow_server_url)
     is_tls = parts.scheme == "https"
     pool_class = urllib3.HTTPSConnectionPool if is_tls else urllib3.HTTPConnectionPool
@@ -39,6 +40,7 @@ def open_pool(settings: Settings, size: int) -> urllib3.HTTPConnectionPool:
         "reuse_for": settings.mlflow_keepalive,
         "max_age": settings.mlflow_connection_max_age,
         "send_timeout": settings.mlflow_artifact_read_timeout,
+        "probes": probes,
     }
     base = ConnectionTLS if is_tls else Connection
     pool.ConnectionCls = type(base.__name__, (base,), limits)

@@ -5,10 +5,10 @@ and wait for a second. With 15 such writes no request gets a connection until ML
 of 30 s; MLflow then answers 400 "QueuePool limit". Measured with 32 writers on SQLite, one MLflow
 worker: 1 write/s without a bound, 40 writes/s with 4 to 14 at a time (`make drill ARGS=slow`).
 
-So the first such answer sets the bound, and each further one halves it. One key gets at most half
-of it: its slow writes must not hold up everybody else's. Writes over the bound wait in order of
-arrival. Reads never wait here. The bound rises by one for each LIFT_AFTER seconds without such an
-answer, and is lifted when no write has had to wait for as long.
+So the first such answer sets the bound, and each further one to a write halves it. One key gets at
+most half of it: its slow writes must not hold up everybody else's. Writes over the bound wait in
+order of arrival. Reads never wait here. The bound rises by one for each LIFT_AFTER seconds without
+such an answer, and is lifted when no write has had to wait for as long.
 """
 
 import logging
@@ -131,14 +131,15 @@ class WriteGate:
         for write in waiting:
             write.woken.set()
 
-    def tighten(self, sent: float) -> None:
+    def tighten(self, sent: float, had_turn: bool) -> None:
         """MLflow had no database connection for a request that was sent at `sent` (monotonic
-        seconds): set the bound, or halve it where the request was sent under it."""
+        seconds): set the bound, or halve it where the request was sent under it. One without a
+        turn, a read, does not halve it: large searches fill the pool without any write."""
         with self._guard:
             self._last_change = time.monotonic()
             if self._bound is None:
                 self._set_bound(self._first_bound)
-            elif sent > self._bound_set:
+            elif had_turn and sent > self._bound_set:
                 self._set_bound(max(LEAST, self._bound // 2))
 
     def _leave_queue(self, write: _Waiting) -> None:

@@ -3,12 +3,11 @@
     uvicorn fastapi_httpx:app
 
 A key is hashed and looked up in Redis, else validated by the auth service and kept for a minute; a
-request is counted in Redis; a short body is passed on whole, a long one in pieces; one JSON log
-line and two metrics a request. POOLED: one httpx client for all requests, else a new one for each,
-as the predecessor of this proxy had it.
+request is counted in Redis; one JSON log line and two metrics a request. POOLED: one httpx client
+for all requests, else a new one for each, as the predecessor of this proxy had it.
 
-It does less than this proxy: no revocation, no scopes, no retries, no circuit, no protection
-against forged identity headers, no refusal of odd paths.
+It does less than this proxy: no streams, no revocation, no scopes, no retries, no circuit, no
+protection against forged identity headers, no refusal of odd paths.
 """
 
 import contextlib
@@ -23,20 +22,17 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
 from prometheus_client import Counter, Histogram
 from redis.asyncio import Redis
-from starlette.background import BackgroundTask
 
 UPSTREAM, AUTH = os.environ["UPSTREAM"], os.environ["AUTH"]
 POOLED = bool(os.environ["POOLED"])
 CACHE_TTL = 60
-WHOLE = 1024 * 1024
 DROPPED = {"authorization", "host", "connection", "content-length", "transfer-encoding", "cookie"}
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "server", "date"}
 
 REQUESTS = Counter("peer_requests_total", "Requests.", ("method", "status"))
-DURATION = Histogram("peer_request_seconds", "Time to the upstream's answer.")
+DURATION = Histogram("peer_request_seconds", "Time to the upstream's response.")
 
 log = logging.getLogger("peer")
 log.setLevel("INFO")
@@ -60,76 +56,60 @@ async def forward(path: str, request: Request) -> Response:
     """Validate, limit, forward, log."""
     began, request_id = time.monotonic(), uuid.uuid4().hex
     key = request.headers.get("authorization", "").removeprefix("Bearer ")
-    verdict = await validate(key, request.client.host if request.client else "")
-    if verdict is None:
+    decision = await validate(key, request.client.host if request.client else "")
+    if decision is None:
         return Response('{"error_code": "UNAUTHENTICATED"}', 401, media_type="application/json")
-    if not await within_limit(verdict):
+    if not await within_limit(decision):
         return Response('{"error_code": "REQUEST_LIMIT_EXCEEDED"}', 429)
-    headers = [(n, v) for n, v in request.headers.items() if n not in DROPPED]
-    headers += [("x-hokusai-user-id", verdict["user_id"]), ("x-request-id", request_id)]
-    answer = await send(path, request, headers)
+    headers = {name: value for name, value in request.headers.items() if name not in DROPPED}
+    headers |= {"x-hokusai-user-id": decision["user_id"], "x-request-id": request_id}
+    response = await send(path, request, headers)
     DURATION.observe(time.monotonic() - began)
-    REQUESTS.labels(request.method, str(answer.status_code)).inc()
+    REQUESTS.labels(request.method, str(response.status_code)).inc()
     line: dict[str, Any] = {"request_id": request_id, "method": request.method, "path": path}
-    line |= {"status": answer.status_code, "key_id": verdict["key_id"]}
+    line |= {"status": response.status_code, "key_id": decision["key_id"]}
     log.info(json.dumps(line | {"duration_ms": round((time.monotonic() - began) * 1000, 2)}))
-    return answer
+    return response
 
 
 async def validate(key: str, client_ip: str) -> dict[str, Any] | None:
-    """The auth service's answer, from Redis where it is there."""
+    """The auth service's decision, from Redis where it is there; None for a bad key."""
     name = "peer:verdict:" + hashlib.sha256(f"{key} {client_ip}".encode()).hexdigest()
-    if known := await redis.get(name):
-        kept: dict[str, Any] = json.loads(known)
-        return kept
-    async with a_client() as asking:
-        answer = await asking.post(
-            f"{AUTH}/api/v1/keys/validate",
-            json={"service_id": "platform", "client_ip": client_ip},
-            headers={"Authorization": f"Bearer {key}"},
-        )
-    if answer.status_code != 200:
-        return None
-    await redis.set(name, answer.content, ex=CACHE_TTL)
-    said: dict[str, Any] = answer.json()
-    return said
+    content = await redis.get(name)
+    if not content:
+        async with a_client() as http:
+            response = await http.post(
+                f"{AUTH}/api/v1/keys/validate",
+                json={"service_id": "platform", "client_ip": client_ip},
+                headers={"Authorization": f"Bearer {key}"},
+            )
+        if response.status_code != 200:
+            return None
+        content = response.content
+        await redis.set(name, content, ex=CACHE_TTL)
+    decision: dict[str, Any] = json.loads(content)
+    return decision
 
 
-async def within_limit(verdict: dict[str, Any]) -> bool:
+async def within_limit(decision: dict[str, Any]) -> bool:
     """Counts one request of this key in this hour, in one round trip."""
-    name = f"peer:count:{verdict['key_id']}:{int(time.time() // 3600)}"
+    name = f"peer:count:{decision['key_id']}:{int(time.time() // 3600)}"
     async with redis.pipeline(transaction=False) as pipeline:
         pipeline.incr(name)
         pipeline.expire(name, 3600)
         count, _ = await pipeline.execute()
-    limit: int = verdict["rate_limit_per_hour"]
+    limit: int = decision["rate_limit_per_hour"]
     return int(count) <= limit
 
 
-async def send(path: str, request: Request, headers: list[tuple[str, str]]) -> Response:
-    """The upstream's answer; a long body is streamed."""
-    using = a_client()
-    own = await using.__aenter__()
-    length = int(request.headers.get("content-length", 0))
-    if length > WHOLE:
-        headers.append(("content-length", str(length)))
-    body = request.stream() if length > WHOLE else await request.body()
+async def send(path: str, request: Request, headers: dict[str, str]) -> Response:
+    """The upstream's response."""
     url = httpx.URL(f"{UPSTREAM}/{path}", query=request.url.query.encode())
-    question = own.build_request(request.method, url, headers=headers, content=body)
-    answer = await own.send(question, stream=True)
-    kept = {n: v for n, v in answer.headers.items() if n not in HOP_BY_HOP}
-
-    async def close() -> None:
-        await answer.aclose()
-        await using.__aexit__(None, None, None)
-
-    if int(answer.headers.get("content-length", WHOLE + 1)) > WHOLE:
-        return StreamingResponse(
-            answer.aiter_raw(), answer.status_code, kept, background=BackgroundTask(close)
-        )
-    content = b"".join([piece async for piece in answer.aiter_raw()])
-    await close()
-    return Response(content, answer.status_code, kept)
+    body = await request.body()
+    async with a_client() as http:
+        got = await http.request(request.method, url, headers=headers, content=body)
+    kept = {name: value for name, value in got.headers.items() if name not in HOP_BY_HOP}
+    return Response(got.content, got.status_code, kept)
 
 
 @contextlib.asynccontextmanager
@@ -138,5 +118,5 @@ async def a_client() -> AsyncIterator[httpx.AsyncClient]:
     if client is not None:
         yield client
         return
-    async with httpx.AsyncClient(timeout=30) as own:
-        yield own
+    async with httpx.AsyncClient(timeout=30) as http:
+        yield http

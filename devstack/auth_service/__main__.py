@@ -1,36 +1,128 @@
 """The command line: `python -m devstack.auth_service create | list | revoke | serve`."""
 
 import json
-import os
-import sys
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import click
+from click import BadParameter
 
-from devstack.auth_service import arguments, listing, settings
-from devstack.auth_service.errors import StoreUnavailable
-from devstack.auth_service.grant import DEFAULT_LIMIT_PER_HOUR, DEFAULT_SCOPES, Grant, Network
-from devstack.auth_service.keys import Key, KeyStore
+from devstack.auth_service.keys import Grant, Key, KeyStore, Network, StoreUnavailable, iso
 
-Command = Callable[..., None]
-
-
-def database_option(command: Command) -> Command:
-    """Give a command the option that says where the keys are."""
-    text = f"SQLite file of the keys [AUTH_SERVICE_DATABASE; {settings.DEFAULT_DATABASE}]."
-    return click.option("--database", metavar="FILE", help=text)(command)
+DURATIONS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+COLUMNS = ("key id", "user", "scopes", "limit", "created", "expires", "last used", "state")
 
 
-def redis_option(command: Command) -> Command:
-    """Give a command the option that says where revocations are told."""
-    text = "Redis that revocations are announced in [REDIS_URL; none]."
-    return click.option("--redis-url", metavar="URL", help=text)(command)
+# --- the values of options -------------------------------------------------------------------
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for programs.")
+def user_id(text: str) -> str:
+    """Visible ASCII, at most 128 characters: MLflow gets it in a header."""
+    if not re.fullmatch(r"[!-~]{1,128}", text):
+        raise BadParameter("a user id is 1 to 128 visible ASCII characters without spaces.")
+    return text
+
+
+def printable(text: str) -> str:
+    """One line of text; control characters would garble a terminal."""
+    if not text or not text.isprintable():
+        raise BadParameter("must be one line of printable text.")
+    return text
+
+
+def scopes(text: str) -> tuple[str, ...]:
+    """Names separated by commas, each once, in the order given; `none` for no scope."""
+    if text == "none":
+        return ()
+    names = [name.strip() for name in text.split(",")]
+    if not all(re.fullmatch(r"[A-Za-z0-9_.:-]+", name) for name in names):
+        raise BadParameter("give names like read,write or model:write, separated by commas.")
+    return tuple(dict.fromkeys(names))
+
+
+def limit(text: str) -> int | None:
+    """Requests per hour, at least 1; `none` for no limit."""
+    if text == "none":
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise BadParameter("give a whole number from 1 on, or none for no limit.")
+    return int(text)
+
+
+def network(text: str) -> Network:
+    """An address, or a network in CIDR notation."""
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise BadParameter(f"{error}.") from None
+
+
+def expiry(text: str) -> int:
+    """A time to come, in seconds since the epoch."""
+    try:
+        return parse_expiry(text, datetime.now(UTC))
+    except ValueError as error:
+        raise BadParameter(f"{text} {error}.") from None
+
+
+def parse_expiry(text: str, now: datetime) -> int:
+    """Read 90d, 12h, 30m or 45s from `now` on, a date (to its end, in UTC), or an ISO time.
+
+    A time without a zone is in UTC. Raises ValueError for anything else, and for a time that is
+    not after `now`.
+    """
+    if duration := re.fullmatch(r"(\d{1,6})([smhd])", text):
+        moment = now + timedelta(**{DURATIONS[duration[2]]: int(duration[1])})
+    else:
+        moment = _moment(text)
+    if moment <= now:
+        raise ValueError("lies in the past")
+    return int(moment.timestamp())
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is not like 2026-12-31, 2026-12-31T12:00Z, 90d or 12h") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        moment += timedelta(days=1, seconds=-1)
+    return moment
+
+
+def redis_address(url: str) -> str | None:
+    """None for no address, and for `memory://`, which means to the proxy that there is no Redis."""
+    return None if not url or url.startswith("memory:") else url
+
+
+# --- the commands ----------------------------------------------------------------------------
+
+option = partial(click.option, show_default=True, show_envvar=True)
+json_option = option("--json", "as_json", is_flag=True, help="Write JSON, for programs.")
+database_option = option(
+    "--database",
+    metavar="FILE",
+    envvar="AUTH_SERVICE_DATABASE",
+    default=".devstack/keys.db",
+    type=click.Path(path_type=Path),
+    help="SQLite file of the keys.",
+)
+redis_option = option(
+    "--redis-url",
+    metavar="URL",
+    envvar="REDIS_URL",
+    type=redis_address,
+    help="Redis that revocations are announced in.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -42,65 +134,49 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--user", required=True, type=arguments.user_id, metavar="ID", help="Whose key.")
-@click.option("--name", type=arguments.printable, metavar="TEXT", help="The user's name.")
-@click.option("--email", type=arguments.printable, metavar="TEXT", help="The user's address.")
-@click.option(
+@option("--user", "user_id", required=True, type=user_id, metavar="ID", help="Whose key.")
+@option("--name", "user_name", type=printable, metavar="TEXT", help="The user's name.")
+@option("--email", type=printable, metavar="TEXT", help="The user's address.")
+@option(
     "--scopes",
-    type=arguments.scopes,
-    default=",".join(DEFAULT_SCOPES),
-    show_default=True,
+    type=scopes,
+    default="read,write",
     metavar="A,B",
     help="What the key may do; none for nothing.",
 )
-@click.option(
+@option(
     "--limit",
-    type=arguments.limit,
-    default=str(DEFAULT_LIMIT_PER_HOUR),
-    show_default=True,
+    "rate_limit_per_hour",
+    type=limit,
+    default="1000",
     metavar="N|none",
     help="Requests per hour.",
 )
-@click.option("--admin", is_flag=True, help="Allow the administrative routes too.")
-@click.option(
+@option("--admin", "is_admin", is_flag=True, help="Allow the administrative routes too.")
+@option(
     "--expires",
-    type=arguments.expiry,
+    "expires_at",
+    type=expiry,
     metavar="WHEN",
     help="2026-12-31 (to its end, UTC), 2026-12-31T12:00Z, or from now 90d, 12h, 30m, 45s [never].",
 )
-@click.option(
+@option(
     "--allow-ip",
-    type=arguments.network,
+    "allowed_networks",
+    type=network,
     multiple=True,
     metavar="CIDR",
     help="Address or network the key may be used from; may be repeated [anywhere].",
 )
-@click.option("--test", is_flag=True, help="Begin the key with hk_test_ instead of hk_live_.")
+@option("--test", is_flag=True, help="Begin the key with hk_test_ instead of hk_live_.")
 @json_option
 @database_option
-def create(
-    user: str,
-    name: str | None,
-    email: str | None,
-    scopes: tuple[str, ...],
-    limit: int | None,
-    admin: bool,
-    expires: int | None,
-    allow_ip: tuple[Network, ...],
-    test: bool,
-    as_json: bool,
-    database: str | None,
-) -> None:
+def create(test: bool, as_json: bool, database: Path, **granted: Any) -> None:
     """Create a key and print it, this once: only its hash is stored."""
-    grant = Grant(user, name, email, scopes, limit, admin, allow_ip, expires)
     with _store(database) as store:
-        secret, key = store.create(grant, test)
-    _print_new(secret, key, as_json)
-
-
-def _print_new(secret: str, key: Key, as_json: bool) -> None:
+        secret, key = store.create(Grant(**granted), test)
     if as_json:
-        click.echo(json.dumps({"key": secret, **listing.describe(key, time.time())}))
+        click.echo(json.dumps({"key": secret, **_describe(key, time.time())}))
         return
     click.echo(f"key     {secret}\nkey id  {key.key_id}")
     click.echo("Keep the key now: only its hash is stored, it is not shown again.", err=True)
@@ -109,22 +185,22 @@ def _print_new(secret: str, key: Key, as_json: bool) -> None:
 @cli.command("list")
 @json_option
 @database_option
-def list_keys(as_json: bool, database: str | None) -> None:
+def list_keys(as_json: bool, database: Path) -> None:
     """List all keys with their state, never the key itself."""
     with _store(database) as store:
         keys = store.list()
     now = time.time()
     if as_json:
-        click.echo(json.dumps([listing.describe(key, now) for key in keys]))
+        click.echo(json.dumps([_describe(key, now) for key in keys]))
     else:
-        click.echo(listing.table(keys, now) if keys else "There is no key yet.")
+        click.echo(_table(keys, now) if keys else "There is no key yet.")
 
 
 @cli.command()
 @click.argument("key_id")
 @database_option
 @redis_option
-def revoke(key_id: str, database: str | None, redis_url: str | None) -> None:
+def revoke(key_id: str, database: Path, redis_url: str | None) -> None:
     """Revoke the key KEY_ID for good, and announce it in Redis.
 
     Where it cannot be announced, proxies notice when their cached answers run out.
@@ -134,17 +210,16 @@ def revoke(key_id: str, database: str | None, redis_url: str | None) -> None:
     if key is None:
         raise click.ClickException(f"There is no key {key_id}. Its id begins with key_; see list.")
     click.echo(f"{key_id} of {key.grant.user_id} is revoked.")
-    _announce(key_id, settings.load(redis_url=redis_url).redis_url)
-
-
-def _announce(key_id: str, redis_url: str | None) -> None:
     if redis_url is None:
         click.echo("Not announced, for no REDIS_URL is known: proxies may accept it for some time.")
-        return
+    else:
+        _announce(redis_url, key_id)
+
+
+def _announce(redis_url: str, key_id: str) -> None:
+    # Here, because importing Redis takes half a second.
     from app.state.redis_rights import CHANNEL
-    from devstack.auth_service import (
-        revocation,  # here, because importing Redis takes half a second
-    )
+    from devstack.auth_service import revocation
 
     try:
         listeners = revocation.announce(redis_url, key_id)
@@ -154,41 +229,89 @@ def _announce(key_id: str, redis_url: str | None) -> None:
 
 
 @cli.command()
-@click.option("--bind", metavar="ADDRESS", help="[AUTH_SERVICE_BIND; 127.0.0.1:8001]; port 0: any.")
-@click.option(
+@option(
+    "--bind",
+    metavar="ADDRESS",
+    envvar="AUTH_SERVICE_BIND",
+    default="127.0.0.1:8001",
+    help="host:port or unix:path; port 0: any.",
+)
+@option(
     "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    help="info: a line per call [AUTH_SERVICE_LOG_LEVEL; warning].",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    envvar="AUTH_SERVICE_LOG_LEVEL",
+    default="warning",
+    help="info: a line per call.",
 )
 @database_option
 @redis_option
-def serve(**options: Any) -> None:
+def serve(bind: str, log_level: str, database: Path, redis_url: str | None) -> None:
     """Serve over HTTP until a signal comes.
 
     It answers POST /api/v1/keys/validate and GET /health.
     """
-    loaded = settings.load(**options)
-    with _store(str(loaded.database)):
-        pass  # a database that cannot be opened is said here, in one line
-    gunicorn = [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        "-c",
-        "python:devstack.auth_service.gunicorn_settings",
-    ]
-    sys.stdout.flush()
-    os.execve(
-        sys.executable, [*gunicorn, "devstack.auth_service.wsgi:app"], settings.environment(loaded)
+    from devstack.auth_service import service  # here: importing Flask takes half a second
+
+    with _store(database) as store:
+        service.serve(service.create_app(store, redis_url), bind, log_level)
+
+
+def _store(database: Path) -> closing[KeyStore]:
+    try:
+        return closing(KeyStore(database))
+    except StoreUnavailable as error:
+        raise click.ClickException(f"{error} ({database})") from None
+
+
+# --- what list prints ------------------------------------------------------------------------
+
+
+def _describe(key: Key, now: float) -> dict[str, Any]:
+    """A key for JSON, without the key itself, which nobody has."""
+    grant = key.grant
+    return {
+        "key_id": key.key_id,
+        "user_id": grant.user_id,
+        "name": grant.user_name,
+        "email": grant.email,
+        "scopes": list(grant.scopes),
+        "rate_limit_per_hour": grant.rate_limit_per_hour,
+        "is_admin": grant.is_admin,
+        "allowed_ips": [str(network) for network in grant.allowed_networks],
+        "created_at": iso(key.created_at),
+        "expires_at": iso(grant.expires_at),
+        "last_used_at": iso(key.last_used_at),
+        "revoked_at": iso(key.revoked_at),
+        "state": key.state(now),
+    }
+
+
+def _table(keys: Sequence[Key], now: float) -> str:
+    """One line per key under a heading; times in UTC, to the minute."""
+    rows = [COLUMNS, *(_row(key, now) for key in keys)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [map(str.ljust, row, widths) for row in rows]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _row(key: Key, now: float) -> tuple[str, ...]:
+    grant = key.grant
+    admin = ("(admin)",) if grant.is_admin else ()
+    return (
+        key.key_id,
+        grant.user_id,
+        ",".join(grant.scopes + admin) or "none",
+        "none" if grant.rate_limit_per_hour is None else f"{grant.rate_limit_per_hour}/h",
+        _minute(key.created_at),
+        _minute(grant.expires_at),
+        _minute(key.last_used_at),
+        key.state(now),
     )
 
 
-def _store(database: str | None) -> closing[KeyStore]:
-    path = settings.load(database=database).database
-    try:
-        return closing(KeyStore(path))
-    except StoreUnavailable as error:
-        raise click.ClickException(f"{error} ({path})") from None
+def _minute(seconds: int | None) -> str:
+    text = iso(seconds)
+    return "never" if text is None else f"{text[:16]}Z".replace("T", " ")
 
 
 if __name__ == "__main__":

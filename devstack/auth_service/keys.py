@@ -1,35 +1,86 @@
-"""The keys, in SQLite. A key itself is never stored, only its hash."""
+"""The keys, in SQLite. A key itself is never stored, only its hash.
 
+Times are whole seconds since the epoch.
+"""
+
+import fcntl
 import hashlib
 import json
+import os
 import secrets
 import sqlite3
 import string
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from ipaddress import ip_network
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
 
-from devstack.auth_service import schema
-from devstack.auth_service.errors import StoreUnavailable
-from devstack.auth_service.grant import Grant
-
-LIVE_PREFIX = "hk_live_"
-TEST_PREFIX = "hk_test_"
+PREFIXES = LIVE, TEST = "hk_live_", "hk_test_"
 SECRET_LENGTH = 43  # letters and digits: 43 · log2(62) = 256 bits
 LAST_USED_INTERVAL = 60  # seconds between two writes of `last_used_at` for one key
-WRITE_WAIT = 5.0  # seconds that a command waits for another writer
+WRITE_TIMEOUT = 5.0  # seconds that a command waits for another writer
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS keys (
+    key_id              TEXT PRIMARY KEY,
+    key_hash            BLOB NOT NULL UNIQUE,  -- SHA-256 of the key, 32 bytes
+    user_id             TEXT NOT NULL,
+    user_name           TEXT,
+    email               TEXT,
+    scopes              TEXT NOT NULL,         -- JSON list of strings
+    rate_limit_per_hour INTEGER,               -- NULL: unlimited
+    is_admin            INTEGER NOT NULL,      -- 0 or 1
+    allowed_networks    TEXT NOT NULL,         -- JSON list of CIDR strings; empty: every address
+    created_at          INTEGER NOT NULL,      -- this and the next three: seconds since the epoch
+    expires_at          INTEGER,               -- NULL: never
+    revoked_at          INTEGER,               -- NULL: not revoked
+    last_used_at        INTEGER                -- NULL: not used yet; exact to a minute
+)
+"""
 
 State = Literal["active", "expired", "revoked"]
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+class StoreUnavailable(Exception):
+    """SQLite failed. This says nothing about a key, so never answer 401 for it."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Who gets a key, and what it may do: decided when it is created, never changed.
+
+    `rate_limit_per_hour` counts requests, None means unlimited. `expires_at` None means never. An
+    empty `allowed_networks` means every address.
+    """
+
+    user_id: str
+    user_name: str | None = None
+    email: str | None = None
+    scopes: tuple[str, ...] = ("read", "write")
+    rate_limit_per_hour: int | None = 1000
+    is_admin: bool = False
+    allowed_networks: tuple[Network, ...] = ()
+    expires_at: int | None = None
+
+    def admits(self, address: Address | None) -> bool:
+        """Whether the key may be used from `address`; None, an unknown one, only if all may."""
+        if not self.allowed_networks:
+            return True
+        # A dual-stack socket reports an IPv4 client as ::ffff:203.0.113.7 (RFC 4291, 2.5.5.2).
+        plain = getattr(address, "ipv4_mapped", None) or address
+        return plain is not None and any(plain in network for network in self.allowed_networks)
 
 
 @dataclass(frozen=True)
 class Key:
-    """A stored key: what was granted, and its life. Times are seconds since the epoch."""
+    """A stored key: what was granted, and its life."""
 
     key_id: str
     grant: Grant
@@ -38,7 +89,7 @@ class Key:
     last_used_at: int | None = None
 
     def state(self, now: float) -> State:
-        """What the key is worth at `now`, in seconds since the epoch."""
+        """The state of the key at `now`."""
         if self.revoked_at is not None:
             return "revoked"
         if self.grant.expires_at is not None and now >= self.grant.expires_at:
@@ -49,32 +100,36 @@ class Key:
 class KeyStore:
     """Creates, finds, lists and revokes keys; safe under several threads and processes.
 
-    Each thread looks up over a read-only connection of its own; each write opens and closes its
-    own. So nothing is shared, and nothing crosses a fork unless a lookup came before it.
+    Each thread looks up over a read-only connection of its own. Each write opens and closes a
+    connection. Nothing is shared, and nothing crosses a fork unless a lookup came before it.
     Every method raises StoreUnavailable when SQLite fails.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        """Open the store in the file `path`, created if absent. `clock` gives epoch seconds."""
+        """Open the store in the file `path`, created if absent."""
         self._path = path
         self._clock = clock
         self._thread = threading.local()
         with _translated():
-            schema.prepare(path)
+            _prepare(path)
 
     def create(self, grant: Grant, test: bool = False) -> tuple[str, Key]:
-        """Make a key and store its hash; returns the key, which exists nowhere else, and its row.
+        """Make a key and store its hash; return the key, which exists nowhere else, and its row.
 
-        `test` gives it the prefix that says it is for tests.
+        `test` begins the key with hk_test_ instead of hk_live_.
         """
-        secret = _random_key(TEST_PREFIX if test else LIVE_PREFIX)
+        alphabet = string.ascii_letters + string.digits
+        random_part = "".join(secrets.choice(alphabet) for _ in range(SECRET_LENGTH))
+        secret = (TEST if test else LIVE) + random_part
         key = Key(f"key_{secrets.token_hex(8)}", grant, created_at=int(self._clock()))
+        row = _to_row(key, secret)
+        marks = ", ".join(f":{column}" for column in row)
         with self._writer() as connection:
-            connection.execute(_INSERT, _to_row(key, secret))
+            connection.execute(f"INSERT INTO keys ({', '.join(row)}) VALUES ({marks})", row)
         return secret, key
 
     def find(self, secret: str) -> Key | None:
-        """The key with this secret, in whatever state it is; None if there is none."""
+        """The key with this secret, in any state; None if there is none."""
         with _translated():
             query = "SELECT * FROM keys WHERE key_hash = ?"
             row = self._reader().execute(query, (_hash(secret),)).fetchone()
@@ -95,23 +150,20 @@ class KeyStore:
             return tuple(_from_row(row) for row in self._reader().execute(query))
 
     def touch(self, key: Key) -> None:
-        """Note that `key` was used: at most once a minute, and never waiting for another writer.
+        """Note that `key` was used: at most once a minute, and without waiting for another writer.
 
         A write that would have to wait is left out; the next use tries again.
         """
         now = int(self._clock())
-        if key.last_used_at is not None and now - key.last_used_at < LAST_USED_INTERVAL:
+        before = now - LAST_USED_INTERVAL
+        if key.last_used_at is not None and key.last_used_at > before:
             return
-        try:
-            with self._writer(wait=0.0) as connection:
-                connection.execute("PRAGMA synchronous = NORMAL")  # not worth an fsync
-                # The condition again, for the uses that read the old row at the same moment.
-                mark = "UPDATE keys SET last_used_at = ? WHERE key_id = ?"
-                since = "AND coalesce(last_used_at, 0) <= ?"
-                before = now - LAST_USED_INTERVAL
-                connection.execute(f"{mark} {since}", (now, key.key_id, before))
-        except StoreUnavailable:
-            return
+        with suppress(StoreUnavailable), self._writer(timeout=0.0) as connection:
+            connection.execute("PRAGMA synchronous = NORMAL")  # not worth an fsync
+            # The condition again, for the uses that read the old row at the same moment.
+            mark = "UPDATE keys SET last_used_at = ? WHERE key_id = ?"
+            since = "AND coalesce(last_used_at, 0) <= ?"
+            connection.execute(f"{mark} {since}", (now, key.key_id, before))
 
     def check(self) -> None:
         """Raise StoreUnavailable unless the table can be read."""
@@ -127,29 +179,14 @@ class KeyStore:
     def _reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._thread, "reader", None)
         if connection is None:
-            connection = _connect(self._path, WRITE_WAIT)
+            connection = self._thread.reader = _connect(self._path, WRITE_TIMEOUT)
             connection.execute("PRAGMA query_only = ON")
-            self._thread.reader = connection
         return connection
 
     @contextmanager
-    def _writer(self, wait: float = WRITE_WAIT) -> Iterator[sqlite3.Connection]:
-        with _translated(), closing(_connect(self._path, wait)) as connection:
+    def _writer(self, timeout: float = WRITE_TIMEOUT) -> Iterator[sqlite3.Connection]:
+        with _translated(), closing(_connect(self._path, timeout)) as connection:
             yield connection
-
-
-_INSERT = (
-    "INSERT INTO keys VALUES (:key_id, :key_hash, :user_id, :user_name, :email, :scopes,"
-    " :rate_limit_per_hour, :is_admin, :allowed_networks, :created_at, :expires_at,"
-    " :revoked_at, :last_used_at)"
-)
-
-
-def _connect(path: Path, wait: float) -> sqlite3.Connection:
-    """A connection in autocommit mode that waits up to `wait` seconds for another's lock."""
-    connection = sqlite3.connect(path, timeout=wait, isolation_level=None)
-    connection.row_factory = sqlite3.Row
-    return connection
 
 
 @contextmanager
@@ -160,9 +197,29 @@ def _translated() -> Iterator[None]:
         raise StoreUnavailable(f"The key database cannot be used: {error}") from error
 
 
-def _random_key(prefix: str) -> str:
-    alphabet = string.ascii_letters + string.digits
-    return prefix + "".join(secrets.choice(alphabet) for _ in range(SECRET_LENGTH))
+def _prepare(path: Path) -> None:
+    """Create the file, readable by its owner only, and the table, unless they exist.
+
+    The folder is locked meanwhile: when two connections change the journal mode of a new file at
+    once, SQLite does not wait, whatever its timeout, and the second fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        path.touch(mode=0o600)
+        with closing(_connect(path, WRITE_TIMEOUT)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")  # readers never wait for a writer
+            connection.execute(TABLE)
+    finally:
+        os.close(folder)  # which also releases the lock
+
+
+def _connect(path: Path, timeout: float) -> sqlite3.Connection:
+    """A connection in autocommit mode that waits up to `timeout` seconds for another's lock."""
+    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 def _hash(secret: str) -> bytes:
@@ -175,21 +232,13 @@ def _hash(secret: str) -> bytes:
 
 
 def _to_row(key: Key, secret: str) -> dict[str, object]:
-    grant = key.grant
-    return {
+    """The row of a new key. Columns that are left out are NULL."""
+    return asdict(key.grant) | {
         "key_id": key.key_id,
         "key_hash": _hash(secret),
-        "user_id": grant.user_id,
-        "user_name": grant.user_name,
-        "email": grant.email,
-        "scopes": json.dumps(grant.scopes),
-        "rate_limit_per_hour": grant.rate_limit_per_hour,
-        "is_admin": int(grant.is_admin),
-        "allowed_networks": json.dumps([str(network) for network in grant.allowed_networks]),
+        "scopes": json.dumps(key.grant.scopes),
+        "allowed_networks": json.dumps([str(network) for network in key.grant.allowed_networks]),
         "created_at": key.created_at,
-        "expires_at": grant.expires_at,
-        "revoked_at": key.revoked_at,
-        "last_used_at": key.last_used_at,
     }
 
 
@@ -205,3 +254,10 @@ def _from_row(row: sqlite3.Row) -> Key:
         expires_at=row["expires_at"],
     )
     return Key(row["key_id"], grant, row["created_at"], row["revoked_at"], row["last_used_at"])
+
+
+def iso(seconds: int | None) -> str | None:
+    """Seconds since the epoch as 2026-12-31T23:59:59Z; None stays None."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

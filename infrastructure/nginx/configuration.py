@@ -2,110 +2,27 @@
 
     python -m infrastructure.nginx.configuration > infrastructure/nginx/nginx.conf
 
-Proxies stand in two groups, blue and green, and both serve. A group is taken out for a rollout by
-a file, `out-blue` or `out-green`, in nginx's folder: from then on it gets no new request, without a
-reload, so no connection is closed. Where both are out both serve, as a load balancer without a
-healthy target asks all of them.
+Proxies form two groups, blue and green, and both serve. A file `out-blue` or `out-green` in nginx's
+folder takes a group out for a rollout: it gets no new requests, and without a reload no connection
+is closed. Where both are out, both serve, as a load balancer without a healthy target uses all.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROUTES = Path(__file__).resolve().parents[1] / "routes.json"
+FOLDER = Path(__file__).parent
+ROUTES = FOLDER.parent / "routes.json"
 #: As compose.yaml names them.
 PROXIES = {"blue": ["proxy-blue:8000"], "green": ["proxy-green:8000"]}
 
-TEMPLATE = """\
-# Made from infrastructure/routes.json: python -m infrastructure.nginx.configuration
-
-worker_processes 2;
-pid %(folder)s/nginx.pid;
-error_log stderr warn;
-
-events {
-    worker_connections 4096;
-}
-
-http {
-    access_log off;  # the proxy writes a line for each request
-    server_tokens off;
-    types {}
-    default_type application/json;
-
-    client_body_temp_path %(folder)s/body;
-    proxy_temp_path %(folder)s/proxy;
-    fastcgi_temp_path %(folder)s/fastcgi;
-    uwsgi_temp_path %(folder)s/uwsgi;
-    scgi_temp_path %(folder)s/scgi;
-
-    # Bodies pass as they come, of any size, in both directions.
-    client_max_body_size 0;
-    proxy_request_buffering off;
-    proxy_buffering off;
-    large_client_header_buffers 4 16k;
-
-    # The load balancer's idle time-out; the proxy keeps its connections longer (KEEPALIVE).
-    keepalive_timeout %(idle)ds;
-    client_body_timeout %(idle)ds;
-    send_timeout %(idle)ds;
-    proxy_read_timeout %(idle)ds;
-    proxy_send_timeout %(idle)ds;
-    proxy_connect_timeout 10s;
-
-    # Another proxy is asked where one cannot be reached. A request that went out, and is no read,
-    # is not repeated.
-    proxy_next_upstream error;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
-    proxy_set_header Host $http_host;
-    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-    proxy_set_header X-Forwarded-Proto $scheme;
-    proxy_set_header X-Forwarded-Port $server_port;
-
-%(upstreams)s
-
-    # Which proxies get a request: those that are not out.
-    map $out $live {
-        default both;
-        blue green;
-        green blue;
-    }
-
-    # The path as it was sent, undecoded, with case; the query has no say.
-    map $request_uri $to_the_proxy {
-        default 0;
-%(paths)s
-    }
-
-    server {
-        listen %(listen)s;
-        server_name %(hosts)s;
-
-        set $out "";
-        if (-f %(folder)s/out-blue) {
-            set $out blue;
-        }
-        if (-f %(folder)s/out-green) {
-            set $out "${out}green";
-        }
-
-        location / {
-            if ($to_the_proxy = 0) {
-                return %(status)s '%(body)s';
-            }
-            proxy_pass http://$live;
-        }
-    }
-
-    server {
-        listen %(listen)s default_server;
-        return %(status)s '%(body)s';
-    }
-}
-"""
+UPSTREAM = """\
+    upstream {name} {{
+{servers}
+        keepalive 64;
+    }}"""
 
 
 def render(
@@ -114,48 +31,48 @@ def render(
     listen: str = "8080",
     folder: str = "/tmp",
 ) -> str:
-    """The configuration. `proxies` are the addresses (host:port) of the two groups; `folder` is
-    where nginx writes, and where the files that take a group out are looked for.
+    """The configuration: nginx.conf.template, filled in.
 
-    Raises ValueError for an answer that nginx could not give as it stands.
+    Args:
+        proxies: the addresses (host:port) of the two groups.
+        folder: where nginx writes and where it looks for the files that take a group out.
+
+    Raises:
+        ValueError: `otherwise` is a response that nginx cannot give as it stands.
     """
     otherwise = contract["otherwise"]
     if otherwise["content_type"] != "application/json" or set("'$\\") & set(otherwise["body"]):
-        raise ValueError("nginx cannot give this answer: see `otherwise` in routes.json")
-    groups = dict(proxies) | {"both": [address for one in proxies.values() for address in one]}
-    return TEMPLATE % {
-        "folder": folder,
-        "listen": listen,
-        "idle": contract["timeouts"]["alb_idle"],
-        "hosts": f"{contract['host']} localhost",
-        "upstreams": "\n\n".join(_upstream(name, groups[name]) for name in sorted(groups)),
-        "paths": "\n".join(_paths(contract["routes"])),
-        "status": otherwise["status"],
-        "body": otherwise["body"],
-    }
+        raise ValueError("nginx cannot give this response: see `otherwise` in routes.json")
+    groups = {**proxies, "both": [address for group in proxies.values() for address in group]}
+    text = (FOLDER / "nginx.conf.template").read_text("utf-8")
+    for name, value in {
+        "FOLDER": folder,
+        "LISTEN": listen,
+        "IDLE": contract["timeouts"]["alb_idle"],
+        "HOSTS": f"{contract['host']} localhost",
+        "UPSTREAMS": "\n\n".join(_upstream(name, groups[name]) for name in sorted(groups)),
+        "PATHS": "\n".join(_paths(contract["routes"])),
+        "STATUS": otherwise["status"],
+        "BODY": otherwise["body"],
+    }.items():
+        text = text.replace(f"@{name}@", str(value))
+    return text
 
 
 def _upstream(name: str, addresses: Sequence[str]) -> str:
-    """A group of proxies. One that refuses a connection is left alone for a second."""
-    servers = (f"server {address} max_fails=1 fail_timeout=1s;" for address in addresses)
-    lines = [*servers, "keepalive 64;"]
-    return "\n".join([f"    upstream {name} {{", *(f"        {line}" for line in lines), "    }"])
+    """A group of proxies. One that refuses a connection gets none for a second."""
+    servers = (f"        server {address} max_fails=1 fail_timeout=1s;" for address in addresses)
+    return UPSTREAM.format(name=name, servers="\n".join(servers))
 
 
-def _paths(routes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The rules, by priority: in a map the first expression that matches is taken."""
-    ordered = sorted(routes, key=lambda route: int(route["priority"]))
-    return [
-        f'        "~^{_expression(path)}(\\?|$)" 1;  # {route["name"]}'
-        for route in ordered
-        for path in route["paths"]
-    ]
-
-
-def _expression(pattern: str) -> str:
-    """A pattern of the load balancer as a regular expression; a path ends before the query."""
-    parts = {"*": "[^?]*", "?": "[^?]"}
-    return "".join(parts.get(character) or re.escape(character) for character in pattern)
+def _paths(routes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The rules by priority: a map takes the first expression that matches. In a pattern `*` stands
+    for any characters and `?` for one; a path ends before the query."""
+    wildcards = {"*": "[^?]*", "?": "[^?]"}
+    for route in sorted(routes, key=lambda route: int(route["priority"])):
+        for path in route["paths"]:
+            expression = "".join(wildcards.get(c) or re.escape(c) for c in path)
+            yield f'        "~^{expression}(\\?|$)" 1;  # {route["name"]}'
 
 
 if __name__ == "__main__":

@@ -36,7 +36,13 @@ FAILURES = [kind for kind in FAMILY if (kind.code or 0) >= 500]
 def raising(error: Exception) -> Flask:
     """An application with our error handler, and a view that raises."""
     app = Flask(__name__)
-    responses.install(app, 0, "http://mlflow.test", lambda record: None)
+    responses.install(
+        app,
+        hops=0,
+        target="http://mlflow.test",
+        audit=lambda record: None,
+        render=responses.error_json,
+    )
 
     @app.route("/", methods=["GET", "POST", "OPTIONS"])
     def view() -> str:

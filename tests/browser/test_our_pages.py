@@ -84,13 +84,13 @@ def test_a_status_page_that_gets_no_answer_says_so(
     browser.open(f"{proxy.url}/status")
     browser.see("Everything works")
     browser.offline(True)
-    browser.see("The proxy gives no answer", "What stands below is of")
+    browser.see("The proxy does not respond", "Last known state, of")
     browser.find(".state.unknown")
     browser.shot("status-away")
     assert browser.barriers() == []
     browser.offline(False)
     browser.find(".state.healthy")
-    assert "gives no answer" not in browser.text
+    assert "does not respond" not in browser.text
 
 
 def test_a_status_page_whose_session_ends_says_less(

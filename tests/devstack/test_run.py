@@ -41,7 +41,8 @@ class Run:
         """What it printed so far, once the text is in it."""
         deadline = time.monotonic() + READY_WITHIN
         while text not in (printed := self.output.read_text()):
-            assert self.process.poll() is None and time.monotonic() < deadline, printed
+            assert self.process.poll() is None, printed
+            assert time.monotonic() < deadline, printed
             time.sleep(0.1)
         self.family = self.process.children(recursive=True)
         return printed

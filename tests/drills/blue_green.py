@@ -60,7 +60,7 @@ class BlueGreen:
             "GRACEFUL_TIMEOUT": "20",
         }
         for number, port in enumerate(self._ports[group]):
-            release = Release(self._folders[group], settings, port)
+            release = Release(self._folders[group], settings, port=port)
             release.log = self._folder / f"{group}-{number}.log"
             self._stage.started.append(release)
             release.start()

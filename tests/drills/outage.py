@@ -40,7 +40,7 @@ def outage(stage: Stage, fault: str, seconds: float, clients: int) -> Row:
             MLFLOW_SERVER_URL=faults.url,
             MLFLOW_READ_TIMEOUT=READ_TIMEOUT,
             MLFLOW_ARTIFACT_READ_TIMEOUT=READ_TIMEOUT,
-            HEALTH_TIMEOUT=1,
+            HEALTH_TIMEOUT=0.5,
             MLFLOW_RETRY_DEADLINE=2,
             CIRCUIT_RESET_TIMEOUT=RESET,
         )

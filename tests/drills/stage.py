@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devstack.auth import AuthService
-from devstack.auth_service.grant import Grant
-from devstack.auth_service.keys import KeyStore
+from devstack.auth_service.keys import Grant, KeyStore
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
@@ -66,7 +65,8 @@ def own_stage(say: Callable[[str], None]) -> Iterator[Stage]:
     with ExitStack() as ends:
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="drills-")))
         redis = Redis(folder / "redis")
-        auth = AuthService(folder / "auth", folder / "auth" / "keys.db", redis.url)
+        database = folder / "auth" / "keys.db"
+        auth = AuthService(folder / "auth", database=database, redis_url=redis.url)
         for server in (redis, auth):
             server.start()
             ends.callback(server.stop)

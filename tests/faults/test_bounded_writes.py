@@ -107,6 +107,34 @@ def test_an_open_circuit_refuses_writes_that_wait_and_forgets_those_that_hang(
 
 
 @pytest.mark.slow
+def test_searches_that_fill_the_pool_take_no_turn_from_writes(
+    stage: Stage, mlflow: Mlflow, clients: ThreadPoolExecutor
+) -> None:
+    proxy = bounded(stage, mlflow)
+    mlflow.fake.answers(FULL_POOL)
+    key = stage.key()
+    for _ in range(2):
+        search = f"{API}/runs/search"
+        assert call(proxy.url, "POST", search, bearer(key), body=b"{}").status == 503
+    mlflow.fake.answers_by(mlflow.answer)
+    waiting = waits(clients, proxy, mlflow, key, more=1)
+    mlflow.done.set()
+    assert waiting[0].result().status == 200
+
+
+@pytest.mark.slow
+def test_a_read_whose_client_left_meanwhile_is_not_sent_again(stage: Stage, mlflow: Mlflow) -> None:
+    proxy, key = stage.proxy(MLFLOW_SERVER_URL=mlflow.fake.url), stage.key()
+    mlflow.fake.answers(Answer(until(mlflow.done), *FULL_POOL.steps))
+    with Wire(proxy.url) as wire:
+        wire.send(request("GET", f"{API}/experiments/search?left", bearer(key)))
+        eventually(lambda: mlflow.count(b"left") == 1, "the read at MLflow")
+    mlflow.done.set()
+    eventually(lambda: "upstream_overloaded" in proxy.log.read_text(), "its line in the log")
+    assert mlflow.count(b"left") == 1
+
+
+@pytest.mark.slow
 def test_slow_bodies_take_nobodys_turn(stage: Stage, mlflow: Mlflow) -> None:
     proxy = bounded(stage, mlflow)
     sent = request(

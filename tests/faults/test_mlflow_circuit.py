@@ -20,6 +20,7 @@ from tests.upstreams import (
     eventually,
     generate,
     head,
+    pause,
     reset,
     send,
     silence,
@@ -97,7 +98,7 @@ def test_failed_connects_in_a_row_open_it_and_one_answer_to_the_probe_closes_it(
 def test_a_frozen_mlflow_opens_it_long_before_a_request_times_out(
     start: Start, faults: FaultProxy, key: str
 ) -> None:
-    """After 3 s in which nobody is answered, and two questions of HEALTH_TIMEOUT."""
+    """After 3 s in which nobody is answered, and five HEALTH_TIMEOUTs for two questions."""
     proxy = start(MLFLOW_READ_TIMEOUT=60, MLFLOW_ARTIFACT_READ_TIMEOUT=60)
     assert ask(proxy, key).status == 200
     faults.stall()
@@ -145,6 +146,22 @@ def test_one_callers_slow_calls_close_mlflow_for_nobody(
     for _ in range(FAIL_MAX):
         assert ask(proxy, key, *SLOW_CALLS[call]).status == 504
     fake.wait_for(lambda: any(asked.target == b"/health" for asked in fake.requests))
+    assert ask(proxy, key).status == 200
+    assert changes(proxy) == []
+
+
+@pytest.mark.slow
+def test_an_mlflow_too_busy_to_answer_health_at_once_is_not_closed(
+    start: Start, fake: Upstream, key: str
+) -> None:
+    """Many large searches at once keep its event loop from its turn for longer than
+    HEALTH_TIMEOUT."""
+    proxy = start(HEALTH_TIMEOUT=0.5)
+    busy = Answer(pause(1.0), *OK.steps)
+    fake.answers_by(lambda asked: busy if asked.target == b"/health" else slow_but(asked))
+    for _ in range(FAIL_MAX):
+        assert ask(proxy, key, *SLOW_CALLS["a search"]).status == 504
+    time.sleep(2)
     assert ask(proxy, key).status == 200
     assert changes(proxy) == []
 

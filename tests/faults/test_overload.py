@@ -96,6 +96,23 @@ def test_a_worker_over_its_cap_sheds_everybodys_and_stays_healthy(
     eventually(lambda: ask(proxy, third).status == 200, "a place")
 
 
+def test_strangers_that_wait_leave_connections_for_health_checks(
+    stage: Stage, fake: Upstream
+) -> None:
+    """They wait for a place to get one of MLflow's static files, from many networks."""
+    fake.answers(Answer(silence()))
+    proxy = stage.proxy(MLFLOW_SERVER_URL=fake.url, MAX_CONNECTIONS=40, TRUSTED_PROXY_HOPS=1)
+    with ExitStack() as ends:
+        for number in range(60):
+            wire = ends.enter_context(Wire(proxy.url))
+            of = f"X-Forwarded-For: 10.0.{number}.1"
+            wire.send(request("GET", f"/mlflow/static-files/{number}.js", of))
+        wire = ends.enter_context(Wire(proxy.url))
+        wire.socket.settimeout(5)  # they wait for 10
+        assert wire.ask(request("GET", "/health")).status == 200
+    stage.clear()
+
+
 @pytest.mark.slow
 def test_of_many_at_once_as_many_go_on_as_there_are_places(
     stage: Stage, fake: Upstream, key: str

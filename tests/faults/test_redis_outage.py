@@ -21,7 +21,7 @@ from tests.upstreams import Upstream
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_known_keys_go_on_and_the_shared_count_comes_back(stage: Stage, fault: Fault) -> None:
-    row = outage(stage, fault)
+    row = outage(stage, fault, answers=200)
     stage.clear()
     print(row.line())
     assert row.held, (row.saw, row.numbers)

@@ -122,17 +122,18 @@ def test_its_health_is_asked_for_beside_requests_without_being_called_gone(
 class ArtifactsOnly(MLflow):
     """A real MLflow without its tracking API."""
 
-    def _arguments(self, folder: Path) -> list[str]:
-        arguments = super()._arguments(folder)
-        store = arguments.index("--backend-store-uri")
-        return [*arguments[:store], *arguments[store + 2 :], "--artifacts-only"]
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        store = self.command.index("--backend-store-uri")
+        self.command[store : store + 2] = ["--artifacts-only"]
 
 
 class NoArtifacts(MLflow):
     """A real MLflow that leaves artifacts to its clients."""
 
-    def _arguments(self, folder: Path) -> list[str]:
-        return [*super()._arguments(folder), "--no-serve-artifacts"]
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.command.append("--no-serve-artifacts")
 
 
 def refused(proxy: Proxy) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from app.auth import revocations
 from app.auth.authentication import Authenticator
 from app.auth.cache import VerdictCache
 from app.auth.client import AuthService
+from app.auth.revocation_marks import RevocationMarks
 from app.auth.revocations import Revocations
 from app.auth.single_flight import SingleFlight
 from app.request.credentials import Credentials
@@ -29,6 +31,7 @@ from app.request.errors import Unauthenticated
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from app.state.redis_rights import CHANNEL
+from app.state.shared_values import SharedValues
 from app.upstream.circuit import Circuit
 from devstack.environments import ROOT
 from devstack.redis import Redis
@@ -63,23 +66,42 @@ def test_who_listens_follows_the_name_to_another_server(
     before, after = start_redis(), start_redis()
     with FaultProxy(before.port) as way:
         link = RedisLink(f"redis://{way.address}/0", 2, 1)
-        cache = VerdictCache(link, InstanceStore(tmp_path / "store"), b"", 60, 10, 600)
-        listener = Revocations(link, cache)
+        marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+        listener = Revocations(link, marks)
         listener.start()
         assert listener.listening.wait(10)
         for number in range(200):  # none is missed where one subscription follows another
             with redis.Redis(port=before.port) as client:
                 client.publish(CHANNEL, f"key-{number}")
             time.sleep(0.02)
-        eventually(lambda: len(cache._revoked) == 200, "all of them")
+        eventually(lambda: len(marks._revoked) == 200, "all of them")
         way.lead_to(after.port, with_reset=False)
 
         def is_heard() -> bool:
             with redis.Redis(port=after.port) as client:
                 client.publish(CHANNEL, "moved")
-            return "moved" in cache._revoked
+            return "moved" in marks._revoked
 
         eventually(is_heard, "that it listens there")
+
+
+def test_who_listens_keeps_to_what_it_has_where_no_new_connection_is_left(
+    start_redis: Callable[[], Redis], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(revocations, "MAX_AGE", 0.5)
+    server = start_redis()
+    with redis.Redis(port=server.port) as client:
+        link = RedisLink(server.url, 2, 1)
+        marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+        listener = Revocations(link, marks)
+        listener.start()
+        assert listener.listening.wait(10)
+        eventually(lambda: marks.revoke("first"), "a connection for marks")
+        client.config_set("maxclients", len(client.client_list()))
+        for number in range(100):
+            client.publish(CHANNEL, f"key-{number}")
+            time.sleep(0.02)
+        eventually(lambda: len(marks._revoked) == 101, "all of them")
 
 
 # --- through real proxies ------------------------------------------------------------------------
@@ -299,6 +321,9 @@ class NoFailureLimit:
     def check_failures(self, client_ip: str) -> None:
         pass
 
+    def guess(self, client_ip: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def note_failure(self, client_ip: str) -> None:
         pass
 
@@ -335,21 +360,27 @@ def start_worker(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Worke
         link = RedisLink(redis_url, 5.0, 0.05)
         folder = tmp_path / str(len(made))
         folder.mkdir()
-        cache = VerdictCache(link, InstanceStore(None), b"the same for all", 60.0, 10.0, 600.0)
+        cache = VerdictCache(
+            SharedValues(link, InstanceStore.at(None)),
+            secret=b"the same for all",
+            ttl=60.0,
+            negative_ttl=10.0,
+            stale_ttl=600.0,
+        )
         circuit = Circuit("auth_service", 1000, 60.0)
         service = AuthService(auth_url, "platform", 20.0, 3, circuit)
         authenticator = Authenticator(
-            cache,
-            SingleFlight(folder / "turns"),
-            service,
-            "platform",
-            20.0,
-            3.0,
+            cache=cache,
+            flights=SingleFlight(folder / "turns"),
+            service=service,
+            service_id="platform",
+            patience=20.0,
+            retry_interval=3.0,
             failures=NoFailureLimit(),
         )
         made.append(Worker(link, cache, authenticator, service))
         if listens:
-            revocations = Revocations(link, cache)
+            revocations = Revocations(link, cache.revocations)
             revocations.start()
             assert revocations.listening.wait(20)
         return made[-1]

@@ -1,10 +1,22 @@
 """A slow MLflow is not a dead one: the drill, smaller; and the long waits of artifacts."""
 
+import time
+
 import pytest
 
 from tests.drills import slow
 from tests.drills.stage import Stage
-from tests.upstreams import OK, Answer, Received, Upstream, eventually, pause
+from tests.upstreams import (
+    OK,
+    Answer,
+    Received,
+    Upstream,
+    eventually,
+    pause,
+    send,
+    silence,
+    sized,
+)
 from tests.wire import bearer, call
 
 FILES = "/api/mlflow/api/2.0/mlflow-artifacts"
@@ -71,3 +83,21 @@ def test_a_copy_that_is_too_slow_is_504_and_closes_mlflow_for_nobody(
     assert "0.3 s" in answer.json["message"]
     eventually(lambda: any(a.target == b"/health" for a in fake.requests), "the question")
     assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 200
+
+
+@pytest.mark.slow
+def test_an_overloaded_mlflow_takes_no_instance_out_of_the_load_balancer(
+    stage: Stage, fake: Upstream, key: str
+) -> None:
+    """Its database has no connection left for anybody, for up to 30 s; /health needs none."""
+    proxy = stage.proxy(MLFLOW_SERVER_URL=fake.url, HEALTH_TIMEOUT=SHORT, HEALTH_CACHE_TTL=0.5)
+    served = send(sized(b'{"experiments": []}', 200, ("Server", "uvicorn")))
+    fake.answers(Answer(served))
+    assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 200
+    full = Answer(silence())
+    fake.answers_by(lambda asked: Answer(served) if asked.target == b"/health" else full)
+    time.sleep(5)
+    eventually(lambda: call(proxy.url, "GET", "/ready").json["degraded"], "the finding")
+    answer = call(proxy.url, "GET", "/ready")
+    assert (answer.status, answer.json["missing"]) == (200, [])
+    assert "experiments_api: MLflow is busy" in answer.json["degraded"][0]

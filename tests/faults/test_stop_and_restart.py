@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 from devstack.proxy import Proxy
 from tests.drills import restarts
+from tests.drills.instance_folder import workers
 from tests.drills.stage import Stage
 from tests.upstreams import (
     OK,
@@ -163,6 +165,42 @@ def test_idle_connections_do_not_hold_a_stop_up(
     assert [wire.end() for wire in (*wires, unfinished)] == ["fin"] * 101
     unfinished.socket.close()
     assert not [line for line in proxy.log_lines() if line["level"] == "ERROR"]
+
+
+@pytest.mark.slow
+def test_a_stop_reaches_a_worker_that_has_just_been_forked(tmp_path: Path) -> None:
+    proxy = Proxy(tmp_path, {"REDIS_URL": "memory://", "GRACEFUL_TIMEOUT": "40"})
+    proxy.start()
+    children = Path(f"/proc/{proxy.pid}/task/{proxy.pid}/children")
+    while not children.read_text():  # without a pause: its own handlers come soon
+        assert proxy.is_running()
+    wait_for_the_end(proxy, terminate(proxy), 20)
+
+
+@pytest.mark.slow
+def test_a_transfer_keeps_the_master_from_nothing_after_a_reload(
+    start: Start, fake: Upstream, key: str
+) -> None:
+    proxy = start(GRACEFUL_TIMEOUT=60, DRAIN_DELAY=10)
+    fake.answers(Answer(send(BEGUN["sized"]), silence()))
+    with Wire(proxy.url) as wire:
+        assert wire.send(request("GET", ARTIFACT, bearer(key))).read_head()[0] == 200
+        (old,) = wait_for(proxy, 1)
+        os.kill(proxy.pid, signal.SIGHUP)
+        (dead,) = wait_for(proxy, 2) - {old}
+        os.kill(dead, signal.SIGKILL)
+        eventually(lambda: dead not in workers(proxy), "the end of the new worker")
+        wait_for(proxy, 2)
+        terminate(proxy)
+        eventually(lambda: call(proxy.url, "GET", "/ready").status == 503, "the draining")
+        assert old in workers(proxy), "the transfer goes on"
+    assert not [line for line in proxy.log_lines() if "was stopped" in line["message"]]
+
+
+def wait_for(proxy: Proxy, number: int) -> set[int]:
+    """Its workers, once they are so many."""
+    eventually(lambda: len(workers(proxy)) == number, f"{number} workers")
+    return {*workers(proxy)}
 
 
 @pytest.mark.slow

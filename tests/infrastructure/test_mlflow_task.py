@@ -8,7 +8,7 @@ import pytest
 
 from devstack.environments import MLFLOW_SERVER
 from devstack.ports import HOST, free_port
-from devstack.server import Server, answers
+from devstack.server import Server
 from tests.infrastructure.deployment import INFRASTRUCTURE, Deployment, read
 from tests.infrastructure.hcl import Module
 from tests.wire import call
@@ -26,6 +26,7 @@ class Task(Server):
     def __init__(self, folder: Path, deployment: Deployment) -> None:
         container = deployment.containers["mlflow"]
         self.port = free_port()
+        self.url = f"http://{HOST}:{self.port}"
         here = {
             "--host": HOST,
             "--port": str(self.port),
@@ -42,13 +43,6 @@ class Task(Server):
         variables[secret["name"]] = f"sqlite:///{folder / 'mlflow.db'}"
         program = MLFLOW_SERVER.folder / "bin" / command[0]
         super().__init__([str(program), *command[1:]], folder, variables)
-
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
-
-    def is_ready(self) -> bool:
-        return answers(f"{self.url}/health")
 
 
 @pytest.fixture(scope="module")

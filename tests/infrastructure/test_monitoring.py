@@ -12,8 +12,7 @@ import pytest
 import yaml
 from prometheus_client import parser
 
-from app.observability.condition_metrics import LISTENER_STATES
-from app.observability.metrics import CIRCUITS, STATES
+from app.observability.metrics import CIRCUITS, LISTENER_STATES, STATES
 from app.request import errors
 from app.request.route_table import KINDS
 from devstack.proxy import Proxy

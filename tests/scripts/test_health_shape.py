@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from health_checks import complaints, internal_addresses
 
+from app.doctor.health_paths import complaints, internal_addresses
 from app.doctor.parts import bad_checks
 
 GOOD = {"status": "healthy", "latency_ms": 1.5, "message": "fine"}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from artifact_checks import compare
 
+from app.doctor.model import compare
 from app.doctor.steps import Failed, Interruption, Skipped, Steps, uses_colour
 
 ROOT = Path(__file__).parents[2]

@@ -61,11 +61,13 @@ def test_the_refusal_says_how_long_to_wait(proxy: Proxy, auth_service: Any) -> N
 
 def test_each_answer_says_what_is_left(proxy: Proxy, auth_service: Any) -> None:
     headers = {"Authorization": f"Bearer {auth_service.create_key(limit=5).key}"}
-    asked = ("version", "api/2.0/mlflow/runs/get?run_id=none", "version")
+    gateway, nothing = "api/3.0/mlflow/gateway/secrets/list", "api/9.0/nothing"
+    asked = ("version", "api/2.0/mlflow/runs/get?run_id=none", gateway, nothing, "version")
     answers = [requests.get(f"{proxy.api}/{path}", headers=headers, timeout=60) for path in asked]
-    assert [answer.status_code for answer in answers] == [200, 404, 200]
-    assert [answer.headers["X-RateLimit-Limit"] for answer in answers] == ["5"] * 3
-    assert [answer.headers["X-RateLimit-Remaining"] for answer in answers] == ["4", "3", "2"]
+    assert [answer.status_code for answer in answers] == [200, 404, 403, 404, 200]
+    assert [answer.headers["X-RateLimit-Limit"] for answer in answers] == ["5"] * 5
+    left = [answer.headers["X-RateLimit-Remaining"] for answer in answers]
+    assert left == ["4", "3", "3", "3", "2"], "what the proxy refuses does not count"
     assert time.time() < int(answers[-1].headers["X-RateLimit-Reset"]) < time.time() + 3603
 
 

@@ -94,9 +94,9 @@ def test_a_pages_script_is_told_without_a_dialog(front: Proxy, upstream: Upstrea
     answer = call(front.url, "GET", SEARCH, *BROWSER)
     assert answer.error == (401, "UNAUTHENTICATED")
     assert answer.one("WWW-Authenticate") == 'Bearer realm="mlflow"'
-    assert answer.json["message"].startswith("Sign in first. Reloading the page brings the form")
+    assert answer.json["message"].startswith("Sign in first. Reload the page to get the form")
     late = call(front.url, "GET", SEARCH, *BROWSER, f"Cookie: hokusai-session={'a' * 43}")
-    assert "has ended; sign in again. Reloading the page" in late.json["message"]
+    assert "has ended; sign in again. Reload the page" in late.json["message"]
     own_key = call(front.url, "GET", SEARCH, *BROWSER, "X-API-Key: hk_test_bad")
     assert "This API key is not valid" in own_key.json["message"]
 
@@ -229,7 +229,7 @@ def test_nobody_signs_in_on_a_verdict_that_is_stale(
         assert call(alone.url, "GET", SEARCH, bearer(key)).status == 200
         answer = sign_in(alone, key)
         assert answer.status == 503
-        assert b"Nobody can sign in at the moment" in answer.body
+        assert b"Signing in is unavailable" in answer.body
         assert answer.all("Set-Cookie") == []
 
 

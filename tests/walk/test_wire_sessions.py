@@ -1,5 +1,6 @@
 """Browser sessions at the wire: what the cookie may do, and when it ends."""
 
+import base64
 import json
 import re
 import socket
@@ -15,6 +16,7 @@ from devstack.auth_service import revocation
 from devstack.proxy import Proxy
 from tests.upstreams import Answer, Upstream, send, sized
 from tests.walk.signing_in import (
+    BROWSER,
     CREATE,
     FORM,
     HOME,
@@ -116,6 +118,31 @@ def test_a_key_beside_the_cookie_wins(front: Proxy, upstream: Upstream, auth_ser
     assert upstream.requests[-1].one("X-Hokusai-User-Id") == "bob"
     bad = call(front.url, "GET", SEARCH, session, bearer("hk_test_bad"))
     assert bad.error == (401, "UNAUTHENTICATED")
+
+
+FOREIGN = f"Authorization: Basic {base64.b64encode(b'ann:her password, elsewhere').decode()}"
+
+
+@pytest.mark.parametrize("foreign", [FOREIGN, 'Authorization: Digest username="ann", nonce="1"'])
+def test_a_session_comes_before_credentials_for_something_else(
+    start_front: Callable[..., Proxy], upstream: Upstream, key: str, foreign: str
+) -> None:
+    """A browser sends those of another application, at the root of this host, or of a login in
+    front, with every request. None of them is a failed attempt."""
+    alone = start_front(AUTH_FAILURE_LIMIT=1)
+    form = call(alone.url, "GET", HOME, *NAVIGATION, foreign)
+    assert form.status == 401
+    assert form.all("WWW-Authenticate") == ['Bearer realm="mlflow"'], "no window of the browser's"
+    assert (form.one("Content-Type") or "").startswith("text/html")
+    session = cookie_of(sign_in(alone, key, OWN, foreign))
+    for target in (SEARCH, HOME, "/mlflow/health/mlflow/detailed", "/status"):
+        assert call(alone.url, "GET", target, session, foreign).status == 200
+    assert call(alone.url, "POST", SEARCH, session, foreign, OWN, body=b"{}").status == 200
+    assert call(alone.url, "POST", SEARCH, session, foreign, body=b"{}").status == 403
+    assert call(alone.url, "POST", SIGN_OUT, session, foreign, OWN).status == 303
+    over = call(alone.url, "GET", SEARCH, *BROWSER, session, foreign)
+    assert over.error == (401, "UNAUTHENTICATED")
+    assert over.all("WWW-Authenticate") == ['Bearer realm="mlflow"']
 
 
 @pytest.mark.parametrize("value", ["", "a", "a" * 43, "a" * 44, "a" * 5000, "*", '"quoted"', "a=b"])

@@ -196,3 +196,17 @@ def test_half_a_head_that_makes_room_is_answered_and_no_defect(
         assert wires[0].read().error == (503, "TEMPORARILY_UNAVAILABLE")
     assert call(small.url, "GET", "/health").status == 200
     assert not [line for line in small.log_lines() if line["level"] == "ERROR"]
+
+
+def test_some_more_than_must_are_given_up_at_once(start_front: Callable[..., Proxy]) -> None:
+    """To look for them takes longer, the more clients there are; not for each new one."""
+    small = start_front(MAX_CONNECTIONS=100, WEB_CONCURRENCY=1)
+    with ExitStack() as clients:
+        wires = [clients.enter_context(Wire(small.url)) for _ in range(96)]
+        for wire in wires:
+            wire.send(b"GET /health HTTP/1.1\r\nHost: proxy")
+        for wire in wires[:3]:
+            assert wire.read().error == (503, "TEMPORARILY_UNAVAILABLE")
+        assert call(small.url, "GET", "/health").status == 200
+        wires[-1].send(b"\r\n\r\n")
+        assert wires[-1].read().status == 200

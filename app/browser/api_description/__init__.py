@@ -1,9 +1,10 @@
 """The OpenAPI description of the proxy's own paths, as a file and as a page.
 
-The file, openapi.json, is written by hand; tests/docs/ compares it with the running proxy. The page
-is made of it by a template, without scripts and without anything from another host.
+openapi.json is written by hand; tests/docs/ compares it with the running proxy. A template makes
+the page of it, without scripts and without anything from another host.
 """
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
 
 
 def blueprint() -> Blueprint:
-    """Both routes: below /api/health/, because load balancers pass that on to the proxy already."""
+    """Both routes, below /api/health/, which load balancers forward to the proxy already."""
     routes = Blueprint("api_description", __name__, template_folder="templates")
     routes.add_app_template_filter(code, "code")
 
@@ -55,7 +56,7 @@ def _page() -> str:
 
 
 def _with_aliases_together(document: dict[str, Any]) -> list[tuple[list[str], dict[str, Any]]]:
-    """([paths], what they do): paths that refer to the same item are aliases of each other."""
+    """([paths], item): paths that refer to the same item are aliases of each other."""
     find = _finder(document)
     found: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for path, item in document["paths"].items():
@@ -65,7 +66,7 @@ def _with_aliases_together(document: dict[str, Any]) -> list[tuple[list[str], di
 
 
 def _finder(document: dict[str, Any]) -> Any:
-    """A function that follows a `$ref` inside of the document, and returns anything else as is."""
+    """A function that follows a `$ref` in the document, and returns anything else as it is."""
 
     def find(part: Any) -> Any:
         if not (isinstance(part, dict) and "$ref" in part):
@@ -79,9 +80,5 @@ def _finder(document: dict[str, Any]) -> Any:
 
 
 def code(text: str) -> Markup:
-    """A text whose `marked` words are shown as code; the rest of it is escaped."""
-    pieces = str(escape(text)).split("`")
-    return Markup("").join(
-        Markup(f"<code>{piece}</code>" if number % 2 else piece)
-        for number, piece in enumerate(pieces)
-    )
+    """Show text in `backquotes` as code; escape the rest."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))

@@ -13,7 +13,7 @@ async function refresh() {
     if (!answer.ok) throw new Error(answer.statusText);
     show(new DOMParser().parseFromString(await answer.text(), "text/html"));
   } catch {
-    showThatNothingIsKnown("The proxy gives no answer");
+    showThatNothingIsKnown("The proxy does not respond");
   }
   if (!document.hidden) next = setTimeout(refresh, EVERY);
 }
@@ -31,7 +31,7 @@ function showThatNothingIsKnown(why) {
   const state = live.querySelector(".state");
   state.className = "state unknown";
   state.querySelector("h1").textContent = why;
-  state.querySelector("p").replaceChildren("What stands below is of ", state.querySelector("time"));
+  state.querySelector("p").replaceChildren("Last known state, of ", state.querySelector("time"));
   tell(why);
 }
 

@@ -18,17 +18,21 @@ from app.auth.cache import VerdictCache
 from app.auth.client import AuthService
 from app.auth.single_flight import SingleFlight
 from app.limits.request_limits import Limits, shared_limiter
+from app.request.addresses import network
 from app.request.credentials import Credentials
 from app.request.errors import AuthServiceUnavailable, ProxyError, RateLimited, Unauthenticated
 from app.request.principal import Verdict
+from app.state.instance_database import InstanceDatabase
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
+from app.state.shared_values import SharedValues
+from app.state.window_counts import WindowCounts
 from app.upstream.circuit import Circuit
 from tests.app.samples import principal
 from tests.upstreams import Answer, Exchange, Upstream, pause, reset, send, sized, until
 
-TTL, NEGATIVE, STALE = 60.0, 0.2, 600.0
-RETRY_INTERVAL = 0.2
+TTL, NEGATIVE, STALE = 60.0, 1.0, 600.0
+RETRY_INTERVAL = 1.0
 FAILURE_LIMIT = 5
 IP = "203.0.113.7"
 
@@ -64,9 +68,10 @@ class Worker:
             return type(error).__name__
 
     def knows(self, key: str, age: float, ip: str = IP) -> None:
-        """Puts a yes of this age into the cache."""
+        """Puts a yes of this age into the cache, as if it had been asked for then."""
         verdict = Verdict(principal(), time.time() - age)
-        assert self.cache.put(self.cache.digest(key, ip, "platform"), verdict)
+        for asked_from in (ip, network(ip)):
+            assert self.cache.put(self.cache.digest(key, asked_from, "platform"), verdict)
 
 
 @pytest.fixture
@@ -88,20 +93,27 @@ def make_worker(
         url: str = redis_url, stale: float = STALE, patience: float = 5.0, most: int = 1000
     ) -> Worker:
         link = RedisLink(url, 0.5, 0.05)
-        store = InstanceStore(tmp_path / "shared.db")
+        database = InstanceDatabase(tmp_path / "shared.db")
+        store, counts = InstanceStore(database), WindowCounts(database)
         service = AuthService(server.url, "platform", 5.0, 3, Circuit("auth_service", 1000, 60))
-        cache = VerdictCache(link, store, b"secret", TTL, NEGATIVE, stale)
+        cache = VerdictCache(
+            SharedValues(link, store),
+            secret=b"secret",
+            ttl=TTL,
+            negative_ttl=NEGATIVE,
+            stale_ttl=stale,
+        )
         turns = SingleFlight(tmp_path / "turns")
         links.append(link)
         services.append(service)
-        limits = Limits(shared_limiter(Flask("test"), link), link, store, 1, FAILURE_LIMIT)
+        limits = Limits(shared_limiter(Flask("test"), link), link, counts, 1, FAILURE_LIMIT)
         authenticator = Authenticator(
-            cache,
-            turns,
-            service,
-            "platform",
-            patience,
-            RETRY_INTERVAL,
+            cache=cache,
+            flights=turns,
+            service=service,
+            service_id="platform",
+            patience=patience,
+            retry_interval=RETRY_INTERVAL,
             failures=limits,
             most_waiting=most,
         )
@@ -194,7 +206,7 @@ def test_different_keys_are_asked_about_at_the_same_time(worker: Worker, server:
 
     server.answers(Answer(meet, *YES.steps))
     keys = [f"hk_test_{uuid.uuid4().hex}" for _ in range(8)]
-    assert at_once(8, lambda index: worker.outcome(keys[index])) == {"miss": 8}
+    assert at_once(8, lambda index: worker.outcome(keys[index], f"192.0.2.{index}")) == {"miss": 8}
 
 
 def test_a_key_is_asked_about_once_per_address(worker: Worker, server: Upstream, key: str) -> None:
@@ -264,7 +276,7 @@ def test_a_key_that_is_revoked_while_it_is_asked_about_is_refused(
     yes = says({"user_id": "ann", "key_id": key_id})
 
     def revoke(exchange: Exchange) -> None:
-        worker.cache.revoke(key_id)
+        worker.cache.revocations.revoke(key_id)
 
     server.answers(Answer(revoke, *yes.steps))
     assert worker.outcome(key, ip) == "Unauthenticated"
@@ -344,7 +356,7 @@ def test_where_no_answer_came_nobody_waits_for_the_one_who_asks_again(
         go_on.set()
         assert again.result() == "miss"
     assert [asking.outcome(key), other.outcome(key)] == ["hit", "hit"]
-    assert asking.cache.unanswered(asking.cache.digest(key, IP, "platform")) is None
+    assert asking.cache.unanswered.get(asking.cache.digest(key, IP, "platform")) is None
 
 
 def test_throttling_is_passed_on_and_a_key_is_asked_about_again_after_a_while(
@@ -371,6 +383,24 @@ def test_failed_attempts_of_an_address_are_limited(
     guesses = [worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip) for _ in range(FAILURE_LIMIT + 3)]
     assert guesses == ["Unauthenticated"] * FAILURE_LIMIT + ["RateLimited"] * 3
     assert len(server.requests) == FAILURE_LIMIT, "the others were not asked about"
+
+
+def test_guesses_that_come_together_are_limited_too(
+    worker: Worker, server: Upstream, ip: str
+) -> None:
+    """Else each would be under way before the first one has failed."""
+    server.answers(Answer(pause(0.1), *NO.steps))
+    told = at_once(20, lambda _: worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip))
+    assert told == {"Unauthenticated": FAILURE_LIMIT, "RateLimited": 20 - FAILURE_LIMIT}
+    assert len(server.requests) == FAILURE_LIMIT
+
+
+def test_newcomers_that_come_together_are_all_let_in(
+    worker: Worker, server: Upstream, ip: str
+) -> None:
+    server.answers(SLOWLY)
+    told = at_once(4 * FAILURE_LIMIT, lambda _: worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip))
+    assert told == {"miss": 4 * FAILURE_LIMIT}
 
 
 def test_the_same_bad_key_again_is_another_failed_attempt(
@@ -424,6 +454,24 @@ def test_so_it_is_where_no_stale_verdict_is_used(
     server.answers(DOWN)
     worker.knows(key, age=TTL + 1, ip=ip)
     assert worker.outcome(key, ip) == "AuthServiceUnavailable", "it lets nobody in"
+
+
+def test_a_key_that_is_in_use_in_a_network_is_no_guess_at_a_new_address_of_it(
+    make_worker: Callable[..., Worker], server: Upstream, key: str, ip: str
+) -> None:
+    """Machines of one /64 share the count of failures, so they share the exemption from it too."""
+    worker, bad = make_worker(), f"hk_test_{uuid.uuid4().hex}"
+    assert worker.outcome(key, ip) == "miss"
+    server.answers(NO)
+    for _ in range(FAILURE_LIMIT):
+        worker.outcome(bad, f"{ip}2")
+    assert worker.outcome(bad, f"{ip}2") == "RateLimited"
+    server.answers(YES)
+    assert make_worker().outcome(key, f"{ip}3") == "miss", "asked about, not refused"
+    assert worker.outcome(f"hk_test_{uuid.uuid4().hex}", f"{ip}4") == "RateLimited"
+    server.answers(NO)
+    assert worker.outcome(key, f"{ip}5") == "Unauthenticated"
+    assert worker.outcome(key, f"{ip}6") == "RateLimited", "no good key any more"
 
 
 def test_an_outage_is_no_failed_attempt(worker: Worker, server: Upstream, ip: str) -> None:

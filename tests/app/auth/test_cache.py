@@ -12,10 +12,12 @@ import orjson
 import pytest
 import redis
 
-from app.auth.cache import CLOCK_SKEW, MAX_LOCAL, PREFIX, VerdictCache
+from app.auth.cache import MAX_LOCAL, PREFIX, VerdictCache
+from app.auth.revocation_marks import CLOCK_SKEW
 from app.request.principal import Verdict, dump
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
+from app.state.shared_values import SharedValues
 from devstack.redis import Redis
 from tests.app.samples import KEY, principal
 from tests.upstreams import eventually, refused_port
@@ -41,7 +43,13 @@ def make_cache(redis_url: str) -> Iterator[MakeCache]:
     ) -> VerdictCache:
         link = RedisLink(url, 5, 0.05)
         links.append(link)
-        return VerdictCache(link, InstanceStore(store), secret, ttl, negative, stale)
+        return VerdictCache(
+            SharedValues(link, InstanceStore.at(store)),
+            secret=secret,
+            ttl=ttl,
+            negative_ttl=negative,
+            stale_ttl=stale,
+        )
 
     yield make
     for link in links:
@@ -115,8 +123,8 @@ def test_redis_holds_neither_the_key_nor_a_plain_hash_of_it(
     cache: VerdictCache, client: "redis.Redis", digest: str, key_id: str
 ) -> None:
     cache.put(digest, yes(key_id))
-    cache.note_unanswered(digest, 5)
-    cache.revoke(key_id)
+    cache.unanswered.note(digest, 5)
+    cache.revocations.revoke(key_id)
     raw = KEY.encode()
     telling = [raw, base64.b64encode(raw), raw.hex().encode(), raw[-8:]]
     for kind in ("md5", "sha1", "sha256", "sha512", "blake2b"):
@@ -137,7 +145,8 @@ def test_what_was_never_put_is_a_miss(cache: VerdictCache, digest: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "is_fresh"), [(0.0, True), (TTL - 1, True), (TTL, False), (TTL + 1, False)]
+    ("age", "is_fresh"),
+    [(0.0, True), (TTL - 1, True), (TTL, False), (TTL + 1, False), (-5, True), (-20, False)],
 )
 def test_a_yes_is_believed_for_its_life(
     cache: VerdictCache, other: VerdictCache, digest: str, key_id: str, age: float, is_fresh: bool
@@ -162,15 +171,15 @@ def test_a_no_is_believed_for_its_own_shorter_life(
     assert other.fresh(digest) == expected
 
 
-@pytest.mark.parametrize("verdict", [yes("key-1"), no()], ids=["yes", "no"])
+@pytest.mark.parametrize("is_good", [True, False])
 def test_a_life_of_nothing_is_never_fresh(
-    make_cache: MakeCache, digest: str, verdict: Verdict
+    make_cache: MakeCache, digest: str, key_id: str, is_good: bool
 ) -> None:
     caches = [make_cache(ttl=0, negative=0, stale=0) for _ in range(2)]
-    caches[0].put(digest, verdict)
+    caches[0].put(digest, yes(key_id) if is_good else no())
     for cache in caches:
         assert cache.fresh(digest) is cache.stale(digest) is None
-        assert cache.was_good(digest) is (verdict.principal is not None)
+        assert cache.was_good(digest) is is_good
 
 
 def test_a_hit_never_extends_a_life(
@@ -208,20 +217,26 @@ def test_the_newer_verdict_replaces_the_older(
 
 
 @pytest.mark.parametrize(
-    "entry",
+    ("spoil", "is_hit"),
     [
-        orjson.dumps(orjson.loads(dump(yes("key-1"))) | {"v": 2}),
-        orjson.dumps(orjson.loads(dump(yes("key-1"))) | {"v": 0}),
-        b"",
-        b"garbage",
+        (lambda entry: entry, True),
+        (lambda entry: orjson.dumps(orjson.loads(entry) | {"v": 2}), False),
+        (lambda entry: orjson.dumps(orjson.loads(entry) | {"v": 0}), False),
+        (lambda entry: b"", False),
+        (lambda entry: b"garbage", False),
     ],
+    ids=["this one", "newer", "older", "empty", "garbage"],
 )
 def test_an_entry_of_another_version_is_a_miss(
-    cache: VerdictCache, client: "redis.Redis", digest: str, entry: bytes
+    cache: VerdictCache,
+    client: "redis.Redis",
+    digest: str,
+    spoil: Callable[[bytes], bytes],
+    is_hit: bool,
 ) -> None:
-    client.set(PREFIX + digest, entry, px=5000)
-    assert cache.fresh(digest) is None
-    assert cache.stale(digest) is None
+    client.set(PREFIX + digest, spoil(dump(yes("key-1"))), px=5000)
+    assert (cache.fresh(digest) is not None) is is_hit
+    assert (cache.stale(digest) is not None) is is_hit
 
 
 # --- stale ---------------------------------------------------------------------------------------
@@ -283,7 +298,7 @@ def test_a_revocation_ends_every_older_verdict(
     cache: VerdictCache, digest: str, key_id: str
 ) -> None:
     cache.put(digest, yes(key_id))
-    cache.revoke(key_id)
+    cache.revocations.revoke(key_id)
     assert cache.fresh(digest) is None
     assert cache.stale(digest) is None
 
@@ -292,7 +307,7 @@ def test_a_revocation_ends_what_was_asked_before_and_answered_after_it(
     cache: VerdictCache, other: VerdictCache, digest: str, key_id: str
 ) -> None:
     asked_before = yes(key_id, 0.5)
-    cache.revoke(key_id)
+    cache.revocations.revoke(key_id)
     assert not cache.put(digest, asked_before)
     assert cache.fresh(digest) is None
     assert other.fresh(digest) is None
@@ -301,7 +316,7 @@ def test_a_revocation_ends_what_was_asked_before_and_answered_after_it(
 def test_a_key_that_is_found_valid_afterwards_is_valid(
     cache: VerdictCache, other: VerdictCache, digest: str, key_id: str
 ) -> None:
-    cache.revoke(key_id)
+    cache.revocations.revoke(key_id)
     afterwards = yes(key_id, age=-(CLOCK_SKEW + 0.5))
     assert cache.put(digest, afterwards)
     assert cache.fresh(digest) == afterwards
@@ -310,7 +325,7 @@ def test_a_key_that_is_found_valid_afterwards_is_valid(
 
 def test_a_revocation_ends_no_other_keys_verdict(cache: VerdictCache, digest: str) -> None:
     cache.put(digest, yes("key-that-stays"))
-    cache.revoke("key-that-goes")
+    cache.revocations.revoke("key-that-goes")
     assert cache.fresh(digest) is not None
 
 
@@ -318,7 +333,7 @@ def test_a_worker_that_did_not_hear_of_it_finds_the_tombstone(
     cache: VerdictCache, other: VerdictCache, digest: str, key_id: str
 ) -> None:
     cache.put(digest, yes(key_id))
-    cache.revoke(key_id)
+    cache.revocations.revoke(key_id)
     assert other.fresh(digest) is None
     assert other.stale(digest) is None
     assert not other.put(digest, yes(key_id, 0.5))
@@ -340,8 +355,8 @@ def test_a_worker_that_hears_of_revocations_looks_for_none(
 ) -> None:
     """What it would have heard of: nobody tells it here, which shows whether it looks."""
     other.put(digest, yes(key_id))
-    other.revoke(key_id)
-    cache.note_hearing(time.time() + since, time.monotonic() + lasts)
+    other.revocations.revoke(key_id)
+    cache.revocations.note_subscribed(time.time() + since, time.monotonic() + lasts)
     assert (cache.fresh(digest) is None) is sees_it
 
 
@@ -350,14 +365,14 @@ def test_a_stale_yes_is_held_against_the_tombstone(
 ) -> None:
     cache.put(digest, yes(key_id, TTL + 1))
     assert cache.stale(digest) is not None
-    other.revoke(key_id)
+    other.revocations.revoke(key_id)
     assert cache.stale(digest) is None
 
 
 def test_a_tombstone_lasts_as_long_as_what_it_ends(
     cache: VerdictCache, client: "redis.Redis", key_id: str
 ) -> None:
-    cache.revoke(key_id)
+    cache.revocations.revoke(key_id)
     (name,) = client.scan_iter(f"hokusai:auth:revoked:{key_id}")
     assert TTL + STALE - 1 <= client.ttl(name) <= TTL + STALE + CLOCK_SKEW
 
@@ -368,26 +383,26 @@ def test_a_tombstone_lasts_as_long_as_what_it_ends(
 def test_that_nobody_answered_is_known_to_all_workers_for_a_while(
     cache: VerdictCache, other: VerdictCache, digest: str
 ) -> None:
-    assert cache.unanswered(digest) is None
-    cache.note_unanswered(digest, 0.3)
-    assert cache.unanswered(digest) == 0
-    assert other.unanswered(digest) == 0
+    assert cache.unanswered.get(digest) is None
+    cache.unanswered.note(digest, 0.3)
+    assert cache.unanswered.get(digest) == 0
+    assert other.unanswered.get(digest) == 0
     time.sleep(0.31)
-    assert cache.unanswered(digest) is None
-    assert other.unanswered(digest) is None
+    assert cache.unanswered.get(digest) is None
+    assert other.unanswered.get(digest) is None
 
 
 def test_for_how_long_it_throttles_is_known_to_all_workers(
     cache: VerdictCache, other: VerdictCache, digest: str
 ) -> None:
-    cache.note_unanswered(digest, 5, throttled_for=17)
-    assert cache.unanswered(digest) == 17
-    assert other.unanswered(digest) == 17
+    cache.unanswered.note(digest, 5, throttled_for=17)
+    assert cache.unanswered.get(digest) == 17
+    assert other.unanswered.get(digest) == 17
 
 
 def test_it_says_nothing_about_another_key(cache: VerdictCache, digest: str) -> None:
-    cache.note_unanswered(digest, 5)
-    assert cache.unanswered(cache.digest("another", "192.0.2.1", "platform")) is None
+    cache.unanswered.note(digest, 5)
+    assert cache.unanswered.get(cache.digest("another", "192.0.2.1", "platform")) is None
 
 
 # --- without Redis -------------------------------------------------------------------------------
@@ -423,7 +438,7 @@ def test_a_verdict_that_redis_lost_need_not_be_asked_for_again_by_a_neighbour(
     client.delete(PREFIX + digest)
     assert elsewhere.fresh(digest) is None
     assert neighbour.fresh(digest) == verdict
-    neighbour.revoke(key_id)
+    neighbour.revocations.revoke(key_id)
     assert neighbour.fresh(digest) is None
 
 
@@ -437,10 +452,10 @@ def test_without_redis_every_rule_holds(
     cache.put(digest, no())
     assert cache.stale(digest) is None
     cache.put(digest, yes(key_id, 0.5))
-    cache.revoke(key_id)
+    cache.revocations.revoke(key_id)
     assert cache.fresh(digest) is cache.stale(digest) is None
-    cache.note_unanswered(digest, 5)
-    assert cache.unanswered(digest) == 0
+    cache.unanswered.note(digest, 5)
+    assert cache.unanswered.get(digest) == 0
 
 
 def test_what_is_known_here_survives_that_redis_goes_away(
@@ -477,9 +492,9 @@ def test_so_many_unanswered_keys_are_kept_and_no_more(make_cache: MakeCache) -> 
     """In an outage anybody can invent keys."""
     cache = make_cache("memory://")
     for number in range(MAX_LOCAL + 500):
-        cache.note_unanswered(f"{number:064x}", 60)
-    assert len(cache._unanswered) <= MAX_LOCAL
-    assert cache.unanswered(f"{1:064x}") == 0
+        cache.unanswered.note(f"{number:064x}", 60)
+    assert len(cache.unanswered._local) <= MAX_LOCAL
+    assert cache.unanswered.get(f"{1:064x}") == 0
 
 
 def verdicts_alive() -> int:

@@ -23,6 +23,7 @@ from tests.drills.redis_topologies import make_certificates
 from tests.upstreams import (
     Answer,
     Exchange,
+    Received,
     Step,
     Upstream,
     chunked,
@@ -423,28 +424,58 @@ def test_what_it_says_of_one_key_keeps_nobody_else_out(
     assert client.validate("hk_test_another", IP) is not None
 
 
+FAILURES = {
+    "500": says({}, 500),
+    "reset": Answer(reset()),
+    "delay": Answer(silence()),
+    "page": says(b"<html>"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
 @pytest.mark.parametrize(
-    ("was_good", "answer", "state"),
-    [
-        (False, says({}, 500), "closed"),
-        (True, says({}, 500), "open"),
-        (False, Answer(reset()), "open"),
-    ],
+    ("was_good", "fails_without_a_key", "state"),
+    [(False, False, "closed"), (True, False, "open"), (False, True, "open")],
 )
 def test_a_key_at_which_it_fails_keeps_nobody_else_out(
     server: Upstream,
     make_client: Callable[..., AuthService],
+    case: str,
     was_good: bool,
-    answer: Answer,
+    fails_without_a_key: bool,
     state: str,
 ) -> None:
-    """Anybody can make up a key that is too long for its hash function, say."""
-    server.answers(answer)
-    client = make_client(server.url, fail_max=2)
+    """Anybody can make up a key that is too long for its hash function, or whose refusal it
+    delays."""
+
+    def answer(question: Received) -> Answer:
+        has_key = question.one("Authorization") is not None
+        return FAILURES[case] if has_key or fails_without_a_key else says({}, 401)
+
+    server.answers_by(answer)
+    client = make_client(server.url, TIMEOUT, fail_max=2)
     for _ in range(3):
         with pytest.raises(AuthServiceUnavailable):
             client.validate(KEY, IP, lambda: was_good)
     assert client.circuit.state == state
+
+
+def test_a_made_up_key_that_is_the_probe_keeps_no_circuit_open(
+    server: Upstream, make_client: Callable[..., AuthService]
+) -> None:
+    client = make_client(server.url, TIMEOUT, fail_max=1)
+    client.circuit = Circuit("auth_service", 1, 0.05)
+    server.answers(Answer(reset()))
+    with pytest.raises(AuthServiceUnavailable):
+        client.validate(KEY, IP)
+    assert client.circuit.state == "open"
+    time.sleep(0.1)
+    server.answers_by(
+        lambda asked: says({}, 401) if asked.one("Authorization") is None else FAILURES["delay"]
+    )
+    with pytest.raises(AuthServiceUnavailable):
+        client.validate("hk_test_made_up", IP, lambda: False)
+    assert client.circuit.state == "closed"
 
 
 # --- nothing but the question goes out -----------------------------------------------------------

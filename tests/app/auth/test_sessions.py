@@ -18,7 +18,7 @@ IP = "198.51.100.7"
 
 @pytest.fixture
 def store() -> InstanceStore:
-    return InstanceStore(None)
+    return InstanceStore.at(None)
 
 
 def sessions(store: InstanceStore, lifetime: float = 60, ended: bool = False) -> Sessions:
@@ -111,7 +111,7 @@ def test_of_several_the_first_valid_one_counts_and_all_are_ended(store: Instance
 
 @pytest.fixture
 def file_store(tmp_path: Path) -> InstanceStore:
-    return InstanceStore(tmp_path / "shared.db")
+    return InstanceStore.at(tmp_path / "shared.db")
 
 
 def test_no_session_begins_that_other_workers_would_not_know(file_store: InstanceStore) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.browser.forms import may, own_path
+from app.browser.forms import own_path, rights
 from app.browser.pages import HOME
 from tests.app.samples import principal
 
@@ -34,4 +34,4 @@ def test_anything_else_is_mlflows_home(goal: str) -> None:
     ],
 )
 def test_what_a_key_may_is_said_in_words(scopes: list[str], words: str) -> None:
-    assert may(principal(scopes=frozenset(scopes))) == words
+    assert rights(principal(scopes=frozenset(scopes))) == words

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from app.state.circuits import CircuitBoard, Worker, instances
-from app.state.instance_store import FILE, InstanceStore
+from app.state.instance_database import FILE
+from app.state.instance_store import InstanceStore
 from app.upstream.circuit import Circuit
 from devstack.proxy import Proxy
 from tests.app.doctor.conftest import Finished
@@ -121,7 +122,7 @@ def test_an_unknown_circuit_is_refused(flask: Flask) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_does_not_answer_is_named(flask: Flask, tmp_path: Path) -> None:
-    CircuitBoard(InstanceStore(tmp_path / FILE), [Circuit("mlflow", 1, 3600)]).look()
+    CircuitBoard(InstanceStore.at(tmp_path / FILE), [Circuit("mlflow", 1, 3600)]).look()
     done = flask("circuit", "reset", INSTANCE_FOLDER=str(tmp_path))
     assert done.status == 1
     assert f"No answer from: {os.getpid()}" in done.err

@@ -116,7 +116,9 @@ def loop(there: Deployment, path: str = "") -> Planted:
         "REDIS_URL": there.request.getfixturevalue("redis_url"),
         "MLFLOW_SERVER_URL": f"http://{HOST}:{port}{path}",
     }
-    proxy = Proxy(there.folder / "loop", SHARED_PROXY | PATIENT | upstreams, port, ready="/health")
+    proxy = Proxy(
+        there.folder / "loop", SHARED_PROXY | PATIENT | upstreams, port=port, ready="/health"
+    )
     there.stack.callback(proxy.stop)
     proxy.start()
     proxy.wait_until_ready()

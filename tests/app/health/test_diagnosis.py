@@ -101,6 +101,11 @@ MLFLOW_ANSWERS = [
     ("experiments_api", 403, b"Permission denied", "no credentials"),
     ("models_api", 503, b'{"error_code":"TEMPORARILY_UNAVAILABLE"}', "fails"),
     ("models_api", 500, b'{"error_code":"INTERNAL_ERROR"}', "fails"),
+    # What MLflow makes of S3's InvalidAccessKeyId, AccessDenied and NoSuchBucket.
+    ("artifacts_api", 401, b'{"error_code":"UNAUTHENTICATED"}', "fails"),
+    ("artifacts_api", 403, b'{"error_code":"PERMISSION_DENIED"}', "fails"),
+    ("artifacts_api", 404, b'{"error_code":"RESOURCE_DOES_NOT_EXIST"}', "fails"),
+    ("artifacts_api", 401, b"You are not authenticated", "no credentials"),
 ]
 
 

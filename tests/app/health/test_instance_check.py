@@ -18,8 +18,8 @@ from app.health.instance_check import (
     InstanceWatch,
 )
 from app.health.results import Question, SharedResults
-from app.observability.condition_metrics import INSTANCE_DEGRADED
 from app.observability.metric_file import MetricFile
+from app.observability.metrics import INSTANCE_DEGRADED
 from app.state.instance_store import InstanceStore
 from tests.drills.instance_folder import fill, free, small_file_system
 from tests.room import no_room
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def check(folder: Path) -> InstanceCheck:
-    return InstanceCheck(folder, InstanceStore(folder / "shared.db"))
+    return InstanceCheck(folder, InstanceStore.at(folder / "shared.db"))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_all_is_well_and_nothing_is_left_behind(check: InstanceCheck, folder: Pa
 
 
 def test_without_a_folder_there_is_nothing_to_look_at() -> None:
-    assert InstanceCheck(None, InstanceStore(None)).ask().status == HEALTHY
+    assert InstanceCheck(None, InstanceStore.at(None)).ask().status == HEALTHY
 
 
 def test_a_folder_that_was_removed_is_made_again(check: InstanceCheck, folder: Path) -> None:
@@ -88,7 +88,7 @@ def test_it_is_full(check: InstanceCheck) -> None:
 
 def test_a_full_file_system(small: Path) -> None:
     folder = small / "instance"
-    check = InstanceCheck(folder, InstanceStore(folder / "shared.db"))
+    check = InstanceCheck(folder, InstanceStore.at(folder / "shared.db"))
     assert check.ask().status == HEALTHY
     fill(folder)
     found = check.ask()
@@ -104,7 +104,7 @@ def test_a_full_file_system(small: Path) -> None:
 
 def test_no_inode_is_left(small: Path) -> None:
     folder = small / "instance"
-    check = InstanceCheck(folder, InstanceStore(folder / "shared.db"))
+    check = InstanceCheck(folder, InstanceStore.at(folder / "shared.db"))
     assert check.ask().status == HEALTHY
     with suppress(OSError):
         for number in range(100_000):
@@ -128,7 +128,7 @@ def test_a_read_only_file_system(small: Path) -> None:
     folder = small / "instance"
     folder.mkdir()
     subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
-    found = InstanceCheck(folder, InstanceStore(folder / "shared.db")).ask()
+    found = InstanceCheck(folder, InstanceStore.at(folder / "shared.db")).ask()
     assert says("read-only") in found.message
 
 
@@ -162,11 +162,11 @@ def test_no_message_holds_a_path(check: InstanceCheck, folder: Path, temporary: 
 
 def test_a_worker_shows_it_in_a_metric(check: InstanceCheck, folder: Path) -> None:
     question = Question(check.ask)
-    watch = InstanceWatch(SharedResults(InstanceStore(None), {"instance": question}, 0.0, 5.0))
+    watch = InstanceWatch(SharedResults(InstanceStore.at(None), {"instance": question}, 0.0, 5.0))
     folder.write_bytes(b"")
     watch.look()
     assert INSTANCE_DEGRADED._value.get() == 1
     folder.unlink()
-    check._store._file._next_look = 0.0  # type: ignore[union-attr]
+    check._store._database._file._next_look = 0.0  # type: ignore[union-attr]
     watch.look()
     assert INSTANCE_DEGRADED._value.get() == 0

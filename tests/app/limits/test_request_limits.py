@@ -18,8 +18,9 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from app.limits.request_limits import InFlight, Limits, shared_limiter
 from app.request.errors import Overloaded, RateLimited
 from app.request.permit import Permit
-from app.state.instance_store import InstanceStore
+from app.state.instance_database import InstanceDatabase
 from app.state.redis_link import RedisLink
+from app.state.window_counts import WindowCounts
 from app.state.windows import LinkStorage, look, remaining, seconds_to_change, seconds_to_wait
 from devstack.redis import Redis
 from tests.app.samples import permit, principal
@@ -42,7 +43,7 @@ def make_limits(redis_url: str) -> Iterator[MakeLimits]:
         link = RedisLink(url, 0.5, 0.05)
         links.append(link)
         shared = shared_limiter(Flask("test"), link)
-        return Limits(shared, link, InstanceStore(store), instances, failure_limit)
+        return Limits(shared, link, WindowCounts(InstanceDatabase(store)), instances, failure_limit)
 
     yield make
     for link in links:
@@ -396,7 +397,7 @@ def storage(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Any]:
         yield counts
         counts.storage.close()
     else:
-        yield MemoryStorage() if request.param == "memory" else InstanceStore(None)
+        yield MemoryStorage() if request.param == "memory" else WindowCounts(InstanceDatabase(None))
 
 
 def test_whoever_waits_for_so_long_is_granted_in_real_time(storage: Any) -> None:

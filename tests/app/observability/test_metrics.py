@@ -9,15 +9,12 @@ import pytest
 from prometheus_client import REGISTRY, Gauge
 from prometheus_client.metrics import MetricWrapperBase
 
-from app.observability import condition_metrics, metrics
+from app.observability import metrics, record
 from app.request.route_table import KINDS
 from config import Settings
 
 ALL = {
-    value._name: value
-    for module in (metrics, condition_metrics)
-    for value in vars(module).values()
-    if isinstance(value, MetricWrapperBase)
+    value._name: value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)
 }
 GAUGES = {name: metric for name, metric in ALL.items() if isinstance(metric, Gauge)}
 #: Labels with few values each: nothing of a request that its sender could choose freely.
@@ -86,7 +83,7 @@ def request(**changes: Any) -> Any:
 
 
 def test_a_request_is_counted_once_in_each_metric(grown: Callable[..., float]) -> None:
-    metrics.count_request(request(), 1000.3)
+    record.count(request(), 1000.3)
     labels = {"kind": "runs", "method": "POST", "status": "2xx", "outcome": "forwarded"}
     assert grown("requests_total", **labels) == 1
     assert grown("request_seconds_sum", kind="runs") == pytest.approx(0.3)
@@ -100,14 +97,14 @@ def test_a_request_is_counted_once_in_each_metric(grown: Callable[..., float]) -
 
 
 def test_requests_that_lost_a_header_field_are_counted(grown: Callable[..., float]) -> None:
-    metrics.count_request(request(dropped="X-User"), 1000.3)
-    metrics.count_request(request(), 1000.3)
+    record.count(request(dropped="X-User"), 1000.3)
+    record.count(request(), 1000.3)
     assert grown("dropped_header_requests_total") == 1
 
 
 def test_own_time_is_what_is_left_until_the_answer(grown: Callable[..., float]) -> None:
     """Not the time in which a client takes its download."""
-    metrics.count_request(request(), 1060.0)
+    record.count(request(), 1060.0)
     assert grown("own_seconds_sum", kind="runs") == pytest.approx(0.015)
 
 
@@ -115,7 +112,7 @@ def test_a_request_that_nobody_waited_for_has_its_own_time_until_its_end(
     grown: Callable[..., float],
 ) -> None:
     gone = request(answered=None, status=0, outcome="client_gone", upstream_seconds=None)
-    metrics.count_request(gone, 1000.045)
+    record.count(gone, 1000.045)
     assert grown("own_seconds_sum", kind="runs") == pytest.approx(0.04)
 
 
@@ -123,14 +120,14 @@ def test_a_request_that_was_not_forwarded_has_no_upstream_time(
     grown: Callable[..., float],
 ) -> None:
     refused = request(outcome="unauthenticated", auth_source=None, upstream_seconds=None)
-    metrics.count_request(refused, 1000.1)
+    record.count(refused, 1000.1)
     assert grown("request_seconds_count", kind="runs") == 1
     assert grown("upstream_seconds_count", kind="runs") == 0
     assert grown("auth_seconds_count", source="none") == 1
 
 
 def test_a_request_without_a_key_has_no_authentication(grown: Callable[..., float]) -> None:
-    metrics.count_request(request(kind="own", auth_source=None, auth_seconds=None), 1000.1)
+    record.count(request(kind="own", auth_source=None, auth_seconds=None), 1000.1)
     for source in ("hit", "miss", "stale", "none"):
         assert grown("auth_seconds_count", source=source) == 0
 
@@ -142,7 +139,7 @@ def test_a_request_without_a_key_has_no_authentication(grown: Callable[..., floa
 def test_a_status_is_counted_by_its_class(
     grown: Callable[..., float], status: int, label: str
 ) -> None:
-    metrics.count_request(request(kind="ui", status=status, method="GET"), 1000.1)
+    record.count(request(kind="ui", status=status, method="GET"), 1000.1)
     labels = {"kind": "ui", "method": "GET", "status": label, "outcome": "forwarded"}
     assert grown("requests_total", **labels) == 1
 
@@ -151,7 +148,7 @@ def test_a_status_is_counted_by_its_class(
 def test_a_method_that_a_client_made_up_is_no_label(
     grown: Callable[..., float], method: str
 ) -> None:
-    metrics.count_request(request(method=method, status=405, outcome="malformed"), 1000.1)
+    record.count(request(method=method, status=405, outcome="malformed"), 1000.1)
     labels = {"kind": "runs", "method": "other", "status": "4xx", "outcome": "malformed"}
     assert grown("requests_total", **labels) == 1
 

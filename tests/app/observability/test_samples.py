@@ -37,7 +37,7 @@ class Metrics:
 
 
 def test_what_happened_between_two_samples() -> None:
-    metrics, store = Metrics(), InstanceStore(None)
+    metrics, store = Metrics(), InstanceStore.at(None)
     samples = Samples(lambda: metrics.registry, store)
     metrics.served(5, "2xx", 0.05)
     samples.take(0)
@@ -56,7 +56,7 @@ def test_what_happened_between_two_samples() -> None:
 def test_while_the_metrics_are_put_in_order_there_is_one_sample_less(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     registry.register(AllWorkers(tmp_path))
-    samples = Samples(lambda: registry, InstanceStore(None))
+    samples = Samples(lambda: registry, InstanceStore.at(None))
     samples.take(0)
     samples.take(0)
     folder = os.open(tmp_path, os.O_RDONLY)
@@ -70,7 +70,7 @@ def test_while_the_metrics_are_put_in_order_there_is_one_sample_less(tmp_path: P
 
 def test_a_quiet_time_has_no_latency_and_no_failure() -> None:
     metrics = Metrics()
-    samples = Samples(lambda: metrics.registry, InstanceStore(None))
+    samples = Samples(lambda: metrics.registry, InstanceStore.at(None))
     samples.take(0)
     samples.take(0)
     (point,) = samples.points()
@@ -79,14 +79,16 @@ def test_a_quiet_time_has_no_latency_and_no_failure() -> None:
 
 def test_the_workers_of_an_instance_take_turns(tmp_path: Path) -> None:
     metrics = Metrics()
-    workers = [Samples(lambda: metrics.registry, InstanceStore(tmp_path / "db")) for _ in range(2)]
+    workers = [
+        Samples(lambda: metrics.registry, InstanceStore.at(tmp_path / "db")) for _ in range(2)
+    ]
     for worker in workers:
         worker.take()
     assert [worker.points() for worker in workers] == [[], []], "one sample, not two"
 
 
 def test_the_ring_is_bounded() -> None:
-    metrics, store = Metrics(), InstanceStore(None)
+    metrics, store = Metrics(), InstanceStore.at(None)
     samples = Samples(lambda: metrics.registry, store)
     for _ in range(KEPT + 10):
         samples.take(0)

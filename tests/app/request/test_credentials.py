@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.request.credentials import Credentials, identify, session_tokens
+from app.request.credentials import Credentials, SessionTokens, identify, session_tokens
 from app.request.errors import BadRequest, Unauthenticated
 from tests.app.samples import KEY, environ
 
@@ -155,6 +155,32 @@ def test_the_session_cookies_of_a_request(cookie: str, sessions: Any) -> None:
         assert tokens.sessions == tuple(f"{number:043}" for number in range(4))
     else:
         assert (tokens.sessions if tokens else None) == sessions
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "found"),
+    [
+        (basic("ann:anything"), None, SessionTokens((ONE,))),
+        (basic(f"ann:{KEY}"), None, SessionTokens((ONE,))),
+        ('Digest username="ann", realm="elsewhere", nonce="1"', None, SessionTokens((ONE,))),
+        ("Negotiate YIIJ", None, SessionTokens((ONE,))),
+        ("Bearer", None, SessionTokens((ONE,))),
+        (None, " ", SessionTokens((ONE,))),
+        (None, None, SessionTokens((ONE,))),
+        (f"Bearer {KEY}", None, Credentials(KEY)),
+        (f"Bearer {KEY}, {basic(f'ann:{KEY}')}", None, Credentials(KEY)),
+        (f"Bearer\t{KEY}", None, Credentials(KEY)),
+        (None, KEY, Credentials(KEY)),
+        (basic(f"ann:{KEY}"), KEY, Credentials(KEY)),
+    ],
+)
+def test_a_session_comes_before_all_but_a_key_that_no_browser_sends(
+    authorization: str | None, api_key: str | None, found: Any
+) -> None:
+    """Other credentials may be for another application: a browser sends them along."""
+    cookie = f"hokusai-session={ONE}"
+    sent = environ(HTTP_COOKIE=cookie, HTTP_AUTHORIZATION=authorization, HTTP_X_API_KEY=api_key)
+    assert identify(sent, 0) == found
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_the_age_counts_from_the_question() -> None:
 
 
 def test_the_age_is_never_negative_where_clocks_differ() -> None:
-    assert Verdict(None, time.time() + 60).age == 0.0
+    assert Verdict(None, time.time() + 5).age == 0.0
 
 
 def test_a_principal_cannot_be_changed() -> None:

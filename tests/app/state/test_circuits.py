@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from app.state.circuits import CircuitBoard, instances
-from app.state.instance_store import FILE, InstanceStore
+from app.state.instance_database import FILE
+from app.state.instance_store import InstanceStore
 from app.upstream.circuit import Circuit
 from tests.upstreams import eventually
 
@@ -49,7 +50,7 @@ def worker(folder: Path) -> tuple[CircuitBoard, dict[str, Circuit]]:
         board.note(name, state)
 
     circuits = {name: Circuit(name, 1, 3600, on_change) for name in ("mlflow", "auth_service")}
-    board = CircuitBoard(InstanceStore(folder / FILE), circuits.values())
+    board = CircuitBoard(InstanceStore.at(folder / FILE), circuits.values())
     return board, circuits
 
 
@@ -133,7 +134,7 @@ def test_only_folders_with_a_worker_are_instances_and_looking_makes_none(tmp_pat
     one, empty = tmp_path / "one", tmp_path / "empty"
     for folder in (one, empty):
         folder.mkdir()
-        InstanceStore(folder / FILE).get_value("name")
+        InstanceStore.at(folder / FILE).get_value("name")
     worker(one)[0].look()
     assert list(instances([one, empty, tmp_path])) == [one]
     assert not (tmp_path / FILE).exists()

@@ -16,25 +16,38 @@ from limits import RateLimitItemPerHour, RateLimitItemPerSecond
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from app.state import instance_file
+from app.state.instance_database import InstanceDatabase
 from app.state.instance_store import InstanceStore
+from app.state.window_counts import WindowCounts
 from tests.room import no_room
 
 ROOT = Path(__file__).parents[3]
 
-#: Another worker: counts in a window of a hundred, and prints how often it was granted. It needs
-#: the one file; the package would bring along Flask.
+#: Another worker: counts in a window of a hundred, and prints how often it was granted.
 WORKER = """
-import runpy, sys
+import sys
 from pathlib import Path
-store = runpy.run_path("app/state/instance_store.py")["InstanceStore"](Path(sys.argv[1]))
+from app.state.instance_database import InstanceDatabase
+from app.state.window_counts import WindowCounts
+counts = WindowCounts(InstanceDatabase(Path(sys.argv[1])))
 sys.stdin.readline()
-print(sum(store.acquire_sliding_window_entry("key", 100, 3600) for _ in range(80)))
+print(sum(counts.acquire_sliding_window_entry("key", 100, 3600) for _ in range(80)))
 """
 
 #: Seconds until something that should have happened is given up.
 PATIENCE = 10.0
 
-MakeStore = Callable[[], InstanceStore]
+
+class Worker(InstanceStore):
+    """What one worker has: values, and counts in the same file."""
+
+    def __init__(self, file: Path | None, is_ours: bool = True) -> None:
+        database = InstanceDatabase(file, is_ours)
+        super().__init__(database)
+        self.counts = WindowCounts(database)
+
+
+MakeStore = Callable[[], Worker]
 
 
 @pytest.fixture
@@ -43,20 +56,20 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(file: Path) -> InstanceStore:
-    return InstanceStore(file)
+def store(file: Path) -> Worker:
+    return Worker(file)
 
 
 @pytest.fixture
-def other(file: Path) -> InstanceStore:
+def other(file: Path) -> Worker:
     """Another worker's."""
-    return InstanceStore(file)
+    return Worker(file)
 
 
 # --- values --------------------------------------------------------------------------------------
 
 
-def test_a_value_is_shared(store: InstanceStore, other: InstanceStore) -> None:
+def test_a_value_is_shared(store: Worker, other: Worker) -> None:
     assert other.get_value("name") is None
     store.set_value("name", b"\x00value", 60)
     assert store.get_value("name") == other.get_value("name") == b"\x00value"
@@ -65,7 +78,7 @@ def test_a_value_is_shared(store: InstanceStore, other: InstanceStore) -> None:
     assert store.get_value("another") is None
 
 
-def test_a_name_is_claimed_by_one(store: InstanceStore, other: InstanceStore) -> None:
+def test_a_name_is_claimed_by_one(store: Worker, other: Worker) -> None:
     with ThreadPoolExecutor(8) as threads:
         taken = list(threads.map(lambda n: (store, other)[n % 2].claim("name", 60), range(40)))
     assert taken.count(True) == 1
@@ -74,7 +87,7 @@ def test_a_name_is_claimed_by_one(store: InstanceStore, other: InstanceStore) ->
     assert other.claim("name", 60)
 
 
-def test_a_claim_ends_by_itself(store: InstanceStore, other: InstanceStore) -> None:
+def test_a_claim_ends_by_itself(store: Worker, other: Worker) -> None:
     assert store.claim("name", 0.05)
     deadline = time.monotonic() + 10
     while not other.claim("name", 60):
@@ -83,9 +96,7 @@ def test_a_claim_ends_by_itself(store: InstanceStore, other: InstanceStore) -> N
     assert not store.claim("name", 60)
 
 
-def test_values_are_found_by_the_beginning_of_their_names(
-    store: InstanceStore, other: InstanceStore
-) -> None:
+def test_values_are_found_by_the_beginning_of_their_names(store: Worker, other: Worker) -> None:
     for name in ("a:1", "a:2", "a:3", "b:1"):
         store.set_value(name, name.encode(), 60)
     other.forget("a:3")
@@ -93,7 +104,7 @@ def test_values_are_found_by_the_beginning_of_their_names(
     assert other.values("c:") == {}
 
 
-def test_a_value_ends_with_its_life(store: InstanceStore, other: InstanceStore) -> None:
+def test_a_value_ends_with_its_life(store: Worker, other: Worker) -> None:
     store.set_value("name", b"value", 0.1)
     assert other.get_value("name") == b"value"
     time.sleep(0.11)
@@ -101,13 +112,13 @@ def test_a_value_ends_with_its_life(store: InstanceStore, other: InstanceStore) 
 
 
 def test_without_a_file_it_is_this_process_own() -> None:
-    here, there = InstanceStore(None), InstanceStore(None)
+    here, there = Worker(None), Worker(None)
     here.set_value("name", b"value", 60)
     assert here.get_value("name") == b"value"
     assert there.get_value("name") is None
 
 
-def test_nothing_is_opened_before_it_is_needed(store: InstanceStore, file: Path) -> None:
+def test_nothing_is_opened_before_it_is_needed(store: Worker, file: Path) -> None:
     assert not file.exists()
     store.get_value("name")
     assert file.exists()
@@ -115,11 +126,14 @@ def test_nothing_is_opened_before_it_is_needed(store: InstanceStore, file: Path)
 
 def test_where_there_can_be_no_file_each_process_keeps_its_own(tmp_path: Path) -> None:
     (tmp_path / "shared.db").mkdir()
-    here, there = InstanceStore(tmp_path / "shared.db"), InstanceStore(tmp_path / "shared.db")
+    here, there = Worker(tmp_path / "shared.db"), Worker(tmp_path / "shared.db")
     assert not here.set_value("name", b"value", 60)
     assert here.get_value("name") == b"value"
     assert there.get_value("name") is None
-    assert [here.acquire_sliding_window_entry("key", 1, 3600) for _ in range(2)] == [True, False]
+    assert [here.counts.acquire_sliding_window_entry("key", 1, 3600) for _ in range(2)] == [
+        True,
+        False,
+    ]
     assert here.trouble and there.trouble
 
 
@@ -158,35 +172,36 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("harm", HARM.values(), ids=HARM.keys())
 def test_workers_share_again_whatever_happens_to_the_file(
-    file: Path, store: InstanceStore, other: InstanceStore, harm: Callable[[Path], object]
+    file: Path, store: Worker, other: Worker, harm: Callable[[Path], object]
 ) -> None:
     """Two that live on, and a new one; no call raises, and no limit is off meanwhile."""
     for each in (store, other):
-        assert each.acquire_sliding_window_entry("key", 5, 3600)
+        assert each.counts.acquire_sliding_window_entry("key", 5, 3600)
     harm(file)
     for each in (store, other) * 3:
         each.set_value("ping", b"", 60)
-        each.acquire_sliding_window_entry("key", 5, 3600)
-        each.get_sliding_window("key", 3600)
+        each.counts.acquire_sliding_window_entry("key", 5, 3600)
+        each.counts.get_sliding_window("key", 3600)
         each.claim("claim", 60)
         each.values("p")
     if file.is_dir():
         file.rmdir()
-    new = InstanceStore(file)
+    new = Worker(file)
     workers = (store, other, new)
     for each in workers:  # notices
-        each.look()
+        each.check()
     for number, each in enumerate(workers):
         assert each.set_value("name", b"%d" % number, 60)
         assert [one.get_value("name") for one in workers] == [b"%d" % number] * 3
-        assert not each.acquire_sliding_window_entry("key", 5, 3600)
+        assert not each.counts.acquire_sliding_window_entry("key", 5, 3600)
         assert not each.trouble
 
 
 WRITES = """
-import runpy, sys, time
+import sys, time
 from pathlib import Path
-store = runpy.run_path("app/state/instance_store.py")["InstanceStore"](Path(sys.argv[1]))
+from app.state.instance_store import InstanceStore
+store = InstanceStore.at(Path(sys.argv[1]))
 for number in range(1500):
     store.set_value("other", b"%d" % number, 60)
     time.sleep(0.02)
@@ -196,7 +211,7 @@ for number in range(1500):
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
 def test_processes_share_again_when_a_cleaner_has_removed_one_file(
-    file: Path, store: InstanceStore, suffix: str
+    file: Path, store: Worker, suffix: str
 ) -> None:
     """Both are writing, and meet it before they look."""
 
@@ -222,10 +237,10 @@ def test_processes_share_again_when_a_cleaner_has_removed_one_file(
 
 @pytest.mark.usefixtures("quick")
 def test_values_outlive_the_removal_of_the_file(
-    file: Path, store: InstanceStore, other: InstanceStore, caplog: pytest.LogCaptureFixture
+    file: Path, store: Worker, other: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.set_value("revoked", b"1", 60)
-    other.look()
+    other.check()
     shutil.rmtree(file.parent)
     assert other.get_value("revoked") == store.get_value("revoked") == b"1"
     assert file.parent.stat().st_mode & 0o777 == 0o700
@@ -233,12 +248,12 @@ def test_values_outlive_the_removal_of_the_file(
 
 
 def test_without_room_limits_and_values_go_on(
-    store: InstanceStore, other: InstanceStore, caplog: pytest.LogCaptureFixture
+    store: Worker, other: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.set_value("before", b"1", 60)
     store.set_value("ended", b"1", 60)
     with no_room():
-        granted = [store.acquire_sliding_window_entry("key", 3, 3600) for _ in range(5)]
+        granted = [store.counts.acquire_sliding_window_entry("key", 3, 3600) for _ in range(5)]
         assert granted == [True] * 3 + [False] * 2
         assert not store.set_value("name", b"mine", 60)
         assert store.get_value("name") == b"mine"
@@ -253,32 +268,30 @@ def test_without_room_limits_and_values_go_on(
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_was_kept_meanwhile_is_shared_when_there_is_room(
-    store: InstanceStore, other: InstanceStore
-) -> None:
+def test_what_was_kept_meanwhile_is_shared_when_there_is_room(store: Worker, other: Worker) -> None:
     for each in (store, other):
         each.set_value("ended", b"1", 60)
-        each.acquire_sliding_window_entry("key", 9, 3600)
+        each.counts.acquire_sliding_window_entry("key", 9, 3600)
     with no_room():
         for each in (store, other):
             each.set_value("name", b"value", 60)
-            assert each.acquire_sliding_window_entry("key", 9, 3600)
+            assert each.counts.acquire_sliding_window_entry("key", 9, 3600)
         store.forget("ended")
-    assert store.look() == other.look() == ""
+    assert store.check() == other.check() == ""
     for each in (store, other):
         assert each.get_value("name") == b"value"
         assert each.get_value("ended") is None
-        assert each.get_sliding_window("key", 3600)[2] == 4
-    assert store.look() == "" and store.get_sliding_window("key", 3600)[2] == 4, "only once"
+        assert each.counts.get_sliding_window("key", 3600)[2] == 4
+    assert store.check() == "" and store.counts.get_sliding_window("key", 3600)[2] == 4, "only once"
 
 
-def test_a_lock_that_is_kept_stops_nobody_for_long(file: Path, store: InstanceStore) -> None:
+def test_a_lock_that_is_kept_stops_nobody_for_long(file: Path, store: Worker) -> None:
     """Half a second once, not for each call: a call that waits holds all requests of a worker."""
-    store.look()
+    store.check()
     with closing(sqlite3.connect(file, isolation_level=None)) as somebody:
         somebody.execute("begin exclusive")
         began = time.monotonic()
-        granted = [store.acquire_sliding_window_entry("key", 3, 3600) for _ in range(50)]
+        granted = [store.counts.acquire_sliding_window_entry("key", 3, 3600) for _ in range(50)]
         assert granted.count(True) == 3
         assert time.monotonic() - began < 3
 
@@ -287,37 +300,37 @@ def test_a_lock_that_is_kept_stops_nobody_for_long(file: Path, store: InstanceSt
 @pytest.mark.parametrize("what", ["the folder", "the file", "what is beside it"])
 def test_what_another_user_could_have_written_is_not_believed(tmp_path: Path, what: str) -> None:
     folder = tmp_path / "instance"
-    planted = InstanceStore(folder / "shared.db")
+    planted = Worker(folder / "shared.db")
     planted.set_value("verdict", b"forged", 60)
     name = {"the file": "shared.db", "what is beside it": "shared.db-wal"}.get(what, "")
     os.chown(folder / name, 12345, 12345)
-    store = InstanceStore(folder / "shared.db")
+    store = Worker(folder / "shared.db")
     assert store.get_value("verdict") is None
     assert "another user" in store.trouble
-    assert InstanceStore(folder / "shared.db", is_ours=False).get_value("verdict") == b"forged"
+    assert Worker(folder / "shared.db", is_ours=False).get_value("verdict") == b"forged"
 
 
 # --- counts --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])
-def test_so_many_are_granted(store: InstanceStore, other: InstanceStore, limit: int) -> None:
+def test_so_many_are_granted(store: Worker, other: Worker, limit: int) -> None:
     item = RateLimitItemPerHour(limit)
-    limiters = [SlidingWindowCounterRateLimiter(each) for each in (store, other)]
+    limiters = [SlidingWindowCounterRateLimiter(each.counts) for each in (store, other)]
     granted = [limiters[turn % 2].hit(item, "key") for turn in range(limit + 3)]
     assert granted == [True] * limit + [False] * 3
     assert limiters[0].hit(item, "another") is (limit > 0)
 
 
-def test_threads_at_once_get_no_more_than_the_limit(store: InstanceStore) -> None:
+def test_threads_at_once_get_no_more_than_the_limit(store: Worker) -> None:
     def count(_: int) -> bool:
-        return store.acquire_sliding_window_entry("key", 50, 3600)
+        return store.counts.acquire_sliding_window_entry("key", 50, 3600)
 
     with ThreadPoolExecutor(16) as threads:
         assert sum(threads.map(count, range(200))) == 50
 
 
-def test_processes_at_once_get_no_more_than_the_limit(store: InstanceStore, file: Path) -> None:
+def test_processes_at_once_get_no_more_than_the_limit(store: Worker, file: Path) -> None:
     store.get_value("name")
     workers = [
         subprocess.Popen(
@@ -333,9 +346,9 @@ def test_processes_at_once_get_no_more_than_the_limit(store: InstanceStore, file
     assert sum(int(worker.communicate("go\n", 20)[0]) for worker in workers) == 100
 
 
-def test_the_window_slides(store: InstanceStore) -> None:
+def test_the_window_slides(store: Worker) -> None:
     """After half of the next window, half of the previous one no longer counts."""
-    limiter, item = SlidingWindowCounterRateLimiter(store), RateLimitItemPerSecond(10)
+    limiter, item = SlidingWindowCounterRateLimiter(store.counts), RateLimitItemPerSecond(10)
     while limiter.hit(item, "key"):
         pass
     time.sleep(1.5 - time.time() % 1)
@@ -343,8 +356,8 @@ def test_the_window_slides(store: InstanceStore) -> None:
     assert 5 <= granted <= 7
 
 
-def test_counts_can_be_forgotten(store: InstanceStore) -> None:
-    for forget in (lambda: store.clear_sliding_window("key", 3600), store.reset):
-        assert store.acquire_sliding_window_entry("key", 1, 3600)
-        assert not store.acquire_sliding_window_entry("key", 1, 3600)
+def test_counts_can_be_forgotten(store: Worker) -> None:
+    for forget in (lambda: store.counts.clear_sliding_window("key", 3600), store.counts.reset):
+        assert store.counts.acquire_sliding_window_entry("key", 1, 3600)
+        assert not store.counts.acquire_sliding_window_entry("key", 1, 3600)
         forget()

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from app.health import diagnosis
-from app.health.faults import FAULTS
+from app.health.faults import FAULTS, fault
 from app.state.redis_client import connect
 from app.state.redis_faults import LONGEST, said
 from app.state.redis_link import RedisLink
@@ -318,6 +318,29 @@ def test_sentinels(look: Look, tmp_path: Path) -> None:
         state = made.sentinels[0].client.sentinel_master
         eventually(lambda: state(SERVICE)["is_odown"], "the end of the master")
         assert look(url()) == "no master"
+
+
+@pytest.mark.slow
+def test_a_master_whose_sentinels_are_gone_is_used_and_health_says_so(tmp_path: Path) -> None:
+    made = Sentinels(tmp_path)
+    with made.running():
+        link = RedisLink(made.url, 2, 1)
+        assert link.trouble() is None
+        for sentinel in made.sentinels:
+            sentinel.kill()
+        link.client.connection_pool.disconnect()  # the next command connects anew
+        assert link.call(link.client.ping)
+        trouble = link.trouble()
+        assert trouble is not None
+        found = diagnosis.redis_trouble(diagnosis.redis_at(made.url), trouble)
+        assert found.status == diagnosis.DEGRADED
+        wanted = f"{fault('redis.no sentinel')} {diagnosis.WITHOUT_SENTINELS}"
+        assert found.message == wanted
+        made.master.kill()
+        trouble = link.trouble()
+        assert trouble is not None
+        assert not trouble.is_partial
+        link.client.close()
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from app.request.errors import (
 from app.request.route_table import Route
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream as Forwarder
+from app.upstream.names import NAMES
 from app.upstream.streaming import Body
 from devstack.environments import ROOT
 from tests.app.samples import CREATE, READ, TRANSFER, inbound, permit, settings
@@ -440,6 +441,7 @@ import fcntl, socket, struct, time
 from app.request.errors import UpstreamReset
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream
+from app.upstream.names import NAMES
 from app.upstream.streaming import Body
 from tests.app.samples import TRANSFER, inbound, permit, settings
 from tests.upstreams import Upstream as Fake
@@ -673,6 +675,17 @@ def test_a_refusal_of_the_proxy_is_not_one_of_the_callers_key(
     assert "WWW-Authenticate" not in caught.value.headers
 
 
+def test_what_s3_says_of_mlflows_own_key_is_not_about_the_proxys(
+    mlflow: Upstream, forwarder: Forwarder
+) -> None:
+    body = b'{"error_code": "UNAUTHENTICATED", "message": "Failed to list artifacts in s3://b: no"}'
+    mlflow.answers(Answer(send(sized(body, 401))))
+    answer = forward(forwarder, "GET", route=TRANSFER)
+    assert (answer.status, answer.data) == (401, body)
+    with pytest.raises(UpstreamRefusal):
+        forward(forwarder, "GET", route=READ)
+
+
 @pytest.mark.parametrize(("method", "route"), [("GET", READ), ("POST", CREATE)])
 def test_a_full_pool_of_mlflows_may_be_repeated(
     mlflow: Upstream, forwarder: Forwarder, method: str, route: Route
@@ -832,6 +845,23 @@ def test_an_unreachable_mlflow_opens_the_circuit(make_forwarder: MakeForwarder) 
             forward(forwarder)
         assert attempts() == 2
     assert 1 <= int(str(caught.value.headers["Retry-After"])) <= 60
+
+
+def test_of_two_addresses_the_one_that_hangs_gives_way(
+    mlflow: Upstream, make_forwarder: MakeForwarder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two MLflows under one name: the first accepts connections, and never answers."""
+    both = [(socket.AF_INET, ("127.0.0.2",)), (socket.AF_INET, ("127.0.0.1",))]
+    monkeypatch.setattr(NAMES, "addresses", lambda host, timeout: both)
+    with socket.create_server(("127.0.0.2", mlflow.port)):
+        forwarder = make_forwarder(
+            f"http://two.test:{mlflow.port}", mlflow_read_timeout=0.3, health_timeout=0.2
+        )
+        with pytest.raises(UpstreamTimeout):
+            forward(forwarder)
+        eventually(lambda: asked_for(mlflow, b"/health"), "the question to the other")
+        assert forward(forwarder).status == 200
+        assert forwarder.circuit.state == "closed"
 
 
 def test_a_silent_mlflow_opens_the_circuit(mlflow: Upstream, make_forwarder: MakeForwarder) -> None:

@@ -175,6 +175,7 @@ def test_an_address_is_made_public_wherever_it_stands(name: str) -> None:
         ("http://mlflow:80", "http://mlflow/a", "/mlflow/a"),
         ("https://mlflow:443", "https://mlflow/a", "/mlflow/a"),
         ("https://mlflow", "https://mlflow:443/a", "/mlflow/a"),
+        ("http://mlflow", "https://mlflow/a", "/mlflow/a"),  # where it believes X-Forwarded-Proto
         ("http://mlflow/base", "/base/runs", "/mlflow/runs"),
         ("http://mlflow/base", "http://mlflow/base", "/mlflow/"),
         ("http://mlflow/base", "/basement/runs", "/mlflow/basement/runs"),

@@ -24,18 +24,25 @@ def test_without_a_full_pool_there_is_no_bound() -> None:
 @pytest.mark.parametrize(("workers", "bound"), [(1, 12), (2, 6), (5, 2), (12, 2)])
 def test_workers_share_the_bound(workers: int, bound: int) -> None:
     gate = WriteGate(workers)
-    gate.tighten(time.monotonic())
+    gate.tighten(time.monotonic(), had_turn=True)
     assert gate.bound == bound
 
 
 def test_only_what_was_sent_under_the_bound_says_that_it_is_too_high() -> None:
     gate, before = WriteGate(workers=1), time.monotonic()
-    gate.tighten(before)
-    gate.tighten(before)
+    gate.tighten(before, had_turn=True)
+    gate.tighten(before, had_turn=True)
     assert gate.bound == 12
     for bound in (6, 3, 2, 2):
-        gate.tighten(time.monotonic())
+        gate.tighten(time.monotonic(), had_turn=True)
         assert gate.bound == bound
+
+
+def test_a_read_sets_the_bound_and_never_narrows_it() -> None:
+    gate = WriteGate(workers=1)
+    for _ in range(3):
+        gate.tighten(time.monotonic(), had_turn=False)
+    assert gate.bound == 12
 
 
 def test_writes_over_the_bound_wait_in_order_of_arrival() -> None:
@@ -57,7 +64,7 @@ def test_writes_over_the_bound_wait_in_order_of_arrival() -> None:
 
 def test_one_key_gets_half_of_the_bound() -> None:
     gate = WriteGate(workers=3)
-    gate.tighten(time.monotonic())
+    gate.tighten(time.monotonic(), had_turn=True)
     assert gate.bound == 4
     with ExitStack() as turns:
         take(turns, gate, "slow")
@@ -111,7 +118,7 @@ def test_the_bound_rises_again_while_writes_wait(monkeypatch: pytest.MonkeyPatch
     """Or a short overload would slow busy writers down for ever."""
     gate = WriteGate(workers=4)  # a bound of 3
     for _ in range(3):
-        gate.tighten(time.monotonic())
+        gate.tighten(time.monotonic(), had_turn=True)
     assert gate.bound == 2
     monkeypatch.setattr(write_gate, "LIFT_AFTER", 0.2)
     bounds = []
@@ -186,7 +193,7 @@ def take(turns: ExitStack, gate: WriteGate, key: str, patience: float = PATIENCE
 def bounded() -> WriteGate:
     """A gate whose bound is 2."""
     gate = WriteGate(workers=12)
-    gate.tighten(time.monotonic())
+    gate.tighten(time.monotonic(), had_turn=True)
     return gate
 
 

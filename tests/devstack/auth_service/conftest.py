@@ -2,14 +2,14 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 
-from devstack.auth_service import create_app
 from devstack.auth_service.keys import KeyStore
+from devstack.auth_service.service import create_app
 from devstack.redis import Redis
 from tests.devstack.auth_service.running import PATIENCE, PROGRAM, Service, environment
 
@@ -49,16 +49,13 @@ def run(database: Path, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def client(database: Path) -> Iterator[MakeClient]:
+def client(store: KeyStore) -> MakeClient:
     """Make a client of the application in this process: client() or client(redis_url)."""
-    with ExitStack() as stack:
 
-        def client(redis_url: str | None = None) -> FlaskClient:
-            app = create_app(database, redis_url)
-            stack.callback(app.extensions["auth_service.keys"].close)
-            return app.test_client()
+    def client(redis_url: str | None = None) -> FlaskClient:
+        return create_app(store, redis_url).test_client()
 
-        yield client
+    return client
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.auth_service.grant import Grant
-from devstack.auth_service.keys import KeyStore
+from devstack.auth_service.keys import Grant, KeyStore
 from tests.devstack.auth_service.running import PATIENCE, PROGRAM, environment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.auth_service.errors import StoreUnavailable
-from devstack.auth_service.grant import Grant
-from devstack.auth_service.keys import Key, KeyStore
+from devstack.auth_service.keys import Grant, Key, KeyStore, StoreUnavailable
 
 ANN = Grant("ann")
 NOON = 1_900_000_000

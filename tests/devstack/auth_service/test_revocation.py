@@ -7,8 +7,7 @@ import pytest
 from redis import Redis
 from redis.client import PubSub
 
-from devstack.auth_service.grant import Grant
-from devstack.auth_service.keys import KeyStore
+from devstack.auth_service.keys import Grant, KeyStore
 from tests.devstack.auth_service.running import PATIENCE
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from devstack.auth_service.grant import Grant
-from devstack.auth_service.keys import KeyStore
+from devstack.auth_service.keys import Grant, KeyStore
 from tests.devstack.auth_service.running import PATIENCE, Service
 
 

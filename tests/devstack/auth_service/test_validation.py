@@ -12,8 +12,7 @@ import pytest
 import requests
 from flask.testing import FlaskClient
 
-from devstack.auth_service.grant import Grant
-from devstack.auth_service.keys import KeyStore
+from devstack.auth_service.keys import Grant, KeyStore
 from tests.devstack.auth_service.running import PATIENCE, Service
 
 ANN = Grant("ann")

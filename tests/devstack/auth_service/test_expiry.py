@@ -1,10 +1,11 @@
-"""Times, read and written."""
+"""When a key expires, read and written."""
 
 from datetime import UTC, datetime
 
 import pytest
 
-from devstack.auth_service.times import iso, parse_expiry
+from devstack.auth_service.__main__ import parse_expiry
+from devstack.auth_service.keys import iso
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

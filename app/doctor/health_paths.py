@@ -1,4 +1,4 @@
-"""The health check: every health path, what it says, what it must not say, and how fast."""
+"""Every health path: what it says, what it must not say, and how fast."""
 
 import re
 import statistics
@@ -9,8 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.doctor import explain
-from app.doctor.command_line import Options
-from app.doctor.parts import bad_checks
+from app.doctor.parts import MLFLOW_CHECKS, bad_checks
 from app.doctor.steps import Failed, Skipped, Steps
 from app.doctor.wire import Wire, credential, expect_unauthenticated
 
@@ -24,11 +23,9 @@ ABOUT_MLFLOW = (  # the last two are the older names
 DETAILED = tuple(f"{path}/detailed" for path in ABOUT_MLFLOW[1:])
 HAMMERED = ("/health", "/api/health/mlflow")
 CALLS = 20
-FORM = "The answer is not of the form that monitors rely on: is this the proxy's version?"
-QUICK = 1.0  # seconds; a load balancer's probe usually gives up after 2 to 5
+SLOW = 1000.0  # milliseconds; a load balancer's probe usually gives up after 2,000 to 5,000
 
 STATUSES = ("healthy", "degraded", "unhealthy")
-MLFLOW_CHECKS = ("connectivity", "experiments_api", "models_api", "artifacts_api")
 
 # What tells a stranger where things are inside. Host:port needs four digits, or times would match.
 INTERNAL = re.compile(
@@ -43,63 +40,61 @@ INTERNAL = re.compile(
 
 @dataclass(frozen=True)
 class Health:
-    """The checks of one path each; they return what the path said."""
+    """The checks of one path each; they return the verdict in words."""
 
     wire: Wire
-    options: Options
 
     def public(self, path: str) -> str:
         """Without a key: a good verdict, the agreed form, and no internal address."""
         got = self.wire.get(path)
-        said = judge(got, MLFLOW_CHECKS if path in ABOUT_MLFLOW else ())
+        result = judge(got, MLFLOW_CHECKS if path in ABOUT_MLFLOW else ())
         headers = "\n".join(got.headers.values())
-        leaked = internal_addresses(f"{got.text}\n{headers}", self.options.target.root)
-        if leaked:
+        if leaked := internal_addresses(f"{got.text}\n{headers}", self.wire.target.root):
             raise Failed(
                 f"GET {path} tells anybody internal addresses: {', '.join(leaked)}.",
                 "Only the detailed health answers may name them.",
                 got.request_id,
             )
-        return said
+        return result
 
     def closed(self, path: str) -> str:
         """Without a key: refused."""
         return expect_unauthenticated(self.wire.get(path), "no key")
 
     def detailed(self, path: str) -> str:
-        """With a key: the agreed form, and something that the public answer does not say."""
-        got = self.wire.get(path, credential(self.options.key))
-        said = judge(got, MLFLOW_CHECKS)
+        """With a key: the agreed form, and something that the public path does not say."""
+        got = self.wire.get(path, credential(self.wire.options.key))
+        result = judge(got, MLFLOW_CHECKS)
         more = set(got.document() or {}) - {"status", "version", "checks"}
-        if not more and not internal_addresses(got.text, self.options.target.root):
+        if not more and not internal_addresses(got.text, self.wire.target.root):
             raise Failed(
                 f"GET {path} says no more than the public answer.",
                 "It should name internal addresses and settings for whoever debugs.",
                 got.request_id,
             )
-        return said
+        return result
 
     def hammered(self, path: str) -> str:
         """Many calls in a row: each quick, all with one verdict."""
-        answers = [self.wire.get(path) for _ in range(CALLS)]
-        verdicts = {(got.status, *verdict(read(got))) for got in answers}
+        calls = [self.wire.get(path) for _ in range(CALLS)]
+        verdicts = {(got.status, *verdict(read(got))) for got in calls}
         if len(verdicts) > 1:
+            seen = ", ".join(sorted(f"{status} {word}" for status, word, _ in verdicts))
             raise Failed(
-                f"{CALLS} quick calls of {path} gave {len(verdicts)} different verdicts: "
-                f"{', '.join(sorted(f'{seen[0]} {seen[1]}' for seen in verdicts))}.",
+                f"{CALLS} quick calls of {path} gave {len(verdicts)} different verdicts: {seen}.",
                 "Something comes and goes: watch the detailed answer, and the proxy's log. With "
                 "several instances, ask each by its own address.",
-                answers[-1].request_id,
+                calls[-1].request_id,
             )
-        slowest = max(answers, key=lambda got: got.ms)
-        if slowest.ms > QUICK * 1000:
+        slowest = max(calls, key=lambda got: got.ms)
+        if slowest.ms > SLOW:
             raise Failed(
                 f"One of {CALLS} calls of {path} took {slowest.ms:.0f} ms.",
                 "Load balancers take a slow probe for a dead target: look at the proxy's load, "
                 "or at the distance from here.",
                 slowest.request_id,
             )
-        median = statistics.median(got.ms for got in answers)
+        median = statistics.median(got.ms for got in calls)
         return f"median {median:.1f} ms, slowest {slowest.ms:.1f} ms"
 
     def metrics(self) -> str:
@@ -114,11 +109,7 @@ class Health:
 
 
 def read(got: explain.Response) -> dict[str, Any]:
-    """The health document of an answer.
-
-    Raises:
-        Failed: neither 200 nor 503, not JSON, or the two contradict each other.
-    """
+    """The health document; raises Failed if it is none, or if it contradicts the status."""
     document = got.document()
     if got.status not in (200, 503) or document is None or "status" not in document:
         raise explain.response(got, "200 or 503 with health in JSON")
@@ -132,24 +123,21 @@ def read(got: explain.Response) -> dict[str, Any]:
 
 
 def judge(got: explain.Response, required: tuple[str, ...]) -> str:
-    """The verdict in words.
-
-    Args:
-        required: the checks that must be there.
-
-    Raises:
-        Failed: unhealthy, or not of the agreed form.
-    """
+    """The verdict in words; raises Failed for unhealthy, for a form that is not the agreed one,
+    and where one of the `required` checks is missing."""
     document = read(got)
     bad = bad_checks(document)
-    said = f"{document['status']}{': ' if bad else ''}{bad}"
+    result = f"{document['status']}{': ' if bad else ''}{bad}"
     if document["status"] == "unhealthy":
-        raise Failed(
-            f"GET {got.path} says {said}.", explain.fault_of_status(503).remedy, got.request_id
-        )
+        remedy = explain.fault_of_status(503).remedy
+        raise Failed(f"GET {got.path} says {result}.", remedy, got.request_id)
     if wrong := complaints(document, required):
-        raise Failed(f"GET {got.path}: {'; '.join(wrong)}.", FORM, got.request_id)
-    return said
+        raise Failed(
+            f"GET {got.path}: {'; '.join(wrong)}.",
+            "The answer is not of the form that monitors rely on: is this the proxy's version?",
+            got.request_id,
+        )
+    return result
 
 
 def complaints(document: dict[str, Any], required: Iterable[str] = ()) -> list[str]:
@@ -198,16 +186,16 @@ def internal_addresses(text: str, root: str) -> list[str]:
     return sorted(hit for hit in hits if hit not in own and not hit.startswith(root))
 
 
-def run(steps: Steps, checks: Health) -> None:
+def run(steps: Steps, health: Health) -> None:
     """All paths, the plainest first; where that is silent the others are not asked."""
     first = f"GET {OWN[0]}"
-    steps.run(first, partial(checks.public, OWN[0]))
+    steps.run(first, partial(health.public, OWN[0]))
     for path in (*OWN[1:], *ABOUT_MLFLOW):
-        steps.run(f"GET {path}", partial(checks.public, path), needs=first)
+        steps.run(f"GET {path}", partial(health.public, path), needs=first)
     for path in DETAILED:
-        steps.run(f"no key: {path}", partial(checks.closed, path), needs=first)
-        steps.run(f"with key: {path}", partial(checks.detailed, path), needs=first)
+        steps.run(f"no key: {path}", partial(health.closed, path), needs=first)
+        steps.run(f"with key: {path}", partial(health.detailed, path), needs=first)
     for path in HAMMERED:
         name = f"{CALLS} quick calls: {path}"
-        steps.run(name, partial(checks.hammered, path), needs=f"GET {path}")
-    steps.run("GET /metrics", checks.metrics, needs=first)
+        steps.run(name, partial(health.hammered, path), needs=f"GET {path}")
+    steps.run("GET /metrics", health.metrics, needs=first)

@@ -1,0 +1,56 @@
+"""Which keys were revoked, and when: known to this process, and marked in Redis for the others."""
+
+import math
+import time
+
+from app.request.principal import Verdict
+from app.state.shared_values import SharedValues
+
+TOMBSTONE = "hokusai:auth:revoked:"
+
+#: Seconds by which the clocks of instances may differ.
+CLOCK_SKEW = 1.0
+
+
+class RevocationMarks:
+    """The marks. `memory` is in seconds: longer than anything lives that a revocation could end."""
+
+    def __init__(self, values: SharedValues, memory: float) -> None:
+        self._values = values
+        self._memory = memory
+        self._revoked: dict[str, float] = {}  # by key id, in epoch seconds
+        self._subscribed = (math.inf, 0.0)
+
+    def revoke(self, key_id: str) -> bool:
+        """Ends everything about this key that is older than now; False if Redis has no mark."""
+        now = time.time()
+        self._revoked[key_id] = now
+        horizon = now - self._memory - CLOCK_SKEW
+        for old in [name for name, at in self._revoked.items() if at < horizon]:
+            del self._revoked[old]
+        return self._values.set(TOMBSTONE + key_id, repr(now).encode(), now - horizon)
+
+    def note_subscribed(self, since: float, until: float) -> None:
+        """This process receives every announcement since a time (epoch) until another (monotonic):
+        younger verdicts need no look for a mark."""
+        self._subscribed = (since, until)
+
+    def ends(self, verdict: Verdict) -> bool:
+        """Whether the key was revoked since. Asks Redis where this process may have missed it."""
+        if verdict.principal is None:
+            return False
+        since, until = self._subscribed
+        if verdict.asked_at <= since + CLOCK_SKEW or time.monotonic() >= until:
+            self._look_for_mark(verdict.principal.key_id)
+        return self.is_known_to_end(verdict)
+
+    def is_known_to_end(self, verdict: Verdict) -> bool:
+        """The same, from this process's memory."""
+        if verdict.principal is None:
+            return False
+        revoked_at = self._revoked.get(verdict.principal.key_id)
+        return revoked_at is not None and verdict.asked_at <= revoked_at + CLOCK_SKEW
+
+    def _look_for_mark(self, key_id: str) -> None:
+        if mark := self._values.get(TOMBSTONE + key_id):
+            self._revoked[key_id] = max(float(mark), self._revoked.get(key_id, 0.0))

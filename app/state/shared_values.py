@@ -1,0 +1,53 @@
+"""Values with a lifetime in Redis; in the instance's store while Redis is unavailable."""
+
+from app.state.instance_store import InstanceStore
+from app.state.redis_link import RedisAway, RedisLink
+
+#: Seconds for which a value that is handed over is in the instance's store too.
+HANDOVER = 5.0
+
+
+class SharedValues:
+    """Values by name. No operation raises: this is a cache, and what fails is a miss."""
+
+    def __init__(self, link: RedisLink, store: InstanceStore) -> None:
+        self._link = link
+        self._store = store
+        #: Whether the last read from Redis failed.
+        self.is_blind = False
+
+    def get(self, name: str) -> bytes | None:
+        """The value from Redis; while that is unavailable, from the instance's store."""
+        try:
+            value: bytes | None = self._link.call(lambda: self._link.client.get(name))
+        except RedisAway:
+            self.is_blind = True
+            return self._store.get_value(name)
+        self.is_blind = False
+        return value
+
+    def set(self, name: str, value: bytes, seconds: float) -> bool:
+        """Keeps a value in Redis; while that is unavailable, in the store, and returns False."""
+        try:
+            milliseconds = max(1, int(seconds * 1000))
+            self._link.call(lambda: self._link.client.set(name, value, px=milliseconds))
+        except RedisAway:
+            self._store.set_value(name, value, seconds)
+            return False
+        return True
+
+    def forget(self, name: str) -> None:
+        """Ends a value before its time."""
+        try:
+            self._link.call(lambda: self._link.client.delete(name))
+        except RedisAway:
+            self._store.forget(name)
+
+    def hand_over(self, name: str, value: bytes, seconds: float) -> None:
+        """Keeps a value; this instance's workers find it even if Redis loses the command."""
+        self._store.set_value(name, value, min(seconds, HANDOVER))
+        self.set(name, value, seconds)
+
+    def get_handed_over(self, name: str) -> bytes | None:
+        """The value from Redis, else what this instance has just handed over."""
+        return self.get(name) or self._store.get_value(name)
