@@ -22,7 +22,8 @@ from app.health.instance_check import InstanceCheck, InstanceWatch
 from app.health.internals import Inside
 from app.health.readiness import Readiness
 from app.health.results import Check, Question, SharedResults
-from app.limits.request_limits import InFlight, Limits, shared_limiter
+from app.limits.in_flight import InFlight
+from app.limits.request_limits import Limits, shared_limiter
 from app.observability import metrics_page
 from app.observability.emf import EmbeddedMetrics
 from app.observability.metrics import count_circuit_change

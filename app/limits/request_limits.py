@@ -1,4 +1,4 @@
-"""Limits: requests per key and hour, failed authentications per network, requests in flight.
+"""Counted limits: requests per key and hour, failed authentications per network.
 
 The counts stand in Redis, shared by all instances, one round trip for each request; a sliding
 window, so that no caller gets twice the limit around a full hour.
@@ -6,15 +6,12 @@ window, so that no caller gets twice the limit around a full hour.
 While Redis is away the limits stay on: each instance grants its part (the limit divided by
 INSTANCES, at least 1), counted by its workers together, and goes back to the shared count by
 itself. That is the one thing here that is looser in an outage: what an instance grants then is
-counted from nothing, and is not added to the shared count afterwards. Requests in flight are
-counted by each worker, and need no Redis. authentication.py says what an outage means for who is
-let in.
+counted from nothing, and is not added to the shared count afterwards. authentication.py says what
+an outage means for who is let in.
 """
 
 import math
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Semaphore
@@ -27,10 +24,10 @@ from flask_limiter import Limiter
 from limits import RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.limits import RateLimitItem
 
-from app.observability.metrics import FORWARDING, count_fallback, count_limit
+from app.observability.metrics import count_fallback, count_limit
 from app.request.addresses import network
 from app.request.credentials import Counted
-from app.request.errors import Overloaded, RateLimited
+from app.request.errors import RateLimited
 from app.request.permit import Permit
 from app.request.principal import Principal
 from app.state.redis_link import RedisAway, RedisLink
@@ -53,8 +50,6 @@ STRATEGY = "sliding-window-counter"
 #: which one more waits, since it holds one of everybody's places to wait for the auth service.
 GUESSES, GUESS_PATIENCE = 3, 3.0
 
-#: Seconds for which a request without a key waits for a place.
-PATIENCE = 10.0
 
 USED_UP: dict[Counted, str] = {
     "key": "This API key may make {requests} an hour, and has used them up.",
@@ -220,88 +215,3 @@ def shared_limiter(app: Flask, link: RedisLink) -> Limiter:
     return Limiter(
         key_func=lambda: "", app=app, strategy=STRATEGY, storage_uri=url, storage_options=options
     )
-
-
-class InFlight:
-    """How many requests this worker is forwarding, in all and for each key: so that one key's slow
-    transfers cannot take everybody's place. Those without a key have a quarter of them together:
-    one person has as many networks of IPv6 addresses as it takes.
-
-    They wait for a place. A page of MLflow's asks for some 45 files, over HTTP/2 all at once, and a
-    browser does not repeat a script: a colleague at the same address would get half a page."""
-
-    def __init__(
-        self, per_key: int, in_all: int, most_waiting: int = 100, patience: float = PATIENCE
-    ) -> None:
-        """`patience` is how long one without a key waits, in seconds; so many wait at once. Each
-        holds a connection, and health checks need some."""
-        self._per_key = per_key
-        self._in_all = in_all
-        self._of_strangers = max(1, in_all // 4)
-        self._most_waiting = most_waiting
-        self._patience = patience
-        self._guard = threading.Lock()
-        self._left = threading.Condition(self._guard)  # a stranger left its place
-        self._keys: Counter[str] = Counter()
-        self._strangers = 0
-        self._waiting = 0
-        self.total = 0
-
-    def acquire(self, key_id: str, has_key: bool = True) -> "Slot":
-        """A slot among the requests in flight; Overloaded if there is none. Without a key,
-        `key_id` is what else is counted."""
-        with self._guard:
-            if not has_key and self._waiting < self._most_waiting:
-                self._wait(lambda: self._keys[key_id] < self._per_key and self._has_room())
-            if self._keys[key_id] >= self._per_key:
-                count_limit("in_flight_of_key", False)
-                raise Overloaded(
-                    f"You have {self._per_key} requests under way on this worker, the most that "
-                    "a key, or an address without one, may have. Let some end, then repeat this.",
-                    1,
-                )
-            if self.total >= self._in_all or not (has_key or self._has_room()):
-                count_limit("in_flight", False)
-                raise Overloaded("The proxy is busy; repeat the request in a moment.", 1)
-            self._keys[key_id] += 1
-            self.total += 1
-            self._strangers += not has_key
-        FORWARDING.inc()
-        return Slot(self, key_id, has_key)
-
-    def _has_room(self) -> bool:
-        """Whether one more without a key may be on its way."""
-        return self._strangers < self._of_strangers
-
-    def _wait(self, may_go: Callable[[], bool]) -> None:
-        self._waiting += 1
-        try:
-            self._left.wait_for(may_go, self._patience)
-        finally:
-            self._waiting -= 1
-
-    def release(self, key_id: str, has_key: bool) -> None:
-        """One slot less; called by the Slot."""
-        with self._guard:
-            self.total -= 1
-            self._strangers -= not has_key
-            self._keys[key_id] -= 1
-            if not self._keys[key_id]:
-                del self._keys[key_id]
-            if not has_key:
-                self._left.notify_all()
-        FORWARDING.dec()
-
-
-class Slot:
-    """One request's slot; releasing it twice does nothing."""
-
-    def __init__(self, in_flight: InFlight, key_id: str, has_key: bool) -> None:
-        self._in_flight: InFlight | None = in_flight
-        self._taken = (key_id, has_key)
-
-    def release(self) -> None:
-        """The request and its response are over."""
-        if self._in_flight is not None:
-            self._in_flight.release(*self._taken)
-            self._in_flight = None

@@ -15,7 +15,8 @@ from limits import RateLimitItemPerHour, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from app.limits.request_limits import InFlight, Limits, shared_limiter
+from app.limits.in_flight import InFlight
+from app.limits.request_limits import Limits, shared_limiter
 from app.request.errors import Overloaded, RateLimited
 from app.request.permit import Permit
 from app.state.instance_database import InstanceDatabase
