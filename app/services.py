@@ -5,7 +5,7 @@ factory.py mounts what serves them; proxy.py is the order in which a request use
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +17,9 @@ from app.auth.client import AuthService
 from app.auth.revocations import Revocations
 from app.auth.sessions import Sessions
 from app.auth.single_flight import SingleFlight
-from app.health import diagnosis, messages
 from app.health.checks import CHECKS, Checks, overall
 from app.health.instance_check import InstanceCheck, InstanceWatch
 from app.health.internals import Inside
-from app.health.name_lookups import with_name_lookups
 from app.health.readiness import Readiness
 from app.health.results import Check, Question, SharedResults
 from app.limits.in_flight import InFlight
@@ -128,8 +126,16 @@ def build(settings: Settings) -> Services:
         settings.max_forwarded,
         most_waiting=(settings.max_connections - settings.max_forwarded) // 2,
     )
-    inside = Inside(settings, upstream, auth_service, lambda: in_flight.total, board)
-    checks = Checks(settings, upstream, link, auth_service, board)
+    inside = Inside(
+        settings=settings,
+        upstream=upstream,
+        auth_service=auth_service,
+        in_flight=lambda: in_flight.total,
+        board=board,
+    )
+    checks = Checks(
+        settings=settings, upstream=upstream, link=link, auth_service=auth_service, board=board
+    )
     results = _results(settings, store, checks, inside)
     metrics = partial(metrics_page.registry, _in_folder(settings, "metrics"))
     return Services(
@@ -157,21 +163,33 @@ def build(settings: Settings) -> Services:
     )
 
 
-def patient_connections(settings: Settings, timeout: float) -> tuple[RedisLink, Upstream]:
-    """Connections to Redis and MLflow beside those of the pipeline, for `flask doctor`: it waits
-    `timeout` seconds, and no circuit or limit of the pipeline knows of it."""
+def patient_checks(settings: Settings, timeout: float) -> Checks:
+    """The health checks, for `flask doctor`: they wait `timeout` seconds, on connections of their
+    own that no circuit or limit of the pipeline sees."""
+    settings = replace(settings, health_timeout=timeout)
     link = RedisLink(settings.redis_url, timeout, timeout)
     link.exercise = count_as_the_limiter
-    return link, Upstream(settings, Circuit("mlflow", 1, 1))
+    upstream, auth_service = _upstream(settings), _auth_service(settings)
+    return Checks(
+        settings=settings,
+        upstream=upstream,
+        link=link,
+        auth_service=auth_service,
+        board=CircuitBoard(InstanceStore.at(None)),
+    )
 
 
-def _upstream(settings: Settings, on_change: Callable[[str, str], None]) -> Upstream:
+def _upstream(
+    settings: Settings, on_change: Callable[[str, str], None] = lambda name, state: None
+) -> Upstream:
     """MLflow, behind its circuit."""
     fail_max, interval = settings.circuit_fail_max, settings.circuit_reset_timeout
     return Upstream(settings, Circuit("mlflow", fail_max, interval, on_change))
 
 
-def _auth_service(settings: Settings, on_change: Callable[[str, str], None]) -> AuthService:
+def _auth_service(
+    settings: Settings, on_change: Callable[[str, str], None] = lambda name, state: None
+) -> AuthService:
     """The auth service, with a circuit that is not MLflow's and probes as often as a key does."""
     interval, fail_max = settings.auth_retry_interval, settings.circuit_fail_max
     return AuthService(
@@ -232,15 +250,8 @@ def _results(
     settings: Settings, store: InstanceStore, checks: Checks, inside: Inside
 ) -> SharedResults:
     """The results of all health checks, shared by the workers of this instance."""
-    parts = {
-        "connectivity": diagnosis.mlflow_at(settings.mlflow_server_url),
-        "auth_service": diagnosis.auth_service_at(settings.auth_service_url),
-        "redis": diagnosis.redis_at(settings.redis_url),
-    }
-    asked = with_name_lookups(checks.questions(), parts, settings.health_timeout)
-    questions = asked | inside.questions()
     instance = InstanceCheck(_folder(settings), store)
-    questions["instance"] = Question(instance.ask, messages.FAILED)
+    questions = checks.questions() | inside.questions() | {"instance": Question(instance.ask)}
     return SharedResults(store, questions, settings.health_cache_ttl, settings.health_timeout)
 
 

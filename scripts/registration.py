@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param
 from app.doctor import explain, model
 from app.doctor.model import MIB, Model, compare
 from app.doctor.steps import Failed, Steps
-from app.doctor.wire import Wire, credential
+from app.doctor.wire import Wire
 
 DOOR, EXPERIMENT, RUN = "the key is accepted", "experiment created", "run started"
 ALIAS = "checked"
@@ -44,9 +44,9 @@ class Registration:
 
     def door(self) -> str:
         """Over REST, because the SDK hides the message of an answer that it retries."""
-        got = self.wire.get(f"{self.wire.target.prefix}/version", credential(self.wire.options.key))
+        got = self.wire.mlflow("/version")
         if got.status != 200 or got.is_page:
-            raise explain.answer(got, "200 with MLflow's version")
+            raise explain.response(got, "200 with MLflow's version")
         return f"MLflow {got.text.strip()}, SDK {mlflow.__version__}"
 
     def make_experiment(self) -> str:

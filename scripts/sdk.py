@@ -15,7 +15,7 @@ from typing import Any
 
 from app.doctor import explain
 from app.doctor.command_line import Options
-from app.doctor.explain import Answer
+from app.doctor.explain import Response
 from app.doctor.steps import Failed, unexpected
 
 RETRIES = 2  # the SDK's default of 7 would wait for minutes before it reports what is wrong
@@ -96,31 +96,33 @@ def failure(error: Exception) -> Failed:
     if explain.is_network(error) and getattr(error, "response", None) is None:
         called = re.search(r"API request to (\S+)", str(error))
         return explain.network(error, called[1] if called else "SDK", RequestIds.last)
-    if got := _answer(error):
-        return explain.answer(got)
+    if got := _response(error):
+        return explain.response(got)
     found = unexpected(error)
     return Failed(found.message, found.remedy, RequestIds.last)
 
 
-def _answer(error: Any) -> Answer | None:
-    """The answer behind an error, as far as the SDK keeps it: whole for a call of the artifact
+def _response(error: Any) -> Response | None:
+    """The response behind an error, as far as the SDK keeps it: whole for a call of the artifact
     API, else its JSON, else only its status in the error's text."""
     response = getattr(error, "response", None)
     if response is not None:
         method, path = response.request.method, response.request.path_url
         headers, content = response.headers, response.content
-        return Answer(method, path, response.status_code, headers, content, sent_id=RequestIds.last)
+        return Response(
+            method, path, response.status_code, headers, content, sent_id=RequestIds.last
+        )
     if isinstance(getattr(error, "json", None), dict):
         request_id = str(error.json.get("request_id") or RequestIds.last)
         content = json.dumps(error.json).encode()
         status = error.get_http_status_code()
-        return Answer("SDK,", "REST", status, AS_JSON, content, sent_id=request_id)
+        return Response("SDK,", "REST", status, AS_JSON, content, sent_id=request_id)
     text = " ".join(str(error).split())
     if tried := re.search(r"too many (\d{3}) error responses", text):
         hint = "test_mlflow_connection.py shows the message of the answer."
         content = json.dumps({"message": f"at each of {RETRIES + 1} attempts; {hint}"}).encode()
-        return Answer("SDK,", "REST", int(tried[1]), AS_JSON, content, sent_id=RequestIds.last)
+        return Response("SDK,", "REST", int(tried[1]), AS_JSON, content, sent_id=RequestIds.last)
     if foreign := re.search(r"error code (\d{3})|not in a valid JSON format", text):
         status = int(foreign[1] or 200)
-        return Answer("SDK,", "REST", status, {}, text.encode(), sent_id=RequestIds.last)
+        return Response("SDK,", "REST", status, {}, text.encode(), sent_id=RequestIds.last)
     return None

@@ -18,9 +18,12 @@ from app.doctor.steps import Steps
 
 
 def check(steps: Steps, options: Options) -> None:
-    from app.doctor import connection, wire  # after `main` has found requests
+    from app.doctor import examination, parts, wire  # after `main` has found requests
 
-    connection.run(steps, connection.Connection(wire.Wire(options), options))
+    way = wire.Wire(options)
+    health = parts.Parts(way)
+    examination.look(steps, way, health)
+    parts.run_last(steps, health)
 
 
 if __name__ == "__main__":

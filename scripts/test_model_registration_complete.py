@@ -14,8 +14,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where app/doctor/ is
 
 from app.doctor.command_line import make_parser, parse, redactor
-from app.doctor.interruption import Interruption
-from app.doctor.steps import Steps
+from app.doctor.steps import Interruption, Steps
 
 PACKAGES = ("requests", "mlflow", "numpy", "pandas")  # mlflow.pyfunc imports the last two
 

@@ -12,8 +12,8 @@ from flask import Response, g, request
 
 from app.browser.pages import HOME
 from app.observability.record import Record
+from app.request.client_connection import abort_with_reset
 from app.request.errors import BrokenTransfer, UpstreamReset
-from app.upstream.streaming import abort_with_reset
 
 #: A name with a hash of the content, as webpack makes them: main.c2f5f8d4.js.
 _HASHED = re.compile(r"[^/]+\.[0-9a-f]{8,32}(?:\.[A-Za-z0-9_-]+)+")

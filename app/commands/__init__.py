@@ -1,5 +1,5 @@
-"""Commands for operators, through Flask's own: `flask doctor`, `flask revoke KEY_ID`, … beside
-wsgi.py. None is on a request's way. docs/commands.md shows them all."""
+"""Commands for operators: `flask doctor`, `flask revoke KEY_ID`, … (docs/commands.md). No request
+uses them."""
 
 import click
 

@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -16,8 +17,8 @@ NAMES = ("mlflow", "auth_service")
 #: Where gunicorn.conf.py makes an instance's folder (app/server/instance.py).
 PLACES = ("/dev/shm", tempfile.gettempdir())
 
-#: Seconds in which every worker should have done what was asked for.
-PATIENCE = 5.0
+#: Seconds in which every worker should have closed its circuits.
+TIMEOUT = 5.0
 
 
 def circuit(settings: Settings) -> click.Group:
@@ -38,16 +39,20 @@ def circuit(settings: Settings) -> click.Group:
     @choice
     @click.option("--json", "as_json", is_flag=True)
     def show(folder: Path | None, as_json: bool) -> None:
-        """Print the state of each circuit: closed (in use), open (left alone), half-open."""
+        """Print the state of each circuit: closed (in use), open (not used), half-open."""
         found = _instances(settings, folder)
         if as_json:
-            click.echo(json.dumps([_document(*one) for one in found.items()], indent=2))
+            documents = [
+                {"instance": str(place), "workers": [asdict(worker) for worker in board.workers()]}
+                for place, board in found.items()
+            ]
+            click.echo(json.dumps(documents, indent=2))
             return
         for place, board in found.items():
             click.echo(f"instance {place}")
             for worker in board.workers():
                 states = "  ".join(f"{name}: {state}" for name, state in worker.circuits.items())
-                note = "" if worker.alive else "  (says nothing any more: frozen?)"
+                note = "" if worker.alive else "  (no report lately: frozen?)"
                 click.echo(f"  worker {worker.pid:<8} {states}{note}")
 
     @group.command("reset")
@@ -65,21 +70,21 @@ def circuit(settings: Settings) -> click.Group:
 
 
 def _reset(folder: Path, board: CircuitBoard, names: tuple[str, ...]) -> None:
-    """Asks, and waits until each worker has done it, or PATIENCE is over."""
+    """Asks the workers, and waits for them until TIMEOUT."""
     if not board.reset(names):
         raise click.ClickException(f"{folder}: the workers cannot be asked.")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while (late := board.late()) and time.monotonic() < deadline:
         time.sleep(0.05)
     done = [worker for worker in board.workers() if worker.pid not in late]
     click.echo(f"Closed: {', '.join(names)}; in {len(done)} workers of {folder}.")
     if late:
         listed = ", ".join(str(pid) for pid in late)
-        raise click.ClickException(f"No answer from: {listed}. Frozen? They do it when they wake.")
+        raise click.ClickException(f"No answer from: {listed}. If frozen, they do it later.")
 
 
 def _instances(settings: Settings, folder: Path | None) -> dict[Path, CircuitBoard]:
-    """The instances that are meant, by folder; a ClickException where there is none."""
+    """The chosen instances, by folder; a ClickException where there is none."""
     places = [Path(place) for place in dict.fromkeys(PLACES)]
     named = folder or (Path(settings.instance_folder) if settings.instance_folder else None)
     made = (file.parent for place in places for file in sorted(place.glob(f"hokusai-*/{FILE}")))
@@ -91,13 +96,3 @@ def _instances(settings: Settings, folder: Path | None) -> dict[Path, CircuitBoa
             "container, as its user; with INSTANCE_FOLDER, if the proxy has one."
         )
     return found
-
-
-def _document(folder: Path, board: CircuitBoard) -> dict[str, object]:
-    return {
-        "instance": str(folder),
-        "workers": [
-            {"pid": worker.pid, "alive": worker.alive, "circuits": worker.circuits}
-            for worker in board.workers()
-        ],
-    }

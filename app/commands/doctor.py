@@ -1,117 +1,65 @@
-"""`flask doctor`: examines a deployment from outside, and from inside where it runs beside it.
+"""`flask doctor`: checks a deployment from outside, and from inside where it runs beside it.
 
-The checks are in app/doctor/, which imports nothing of the rest of app/; added here are the parts
-that only someone with the proxy's settings can look at (inside.py).
+The checks are in app/doctor/; inside.py adds those that need the proxy's settings. Its options are
+those of the scripts, and some more.
 """
 
+import argparse
 import sys
-from pathlib import Path
 
 import click
 
-from app.commands.inside import Inside
 from config import Settings, caller
 
-EXIT_USAGE = 2
+ABOUT = """Check every stage of a deployment, from DNS to a registered model.
+
+Each failure has an explanation, a remedy and the name of the fault. Everything made in MLflow is
+deleted again, also after Ctrl-C. Exit status: 0 all well, 1 a fault, 2 wrong usage.
+"""
 
 
 def doctor(settings: Settings) -> click.Command:
     """The command `doctor`."""
 
-    @click.command("doctor")
-    @click.option("--url", help=f"Tracking URI of the deployment [{caller.ADDRESS_VARIABLE}].")
-    @click.option(
-        "--key-file",
-        type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-        help="A file that holds the API key; - for standard input.",
+    @click.command(
+        "doctor",
+        help=ABOUT,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True},
     )
-    @click.option("--key-env", metavar="NAME", help="The variable that holds the API key.")
-    @click.option("--timeout", default=20.0, metavar="SECONDS", help="For one request; default 20.")
-    @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False))
-    @click.option("--large-mib", default=0, metavar="N", help="One more artifact, of N MiB.")
-    @click.option("--read-only", is_flag=True, help="Make nothing in MLflow.")
-    @click.option(
-        "--inside/--outside",
-        default=None,
-        help="Whether to look at Redis, the auth service and MLflow from here too, by the proxy's "
-        "own settings. By default if these are not the built-in ones.",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="One JSON document, nothing else.")
-    def command(
-        url: str | None,
-        key_file: Path | None,
-        key_env: str | None,
-        timeout: float,
-        ca_file: str | None,
-        large_mib: int,
-        read_only: bool,
-        inside: bool | None,
-        as_json: bool,
-    ) -> None:
-        """Run a deployment through every stage, from DNS to a registered model.
-
-        Each failure is explained in a sentence, with its remedy and the name of the fault. What is
-        made in MLflow is deleted again, also after Ctrl-C. Exit status: 0 all well, 1 something is
-        wrong, 2 called wrongly.
-
-        The key comes from --key-file, --key-env, HOKUSAI_API_KEY, MLFLOW_TRACKING_TOKEN, or is
-        asked for.
-        """
-        # Here, so that the proxy itself does without all of that.
-        from app.doctor import command_line
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:
+        # Imported here: the proxy itself does not need them.
+        from app.commands import inside
+        from app.doctor.command_line import make_parser, parse
         from app.doctor.examination import examine
 
-        try:
-            key, source = _key(key_file, key_env)
-            command_line.check_key(key, source)
-            options = command_line.Options(
-                target=command_line.read_target(url or caller.address() or _no_address()),
-                key=key,
-                key_source=source,
-                timeout=_positive(timeout),
-                ca_file=ca_file or "",
-                env_proxies=False,
-                json=as_json,
-            )
-        except command_line.UsageError as why:
-            raise click.UsageError(str(why)) from None
-        wanted = _is_beside_the_proxy(settings) if inside is None else inside
-        checks = Inside(settings).checks() if wanted else ()
-        sys.exit(examine(options, checks, not read_only, max(0, large_mib)))
+        parser = make_parser(ABOUT, timeout=20, program="flask doctor")
+        _add_options(parser)
+        options, more = parse(parser, arguments, caller.environment())
+        wanted = _is_beside_the_proxy(settings) if more.inside is None else more.inside
+        checks = inside.checks(settings) if wanted else ()
+        sys.exit(examine(options, checks, not more.read_only, max(0, more.large_mib)))
 
     return command
 
 
-def _key(file: Path | None, variable: str | None) -> tuple[str, str]:
-    """(key, where it comes from)."""
-    if file is not None:
-        text = click.open_file(str(file), encoding="utf-8", errors="replace").read()
-        return text.strip(), "standard input" if str(file) == "-" else "a file"
-    if variable is not None:
-        key, source = caller.key_from(variable)
-        if not key:
-            raise click.UsageError(f"The variable {variable} holds no key.")
-        return key, source
-    key, source = caller.key_from()
-    if key:
-        return key, source
-    if not sys.stdin.isatty():
-        names = " or ".join(caller.KEY_VARIABLES)
-        raise click.UsageError(f"No API key: set {names}, or give --key-file or --key-env.")
-    return click.prompt("API key", hide_input=True).strip(), "typed in"
-
-
-def _no_address() -> str:
-    raise click.UsageError(f"No address: give --url, or set {caller.ADDRESS_VARIABLE}.")
-
-
-def _positive(timeout: float) -> float:
-    if not timeout > 0:
-        raise click.UsageError("--timeout must be more than 0 seconds.")
-    return timeout
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that the scripts do not have."""
+    add = parser.add_argument
+    add("--large-mib", type=int, default=0, metavar="N", help="one more artifact, of N MiB")
+    add("--read-only", action="store_true", help="make nothing in MLflow")
+    add("--outside", dest="inside", action="store_false", default=None, help="only from outside")
+    add(
+        "--inside",
+        action="store_true",
+        default=None,
+        help="also check Redis, the auth service and MLflow from here, with the proxy's settings "
+        "(default: if these are not the built-in ones)",
+    )
 
 
 def _is_beside_the_proxy(settings: Settings) -> bool:
-    """Whether someone has told this environment where the proxy's parts are."""
+    """Whether this environment has an address of one of the proxy's parts."""
     default, names = Settings(), ("mlflow_server_url", "auth_service_url", "redis_url")
     return any(getattr(settings, name) != getattr(default, name) for name in names)

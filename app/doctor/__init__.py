@@ -1,5 +1,5 @@
-"""What a deployment looks like from outside: only its address and a key are known.
+"""Checks of a deployment from outside, with nothing but its address and a key.
 
-`flask doctor` and the three scripts in scripts/ are made of these checks. It imports nothing of
-app/, and no MLflow: whoever holds a key can run it, with `requests` as all it needs.
+`flask doctor` and two of the scripts in scripts/ consist of these checks. Of app/ they use only the
+catalogue of faults (app/health/faults.py), so they run anywhere with `requests`.
 """

@@ -1,17 +1,18 @@
-"""What a check script is told: the deployment's address, the key, how long to wait.
+"""What a check program needs: the deployment's address, the key, how long to wait.
 
-The address comes from `--uri` or MLFLOW_TRACKING_URI, the key from the environment only:
-a key on a command line is seen by everyone who can list processes.
+The address comes from `--url` or MLFLOW_TRACKING_URI, the key from a file or the environment:
+everyone who can list processes sees a key on a command line.
 """
 
 import argparse
 import base64
+import getpass
 import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from app.doctor.steps import EXIT_USAGE
@@ -23,15 +24,11 @@ KEY_VARIABLES = ("HOKUSAI_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PA
 @dataclass(frozen=True)
 class Target:
     """A deployment's address: `root` such as "https://host:8443" without a final slash, `prefix`
-    one of `PREFIXES`; `added` tells that the prefix was not given but is ours."""
+    one of `PREFIXES`; `added` if the given address had no prefix."""
 
     root: str
     prefix: str
     added: bool = False
-
-    @property
-    def tracking_uri(self) -> str:
-        return self.root + self.prefix
 
     @property
     def tls(self) -> bool:
@@ -45,11 +42,15 @@ class Target:
     def port(self) -> int:
         return urlsplit(self.root).port or (443 if self.tls else 80)
 
+    @property
+    def tracking_uri(self) -> str:
+        return self.root + self.prefix
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """The answers to every common question; `timeout` in seconds, `key_source` a variable's name,
-    `ca_file` an absolute path or "" for the usual authorities."""
+    """`timeout` in seconds, `key_source` a variable's name, `ca_file` a path or "" for the usual
+    authorities, `env_proxies` whether to use HTTP_PROXY and HTTPS_PROXY."""
 
     target: Target
     key: str = field(repr=False)
@@ -70,14 +71,14 @@ class Options:
 
 
 class UsageError(Exception):
-    """The script was called wrongly; its text is for the person who called it."""
+    """The program was called wrongly; the text is for the person who called it."""
 
 
 def read_target(uri: str) -> Target:
-    """Take a tracking URI, or a base to which /api/mlflow is added.
+    """A tracking URI, or a base to which /api/mlflow is added.
 
     Raises:
-        UsageError: it is no http address, or it holds a password or a query.
+        UsageError: not an http address, or one with a password or a query.
     """
     parts = urlsplit(uri.strip().rstrip("/"))
     if parts.username or parts.password or parts.query or parts.fragment:
@@ -99,30 +100,43 @@ def read_target(uri: str) -> Target:
     return Target(base, PREFIXES[0], added=True)
 
 
-def read_key(environ: Mapping[str, str]) -> tuple[str, str]:
-    """The key and the name of the variable that held it; empty variables count as unset.
+def read_key(environ: Mapping[str, str], file: str = "", variable: str = "") -> tuple[str, str]:
+    """The key, and where it comes from: a file, else a variable, else the keyboard.
 
     Raises:
-        UsageError: no variable holds a key, or what it holds cannot go into a header.
+        UsageError: there is none, or it cannot be a key.
     """
-    for name in KEY_VARIABLES:
-        if key := environ.get(name, "").strip():
-            check_key(key, name)
-            return key, name
-    raise UsageError(f"No API key: set {KEY_VARIABLES[0]} (or {' or '.join(KEY_VARIABLES[1:])}).")
-
-
-def check_key(key: str, source: str) -> None:
-    """Raises UsageError for what no key can be; `source` is where it comes from."""
+    names = [variable] if variable else KEY_VARIABLES
+    found = [(environ[name].strip(), name) for name in names if environ.get(name, "").strip()]
+    if file:
+        found = [_read_file(file)]
+    if variable and not found:
+        raise UsageError(f"The variable {variable} holds no key.")
+    if not found and sys.stdin.isatty():
+        found = [(getpass.getpass("API key: ").strip(), "the keyboard")]
+    if not found:
+        others = " or ".join(KEY_VARIABLES[1:])
+        raise UsageError(f"No API key: set {KEY_VARIABLES[0]} (or {others}), or give --key-file.")
+    key, source = found[0]
     if not (key and key.isascii() and key.isprintable() and " " not in key):
         raise UsageError(
             f"The key from {source} is empty, or holds a space, a line break or a letter that no "
             "key has."
         )
+    return key, source
+
+
+def _read_file(file: str) -> tuple[str, str]:
+    if file == "-":
+        return sys.stdin.read().strip(), "standard input"
+    try:
+        return Path(file).read_text("utf-8", "replace").strip(), "a file"
+    except OSError as error:
+        raise UsageError(f"--key-file {file}: {error.strerror}.") from None
 
 
 def redactor(key: str) -> Callable[[str], str]:
-    """A function that replaces the key in a text, also as Basic credential or URL-encoded."""
+    """A function that hides the key in a text, also as Basic credential or URL-encoded."""
     basic = base64.b64encode(f"api-key:{key}".encode()).decode()
     forms = sorted({key, basic, quote(key, safe="")}, key=len, reverse=True)
 
@@ -134,16 +148,25 @@ def redactor(key: str) -> Callable[[str], str]:
     return redact
 
 
-def make_parser(description: str, timeout: float) -> argparse.ArgumentParser:
+# --- the options ---------------------------------------------------------------------------------
+
+
+def make_parser(
+    description: str, timeout: float, program: str | None = None
+) -> argparse.ArgumentParser:
     """The common options; `timeout` is the default in seconds."""
     parser = argparse.ArgumentParser(
+        prog=program,
         description=description,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"The key is read from {', else '.join(KEY_VARIABLES)}.",
+        epilog=f"By default, the key comes from {', else '.join(KEY_VARIABLES)}.",
     )
     add = parser.add_argument
-    add("--uri", help="tracking URI or base of the deployment (default: MLFLOW_TRACKING_URI)")
+    address = "tracking URI or base of the deployment (default: MLFLOW_TRACKING_URI)"
+    add("--url", "--uri", help=address)
+    add("--key-file", default="", metavar="PATH", help="file with the key; - for standard input")
+    add("--key-env", default="", metavar="NAME", help="variable with the key")
     add("--timeout", type=float, default=timeout, metavar="SECONDS", help="default: %(default)g")
     add("--ca-file", default="", metavar="PATH", help="certificate authorities to trust instead")
     add("--use-env-proxies", action="store_true", help="go through HTTP_PROXY and HTTPS_PROXY")
@@ -157,16 +180,14 @@ def parse(
     environ: Mapping[str, str],
     packages: Sequence[str] = ("requests",),
 ) -> tuple[Options, argparse.Namespace]:
-    """Read the command line and the environment; ends the process with status 2 if that fails.
+    """Reads the command line and the environment; ends the process with status 2 if that fails.
 
     Args:
-        packages: import names that the script cannot do without.
+        packages: import names that the script requires.
     """
     arguments, unknown = parser.parse_known_args(argv)
     try:
-        if unknown:
-            _complain_about(unknown)
-        _require(packages)
+        _refuse(unknown, packages)
         return _options(arguments, environ), arguments
     except UsageError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -174,16 +195,16 @@ def parse(
 
 
 def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
-    uri = arguments.uri or environ.get("MLFLOW_TRACKING_URI", "")
-    if not uri:
-        raise UsageError("No address: give --uri, or set MLFLOW_TRACKING_URI.")
+    url = arguments.url or environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not url:
+        raise UsageError("No address: give --url, or set MLFLOW_TRACKING_URI.")
     if not arguments.timeout > 0:
         raise UsageError("--timeout must be more than 0 seconds.")
     if arguments.ca_file and not os.path.isfile(arguments.ca_file):
         raise UsageError("--ca-file names no file.")
-    key, source = read_key(environ)
+    key, source = read_key(environ, arguments.key_file, arguments.key_env)
     return Options(
-        target=read_target(uri),
+        target=read_target(url),
         key=key,
         key_source=source,
         timeout=arguments.timeout,
@@ -193,14 +214,12 @@ def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Optio
     )
 
 
-def _complain_about(unknown: Sequence[str]) -> NoReturn:
-    """Name the unknown options without their values: one of these may be a key."""
-    names = [word.split("=")[0] for word in unknown if word.startswith("--")]
-    what = f"Unknown: {', '.join(names)}." if names else "There is an argument too many."
-    raise UsageError(f"{what} A key is not given here but in {KEY_VARIABLES[0]}. See --help.")
-
-
-def _require(packages: Sequence[str]) -> None:
+def _refuse(unknown: Sequence[str], packages: Sequence[str]) -> None:
+    """Names unknown options without their values, which may be a key; and missing packages."""
+    if unknown:
+        names = [word.split("=")[0] for word in unknown if word.startswith("--")]
+        what = f"Unknown: {', '.join(names)}." if names else "There is an argument too many."
+        raise UsageError(f"{what} A key is not given here but in {KEY_VARIABLES[0]}. See --help.")
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         wanted = " ".join("mlflow-skinny" if name == "mlflow" else name for name in missing)

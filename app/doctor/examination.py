@@ -3,20 +3,15 @@
 from collections.abc import Sequence
 from typing import TextIO
 
-from app.doctor import behind, door, hops, model, parts, way
+from app.doctor import connection, hops, mlflow, model, parts
 from app.doctor.command_line import Options, redactor
-from app.doctor.connection import Connection
-from app.doctor.interruption import Interruption
-from app.doctor.parts import Check
-from app.doctor.steps import Steps
+from app.doctor.steps import Interruption, Steps
 from app.doctor.wire import Wire
-
-TITLE = "Hokusai MLflow proxy: doctor"
 
 
 def examine(
     options: Options,
-    inside: Sequence[Check] = (),
+    inside: Sequence[parts.Check] = (),
     writes: bool = True,
     large_mib: int = 0,
     out: TextIO | None = None,
@@ -24,16 +19,18 @@ def examine(
     """Runs all stages and reports each step; returns the exit status, 0 if nothing is wrong.
 
     Args:
-        inside: further checks, by someone who has the proxy's settings.
+        inside: further checks, with the proxy's settings.
         writes: False makes nothing in MLflow.
         large_mib: size of a further artifact, in MiB; 0 for none.
         out: where the report goes; None is stdout.
     """
-    steps = Steps(TITLE, options.facts(), redactor(options.key), options.json, out=out)
+    title = "Hokusai MLflow proxy: doctor"
+    steps = Steps(title, options.facts(), redactor(options.key), options.json, out=out)
     wire = Wire(options)
     health, made = parts.Parts(wire), model.Model(wire)
     with Interruption(steps):
-        _look(steps, Connection(wire, options), health, inside)
+        look(steps, wire, health, inside)
+        hops.run(steps, hops.Hops(wire))
         if writes:
             model.run(steps, made, large_mib)
         parts.run_last(steps, health)
@@ -42,14 +39,10 @@ def examine(
     return steps.finish()
 
 
-def _look(
-    steps: Steps, connection: Connection, health: parts.Parts, inside: Sequence[Check]
-) -> None:
-    """The stages that write nothing."""
-    wire = connection.wire
-    opened = door.Door(wire)
-    way.run(steps, connection)
+def look(steps: Steps, wire: Wire, health: parts.Parts, inside: Sequence[parts.Check] = ()) -> None:
+    """The stages up to MLflow, which write nothing."""
+    reached = connection.Connection(wire)
+    connection.run(steps, reached)
     parts.run(steps, health, inside)
-    door.run(steps, opened)
-    behind.run(steps, behind.Behind(wire, health, opened), connection)
-    hops.run(steps, hops.Hops(wire))
+    connection.run_key(steps, reached)
+    mlflow.run(steps, mlflow.MLflow(wire, reached))

@@ -1,18 +1,15 @@
 """Every health path: what it says, what it must not say, and how fast."""
 
+import re
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from app.doctor import explain
-from app.doctor.health_shape import (
-    MLFLOW_CHECKS,
-    bad_checks,
-    complaints,
-    internal_addresses,
-    verdict,
-)
+from app.doctor.parts import MLFLOW_CHECKS, bad_checks
 from app.doctor.steps import Failed, Skipped, Steps
 from app.doctor.wire import Wire, credential, expect_unauthenticated
 
@@ -27,6 +24,18 @@ DETAILED = tuple(f"{path}/detailed" for path in ABOUT_MLFLOW[1:])
 HAMMERED = ("/health", "/api/health/mlflow")
 CALLS = 20
 SLOW = 1000.0  # milliseconds; a load balancer's probe usually gives up after 2,000 to 5,000
+
+STATUSES = ("healthy", "degraded", "unhealthy")
+
+# What tells a stranger where things are inside. Host:port needs four digits, or times would match.
+INTERNAL = re.compile(
+    r"""(?:https?|rediss?|unix|redis\+\w+)://[^\s"'<>]+
+      | \b[\w-]+(?:\.[\w-]+)*:\d{4,5}\b
+      | \b(?:(?:10|127)\.\d{1,3}|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2}\b
+      | \b[\w-]+(?:\.[\w-]+)*\.(?:local|internal)\b
+    """,
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True)
@@ -95,15 +104,15 @@ class Health:
             raise Skipped(f"not reachable from here ({got.status}), as it should be in production")
         families = sum(line.startswith("# TYPE ") for line in got.text.splitlines())
         if got.status != 200 or not families:
-            raise explain.answer(got, "200 with Prometheus text, or 404")
+            raise explain.response(got, "200 with Prometheus text, or 404")
         return f"{families} metrics"
 
 
-def read(got: explain.Answer) -> dict[str, Any]:
+def read(got: explain.Response) -> dict[str, Any]:
     """The health document; raises Failed if it is none, or if it contradicts the status."""
     document = got.document()
     if got.status not in (200, 503) or document is None or "status" not in document:
-        raise explain.answer(got, "200 or 503 with health in JSON")
+        raise explain.response(got, "200 or 503 with health in JSON")
     if (got.status == 503) != (document["status"] == "unhealthy"):
         raise Failed(
             f"GET {got.path} answered {got.status} but says {document['status']}.",
@@ -113,14 +122,15 @@ def read(got: explain.Answer) -> dict[str, Any]:
     return document
 
 
-def judge(got: explain.Answer, required: tuple[str, ...]) -> str:
+def judge(got: explain.Response, required: tuple[str, ...]) -> str:
     """The verdict in words; raises Failed for unhealthy, for a form that is not the agreed one,
     and where one of the `required` checks is missing."""
     document = read(got)
     bad = bad_checks(document)
     result = f"{document['status']}{': ' if bad else ''}{bad}"
     if document["status"] == "unhealthy":
-        raise Failed(f"GET {got.path} says {result}.", explain.REMEDIES[503], got.request_id)
+        remedy = explain.fault_of_status(503).remedy
+        raise Failed(f"GET {got.path} says {result}.", remedy, got.request_id)
     if wrong := complaints(document, required):
         raise Failed(
             f"GET {got.path}: {'; '.join(wrong)}.",
@@ -128,6 +138,52 @@ def judge(got: explain.Answer, required: tuple[str, ...]) -> str:
             got.request_id,
         )
     return result
+
+
+def complaints(document: dict[str, Any], required: Iterable[str] = ()) -> list[str]:
+    """Where a health response is not of the agreed form; empty if it is.
+
+    Args:
+        required: names that `checks` must hold.
+    """
+    found = [] if document.get("status") in STATUSES else ["status is none of the three words"]
+    found += [] if isinstance(document.get("version"), str) else ["version is no text"]
+    checks = document.get("checks", {})
+    if not isinstance(checks, dict):
+        return [*found, "checks is no object"]
+    found += [f"checks lacks {name}" for name in required if name not in checks]
+    for name, check in checks.items():
+        found += [f"checks.{name}: {complaint}" for complaint in _about(check)]
+    return found
+
+
+def _about(check: Any) -> list[str]:
+    if not isinstance(check, dict):
+        return ["no object"]
+    found = [] if isinstance(check.get("status"), str) else ["status is no text"]
+    latency = check.get("latency_ms", 0)
+    if isinstance(latency, bool) or not isinstance(latency, int | float | None):
+        found.append("latency_ms is no number")
+    if not isinstance(check.get("message"), str | None):
+        found.append("message is no text")
+    return found
+
+
+def verdict(document: dict[str, Any]) -> tuple[str, str]:
+    """What must not change from one quick call to the next: statuses and messages, no times."""
+    return str(document.get("status")), bad_checks(document)
+
+
+def internal_addresses(text: str, root: str) -> list[str]:
+    """Addresses in a text that only an insider should know.
+
+    Args:
+        root: the deployment's own address, such as "https://host:8443"; that is no secret.
+    """
+    netloc = urlsplit(root).netloc
+    own = {netloc, netloc.rpartition(":")[0]}
+    hits = set(INTERNAL.findall(text))
+    return sorted(hit for hit in hits if hit not in own and not hit.startswith(root))
 
 
 def run(steps: Steps, health: Health) -> None:

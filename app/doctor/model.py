@@ -1,8 +1,10 @@
 """From an empty experiment to a registered model over plain REST, and everything deleted again."""
 
+import contextlib
 import hashlib
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,10 +13,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from app.doctor import explain
-from app.doctor.behind import ARTIFACTS, READS, SERVED
-from app.doctor.broken_upload import send_half
+from app.doctor.connection import connect, encrypted
+from app.doctor.mlflow import ARTIFACTS, READS, SERVED
 from app.doctor.steps import Failed, Skipped, Steps
-from app.doctor.wire import Wire, credential, expect
+from app.doctor.wire import Wire, expect
 
 MIB = 1024 * 1024
 OVER_ONE_MIB = 3 * MIB // 2
@@ -24,17 +26,18 @@ MAKES = "experiment created"
 RUNS = "run started"
 STORES = "artifacts are kept by MLflow"
 SMALL = "artifact of 1 KB, up and down"
+HALF = "artifact, broken off halfway"
 
 
 def unique_name(kind: str = "doctor") -> str:
-    """A name that no run beside this one has, and that tells when it was made (UTC)."""
+    """A name that no other run has, with the time of this one (UTC)."""
     now = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     return f"hokusai-{kind}-{now}-{secrets.token_hex(4)}"
 
 
 @dataclass
 class Model:
-    """One pass; `name` is for experiment and model, the ids become known on the way."""
+    """One run; `name` is for experiment and model, the ids come with the first steps."""
 
     wire: Wire
     name: str = field(default_factory=unique_name)
@@ -48,20 +51,18 @@ class Model:
     # --- making ------------------------------------------------------------------------------
 
     def make_experiment(self) -> str:
-        """The first write: a key that only reads ends here."""
+        """The first write: a key that may only read fails here."""
         self.tried = True
         got = self._call("POST", "experiments/create", {"name": self.name})
         if got.status == 403 and (got.document() or {}).get("error_code") == "PERMISSION_DENIED":
-            failed = explain.answer(got, "200")
-            failed.fault, self.tried = "read-only-key", False
-            raise failed
+            self.tried = False
+            raise explain.response(got, "200", "read-only-key")
         self.experiment_id = str(expect(got)["experiment_id"])
         found = self._get("experiments/get", experiment_id=self.experiment_id)["experiment"]
         self.location = str(found["artifact_location"])
         return f"id {self.experiment_id}, {self.name}"
 
     def start_run(self) -> str:
-        """A run in it."""
         body = {"experiment_id": self.experiment_id, "start_time": int(time.time() * 1000)}
         info = expect(self._call("POST", "runs/create", body))["run"]["info"]
         self.run_id, self.artifact_uri = str(info["run_id"]), str(info["artifact_uri"])
@@ -75,72 +76,75 @@ class Model:
         data = self._get("runs/get", run_id=self.run_id)["run"]["data"]
         found = [metric["value"] for metric in data.get("metrics", [])]
         if found != [METRIC["value"]]:
-            raise Failed(f"Read back as {found} instead of {METRIC['value']}.", fault="bodies-lost")
+            raise Failed.of("bodies-lost", f"Read back as {found}, not {METRIC['value']}.")
         return "read back as logged"
 
     def keeps_artifacts(self) -> str:
-        """Where clients reach them: through MLflow, to which only the proxy has access."""
+        """Clients reach them through MLflow only, which is behind the proxy."""
         parts = urlsplit(self.location)
         if parts.scheme != "mlflow-artifacts" or parts.netloc:
-            raise Failed(
-                f"Artifacts of new experiments are kept at {parts.scheme or 'a folder'}:, past the "
-                "proxy.",
-                "Start MLflow without a --default-artifact-root of its own.",
-                fault="artifacts-elsewhere",
-            )
+            raise Failed.of("artifacts-elsewhere", f"At {parts.scheme or 'a folder'}:.")
         return "by MLflow, below the proxy"
 
     def round_trip(self, name: str, size: int, chunked: bool = False) -> str:
         """Up, and down again with the same checksum."""
         content = os.urandom(size)
         self._put(name, content, chunked)
-        got = self.wire.get(self._path(name), self._key())
+        got = self._artifact("GET", name)
         if got.status != 200:
-            raise explain.answer(got, "200")
+            raise explain.response(got, "200")
         compare(name, content, got.body, got.request_id)
         return f"{size} bytes, same checksum"
 
     def _put(self, name: str, content: bytes, chunked: bool) -> None:
+        """Uploads; where a small body would pass, the fault is that of a larger or chunked one."""
         self.stored = True
-        data = _pieces(content) if chunked else content
+        key = "chunked-lost" if chunked else "body-limit" if len(content) > MIB else ""
         try:
-            got = self.wire.send("PUT", self._path(name), self._key(), data=data)
-        except Failed as failed:  # who refuses a body by its size may hang up before it is sent
-            failed.fault = _fault_of_size(len(content), chunked) or failed.fault
-            raise
-        if got.status in (413, 400, 411, 501) and (fault := _fault_of_size(len(content), chunked)):
-            refused = explain.answer(got, "200")
-            refused.fault = fault
-            raise refused
+            got = self._artifact("PUT", name, data=_pieces(content) if chunked else content)
+        except Failed as failed:  # a hop may hang up before it has read the whole body
+            raise Failed.of(key, failed.message, failed.request_id) if key else failed from None
         if got.status != 200:
-            raise explain.answer(got, "200")
+            is_of_size = got.status in (413, 400, 411, 501)
+            raise explain.response(got, "200", key if is_of_size else "")
 
     def send_half(self) -> str:
-        """An upload that ends in the middle; looked for at the end."""
+        """Sends half of what Content-Length announces, which no HTTP library does."""
         if not self.wire.is_direct:
             raise Skipped("goes through the environment's proxy")
-        send_half(self.wire.options, self._path("half.bin"), self._key(), os.urandom(MIB))
+        target, content = self.wire.target, os.urandom(MIB)
+        lines = [
+            f"PUT {self._path('half.bin')} HTTP/1.1",
+            f"Host: {target.host}:{target.port}",
+            f"Content-Length: {len(content)}",
+            *(f"{name}: {value}" for name, value in self.wire.key.items()),
+        ]
+        head = "\r\n".join((*lines, "", "")).encode("latin-1")
+        options = self.wire.options
+        # A hop that does not read to the end is no failure.
+        quiet = contextlib.suppress(OSError)
+        with connect(options) as plain, encrypted(plain, options) as stream, quiet:
+            stream.sendall(head + content[: len(content) // 2])
+            stream.shutdown(socket.SHUT_WR)
+            while stream.recv(65536):  # until the other side has seen the end
+                pass
         return "sent; looked for below"
 
     def half_is_not_there(self) -> str:
-        """MLflow must not have taken it for the whole."""
-        got = self.wire.get(self._path("half.bin"), self._key())
+        """MLflow must not have stored it as complete."""
+        got = self._artifact("GET", "half.bin")
         if got.status == 200:
-            raise Failed(
-                f"An upload that broke off is stored, as {len(got.body)} bytes.",
-                "A hop hides that uploads break off: do not let it near artifacts.",
-                got.request_id,
-                "breaks-hidden",
-            )
+            evidence = f"An upload that broke off is stored, as {len(got.body)} bytes."
+            raise Failed.of("breaks-hidden", evidence, got.request_id)
         return "not stored"
 
     def register(self) -> str:
-        """A registered model, by the name of this pass."""
+        """A registered model with the name of this run."""
         expect(self._call("POST", "registered-models/create", {"name": self.name}))
         return self.name
 
     def make_version(self) -> str:
-        """A version of it, out of the run, found by a search."""
+        """A version of it, from the run, found by a search."""
         source = self.artifact_uri or self.location
         body = {"name": self.name, "source": source, "run_id": self.run_id}
         made = expect(self._call("POST", "model-versions/create", body))["model_version"]
@@ -154,66 +158,46 @@ class Model:
 
     def delete_model(self) -> str:
         """And its versions."""
-        got = self._call("DELETE", "registered-models/delete", {"name": self.name})
-        return _deleted(got)
+        return _deleted(self._call("DELETE", "registered-models/delete", {"name": self.name}))
 
     def delete_artifacts(self) -> str:
         """MLflow's deletions would keep the files until someone runs `mlflow gc`."""
         if not self.stored:
             raise Skipped("there are none")
-        got = self.wire.send("DELETE", self._path(""), self._key())
-        return _deleted(got)
-
-    def delete_run(self) -> str:
-        """Looked up: a call that made it may have failed all the same."""
-        experiment_id = self._experiment_id()
-        body = {"experiment_ids": [experiment_id]}
-        found = expect(self._call("POST", "runs/search", body)).get("runs", [])
-        for run in found:
-            expect(self._call("POST", "runs/delete", {"run_id": run["info"]["run_id"]}))
-        return f"{len(found)} run" if found else "there is none"
+        return _deleted(self._artifact("DELETE", ""))
 
     def delete_experiment(self) -> str:
-        """The last thing."""
-        body = {"experiment_id": self._experiment_id()}
-        return _deleted(self._call("POST", "experiments/delete", body))
-
-    def _experiment_id(self) -> str:
-        path = f"experiments/get-by-name?experiment_name={quote(self.name)}"
-        got = self._call("GET", path)
+        """With its runs. Looked up: a call that made it may have failed all the same."""
+        got = self._call("GET", f"experiments/get-by-name?experiment_name={quote(self.name)}")
         if got.status == 404:
             raise Skipped("there is none")
-        return str(expect(got)["experiment"]["experiment_id"])
+        body = {"experiment_id": str(expect(got)["experiment"]["experiment_id"])}
+        return _deleted(self._call("POST", "experiments/delete", body))
 
-    # --- how ---------------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> explain.Answer:
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> explain.Response:
         content: dict[str, Any] = {} if body is None else {"json": body}
-        path = f"{self.wire.target.prefix}/api/2.0/mlflow/{path}"
-        return self.wire.send(method, path, self._key(), **content)
+        return self.wire.mlflow(f"/api/2.0/mlflow/{path}", method, **content)
 
     def _get(self, path: str, **query: str) -> dict[str, Any]:
         asked = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
         return expect(self._call("GET", f"{path}?{asked}"))
+
+    def _artifact(self, method: str, name: str, **body: Any) -> explain.Response:
+        return self.wire.send(method, self._path(name), self.wire.key, **body)
 
     def _path(self, name: str) -> str:
         root = urlsplit(self.artifact_uri).path.strip("/")
         tail = f"/{quote(name, safe='')}" if name else ""
         return f"{self.wire.target.prefix}{ARTIFACTS}/{quote(root)}{tail}"
 
-    def _key(self) -> dict[str, str]:
-        return credential(self.wire.options.key)
-
 
 def compare(name: str, sent: bytes, got: bytes, request_id: str = "") -> None:
     """Raises Failed if what came back has another SHA-256 sum than what was sent."""
     if hashlib.sha256(got).digest() != hashlib.sha256(sent).digest():
-        raise Failed(
-            f"{name} came back different: {len(got)} bytes instead of {len(sent)}.",
-            "The transfer was cut or changed on the way and looked whole: do not use this way.",
-            request_id,
-            "changed-on-the-way",
-        )
+        evidence = f"{name}: {len(got)} bytes instead of {len(sent)}."
+        raise Failed.of("changed-on-the-way", evidence, request_id)
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:
@@ -221,18 +205,11 @@ def _pieces(content: bytes) -> Iterator[bytes]:
         yield content[start : start + 64 * 1024]
 
 
-def _fault_of_size(size: int, chunked: bool) -> str:
-    """Whose fault it is that an upload fails where a small one did not; "" for the small one."""
-    if chunked:
-        return "chunked-lost"
-    return "body-limit" if size > MIB else ""
-
-
-def _deleted(got: explain.Answer) -> str:
+def _deleted(got: explain.Response) -> str:
     if got.status == 404:
         raise Skipped("there is none")
     if got.status != 200:
-        raise explain.answer(got, "200")
+        raise explain.response(got, "200")
     return ""
 
 
@@ -243,7 +220,7 @@ def run(steps: Steps, model: Model, large_mib: int) -> None:
     steps.run("metric", model.log_metric, needs=RUNS)
     steps.run(STORES, model.keeps_artifacts, needs=(RUNS, SERVED))
     steps.run(SMALL, partial(model.round_trip, "small.bin", 1024), needs=STORES)
-    steps.run("artifact, broken off halfway", model.send_half, needs=SMALL)
+    steps.run(HALF, model.send_half, needs=SMALL)
     over = "artifact of 1.5 MB"
     steps.run(over, partial(model.round_trip, "over.bin", OVER_ONE_MIB), needs=SMALL)
     chunked = partial(model.round_trip, "chunked.bin", 300_000, chunked=True)
@@ -253,13 +230,11 @@ def run(steps: Steps, model: Model, large_mib: int) -> None:
         steps.run(f"artifact of {large_mib} MB", large, needs=over)
     steps.run("registered model", model.register, needs=RUNS)
     steps.run("model version", model.make_version, needs="registered model")
-    half = "artifact, broken off halfway"
-    steps.run("what broke off is not there", model.half_is_not_there, needs=half)
+    steps.run("what broke off is not there", model.half_is_not_there, needs=HALF)
 
 
 def clean_up(steps: Steps, model: Model) -> None:
     """Delete what there is, whatever happened before."""
     steps.run("deleted: registered model", model.delete_model, always=True)
     steps.run("deleted: artifacts", model.delete_artifacts, always=True)
-    steps.run("deleted: run", model.delete_run, always=True)
     steps.run("deleted: experiment", model.delete_experiment, always=True)

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from app.doctor.command_line import Options, make_parser, parse, redactor
-from app.doctor.interruption import Interruption
-from app.doctor.steps import Steps
+from app.doctor.steps import Interruption, Steps
 
 
 def main(

@@ -1,18 +1,21 @@
-"""Named steps, their report and the exit status: what all check scripts share.
+"""Named steps, their report and the exit status: what all check programs share.
 
-A step is a function that returns a short detail to show (or None) and raises `Failed` or
-`Skipped` when there is nothing to be proud of. `Steps` times it, prints one line for it, hides
-the key in every text, and counts.
+A step is a function that returns a short detail to show (or None), or raises `Failed` or
+`Skipped`. `Steps` times it, prints a line for it, hides the key in every text, and counts.
 """
 
 import io
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from types import FrameType
 from typing import Any, Literal, TextIO
+
+from app.health.faults import fault
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -23,21 +26,21 @@ NAME_WIDTH = 46
 
 
 class Failed(Exception):
-    """A step went wrong.
-
-    Args:
-        message: one sentence, what happened.
-        remedy: what to do about it; "" if nobody knows.
-        request_id: the id to look for in the proxy's log; "" if there was no request.
-        fault: the name of what is wrong, out of `faults.py`; "" if it has none.
-    """
+    """A step failed: what happened, what to do about it, the id to look for in the proxy's log, and
+    the code of the fault. Absent texts are ""."""
 
     def __init__(
         self, message: str, remedy: str = "", request_id: str = "", fault: str = ""
     ) -> None:
         super().__init__(message)
-        self.message, self.remedy, self.request_id = message, remedy, request_id
-        self.fault = fault
+        self.message, self.remedy = message, remedy
+        self.request_id, self.fault = request_id, fault
+
+    @classmethod
+    def of(cls, key: str, evidence: str = "", request_id: str = "", **values: object) -> "Failed":
+        """A fault of the catalogue, by its key; `evidence` is what the step saw."""
+        found = fault(key, **values)
+        return cls(f"{found.message} {evidence}".strip(), found.remedy, request_id, found.code)
 
 
 class Skipped(Exception):
@@ -58,19 +61,19 @@ class Result:
 
 
 def unexpected(error: Exception) -> Failed:
-    """Translate an error that nobody foresaw: its type and its first line."""
+    """An unforeseen error: its type and its first line."""
     first_line = str(error).strip().split("\n")[0]
     return Failed(f"{type(error).__name__}: {first_line[:300]}", "Report this with its step.")
 
 
 @dataclass
 class Steps:
-    """Runs steps one after the other and reports each as soon as it is done.
+    """Runs steps one after the other and reports each at once.
 
     Args:
-        title: what is being checked, for the heading.
+        title: what is checked, for the heading.
         facts: label and value of each heading line, such as the tracking URI.
-        redact: takes the key out of a text; every text passes through it.
+        redact: removes the key from a text; every text passes through it.
         as_json: print one JSON document at the end and nothing before.
         translate: turns an exception that is neither `Failed` nor `Skipped` into a `Failed`.
         out: where the report goes; None is the stdout of this moment.
@@ -82,13 +85,13 @@ class Steps:
     as_json: bool = False
     translate: Callable[[Exception], Failed] = unexpected
     out: TextIO | None = None
-    results: list[Result] = field(default_factory=list)
     interrupted: bool = False
+    results: list[Result] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.out = self.out or sys.stdout
         if isinstance(self.out, io.TextIOWrapper):
-            self.out.reconfigure(errors="replace")  # a terminal without ✓ shall not end the run
+            self.out.reconfigure(errors="replace")  # a terminal without ✓ must not end the run
         self._blocked: set[str] = set()
         self._last_remedy = ""
         self._started = time.perf_counter()
@@ -105,25 +108,20 @@ class Steps:
         needs: str | tuple[str, ...] = (),
         always: bool = False,
     ) -> bool:
-        """Run one step; True if it passed.
-
-        Args:
-            needs: names of earlier steps; if one of them failed, this one is skipped.
-            always: run it even after Ctrl-C (cleaning up).
-        """
+        """Runs one step; True if it passed. It is skipped if one of the steps that it `needs` did
+        not run or failed, and after Ctrl-C unless it runs `always` (cleaning up)."""
         wanted = (needs,) if isinstance(needs, str) else needs
         missing = [step for step in wanted if step in self._blocked]
         if missing or (self.interrupted and not always):
             self._blocked.add(name)
             why = "interrupted" if self.interrupted else f"needs: {missing[0]}"
-            return self._record(Result(name, "skipped", 0.0, why))
+            return self._record(name, "skipped", 0.0, Failed(why))
         started = time.perf_counter()
-        status, failure = self._outcome(check)
+        status, found = self._outcome(check)
         if status == "failed":
             self._blocked.add(name)
         ms = round((time.perf_counter() - started) * 1000, 1)
-        said = (failure.message, failure.remedy, failure.request_id, failure.fault)
-        return self._record(Result(name, status, ms, *said))
+        return self._record(name, status, ms, found)
 
     def _outcome(self, check: Callable[[], str | None]) -> tuple[Status, Failed]:
         try:
@@ -139,19 +137,30 @@ class Steps:
             return "failed", self.translate(error)
 
     def finish(self) -> int:
-        """Print the summary (or the JSON document); return the exit status."""
+        """Prints the summary (or the JSON document); returns the exit status."""
         took = time.perf_counter() - self._started
+        counts: dict[str, int] = {status: self.count(status) for status in MARKS}
         if self.as_json:
-            self._print(json.dumps(self._document(took), indent=2, ensure_ascii=False))
+            facts = {label.lower().replace(" ", "_"): text for label, text in self.facts.items()}
+            document: dict[str, Any] = {
+                "title": self.title,
+                **{name: self.redact(text) for name, text in facts.items()},
+                "ok": self.ok,
+                **counts,
+                "seconds": round(took, 3),
+                "faults": list(self.faults),
+                "steps": [asdict(result) for result in self.results],
+            }
+            self._print(json.dumps(document, indent=2, ensure_ascii=False))
         if self.faults:
             self._say(f"\nfound: {', '.join(self.faults)}")
-        parts = [f"{self.count(status)} {status}" for status in MARKS if self.count(status)]
-        self._say(f"\n{', '.join(parts)} in {took:.1f} s")
+        summary = [f"{count} {status}" for status, count in counts.items() if count]
+        self._say(f"\n{', '.join(summary)} in {took:.1f} s")
         return EXIT_OK if self.ok else EXIT_FAILED
 
     @property
     def faults(self) -> dict[str, Result]:
-        """What is wrong, by name: for each fault the first step that showed it."""
+        """What is wrong, by code: for each fault the first step that showed it."""
         found: dict[str, Result] = {}
         for result in self.results:
             if result.fault:
@@ -165,27 +174,9 @@ class Steps:
     def count(self, status: Status) -> int:
         return sum(result.status == status for result in self.results)
 
-    def _document(self, took: float) -> dict[str, Any]:
-        return {
-            "title": self.title,
-            **{
-                label.lower().replace(" ", "_"): self.redact(value)
-                for label, value in self.facts.items()
-            },
-            "ok": self.ok,
-            **{status: self.count(status) for status in MARKS},
-            "seconds": round(took, 3),
-            "faults": list(self.faults),
-            "steps": [asdict(result) for result in self.results],
-        }
-
-    def _record(self, result: Result) -> bool:
-        result = replace(
-            result,
-            detail=self.redact(result.detail),
-            remedy=self.redact(result.remedy),
-            request_id=self.redact(result.request_id),
-        )
+    def _record(self, name: str, status: Status, ms: float, found: Failed) -> bool:
+        texts = (found.message, found.remedy, found.request_id, found.fault)
+        result = Result(name, status, ms, *map(self.redact, texts))
         self.results.append(result)
         for line in self._lines(result):
             self._say(line)
@@ -216,7 +207,7 @@ class Steps:
     def _print(self, text: str) -> None:
         try:
             print(text, file=self.out, flush=True)
-        except BrokenPipeError:  # `| head` has seen enough; cleaning up still has to run
+        except BrokenPipeError:  # `| head` has closed the pipe; cleaning up still has to run
             self.out = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
             os.dup2(self.out.fileno(), 1)
 
@@ -224,3 +215,29 @@ class Steps:
 def uses_colour(out: TextIO, environ: Any) -> bool:
     """Colour only on a terminal, and not if NO_COLOR is set (see no-color.org)."""
     return out.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM stop the steps, not the cleaning up: `with Interruption(steps): run(…)`.
+
+    A signal ends the block and makes the run a failed one. In what follows the block the first
+    signal is only noted; the second one ends that too.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._tolerated = 0
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._arrived)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._tolerated = 1
+        return kind is KeyboardInterrupt
+
+    def _arrived(self, _number: int, _frame: FrameType | None) -> None:
+        self._steps.interrupted = True  # remembered even if a library swallows the exception
+        if not self._tolerated:
+            raise KeyboardInterrupt
+        self._tolerated -= 1

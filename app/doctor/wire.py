@@ -10,7 +10,7 @@ import requests
 from requests.utils import get_environ_proxies
 
 from app.doctor.command_line import Options
-from app.doctor.explain import Answer, answer, network
+from app.doctor.explain import Response, network, response
 from app.doctor.steps import Failed
 
 KEY_FORMS = ("Bearer", "ApiKey", "Basic", "X-API-Key")
@@ -30,6 +30,7 @@ class Wire:
 
     def __init__(self, options: Options) -> None:
         self.options, self.target = options, options.target
+        self.key = credential(options.key)
         self._session = requests.Session()
         self._session.trust_env = False  # else .netrc would replace our Authorization
         self._session.verify = options.ca_file or True
@@ -38,12 +39,19 @@ class Wire:
 
     @property
     def is_direct(self) -> bool:
-        """False if the environment's proxy stands between us and the deployment."""
+        """False if the environment's proxy is between here and the deployment."""
         return not {self.target.root.split(":")[0], "all"} & set(self._session.proxies)
 
-    def get(self, path: str, headers: dict[str, str] | None = None, root: str = "") -> Answer:
+    def get(self, path: str, headers: dict[str, str] | None = None, root: str = "") -> Response:
         """GET a path below the deployment's root, such as "/health"; or below another root."""
         return self.send("GET", path, headers, root)
+
+    def mlflow(
+        self, path: str, method: str = "GET", headers: dict[str, str] | None = None, **body: Any
+    ) -> Response:
+        """Send a request to a path of MLflow, such as "/version", with the key and below the
+        prefix."""
+        return self.send(method, self.target.prefix + path, self.key | (headers or {}), **body)
 
     def send(
         self,
@@ -52,18 +60,18 @@ class Wire:
         headers: dict[str, str] | None = None,
         root: str = "",
         **body: Any,
-    ) -> Answer:
-        """Send one request with an X-Request-ID of our own.
+    ) -> Response:
+        """Send one request with an X-Request-ID of its own.
 
         Args:
             root: where the path begins; by default the deployment's root.
             body: `json=` or `data=`, as requests takes them.
 
         Raises:
-            Failed: no answer, or not a whole one, within the time-out.
+            Failed: no whole response within the timeout.
         """
-        request_id = uuid.uuid4().hex
-        headers = {"X-Request-ID": request_id, **(headers or {})}
+        headers = {"X-Request-ID": uuid.uuid4().hex, **(headers or {})}
+        request_id, shown = headers["X-Request-ID"], _short(path)
         self._session.cookies.clear()
         started = time.perf_counter()
         try:
@@ -76,31 +84,12 @@ class Wire:
                 **body,
             )
         except requests.exceptions.ChunkedEncodingError as error:
-            raise network(IncompleteRead(b""), f"{method} {_short(path)}", request_id) from error
+            raise network(IncompleteRead(b""), f"{method} {shown}", request_id) from error
         except (requests.RequestException, OSError) as error:
             way = "" if self.is_direct else ", through the environment's proxy"
-            raise network(error, f"{method} {_short(path)}{way}", request_id) from error
+            raise network(error, f"{method} {shown}{way}", request_id) from error
         took = (time.perf_counter() - started) * 1000
-        return Answer(
-            method,
-            _short(path),
-            got.status_code,
-            got.headers,
-            got.content,
-            took,
-            headers["X-Request-ID"],
-        )
-
-
-def post(url: str, content: dict[str, str], timeout: float) -> Answer:
-    """One POST of JSON to any address, without a key; raises Failed as `Wire.send` does."""
-    with requests.Session() as session:
-        session.trust_env = False
-        try:
-            got = session.post(url, json=content, timeout=timeout, allow_redirects=False)
-        except (requests.RequestException, OSError) as error:
-            raise network(error, f"POST {url}") from error
-    return Answer("POST", url, got.status_code, got.headers, got.content)
+        return Response(method, shown, got.status_code, got.headers, got.content, took, request_id)
 
 
 def _short(path: str) -> str:
@@ -108,48 +97,35 @@ def _short(path: str) -> str:
     return path if len(path) < 200 else f"{path[:60]}… ({len(path)} characters)"
 
 
-def expect(got: Answer, status: int = 200) -> dict[str, Any]:
-    """The JSON object of an answer with that status.
+def expect(got: Response, status: int = 200) -> dict[str, Any]:
+    """The JSON object of a response with that status.
 
     Raises:
         Failed: another status, or anything but a JSON object.
     """
     document = got.document()
     if got.status != status or document is None:
-        raise answer(got, f"{status} with JSON")
+        raise response(got, f"{status} with JSON")
     return document
 
 
-def expect_unauthenticated(got: Answer, offered: str) -> str:
-    """Check that a request was refused as the SDK needs it: 401, JSON, a code, a challenge.
+def expect_unauthenticated(got: Response, offered: str) -> str:
+    """Checks that a request was refused as the SDK needs it: 401, JSON, a code, a challenge.
 
     Args:
         offered: how the request identified itself, as "no key".
 
     Raises:
-        Failed: it was let in, sent to a login page, or refused in other words.
+        Failed: it was let in, sent to a login page, or refused in another form.
     """
     if got.status == 200 and not got.is_page:
-        raise Failed(
-            f"{got.method} {got.path} was answered with {offered}: anybody can get in.",
-            "Requests reach MLflow around the proxy, or --uri names MLflow itself: forward the "
-            "path to the proxy's port (8000), never to MLflow's (5000).",
-            got.request_id,
-            "door-open",
-        )
+        raise Failed.of("door-open", f"{got.seen}, with {offered}.", got.request_id)
     document = got.document()
-    if got.status == 401 and document is None:
-        raise Failed(
-            f"{got.method} {got.path} answered 401, but not in JSON, which the SDK cannot read.",
-            "Something in front of the proxy asks for a login of its own: let these paths pass.",
-            got.request_id,
-            "not-the-proxy",
-        )
     if document is None or got.status != 401:
-        raise answer(got, f"401 for {offered}")
+        raise response(got, f"401 in JSON for {offered}")
     missing = [] if document.get("error_code") == "UNAUTHENTICATED" else ["error_code"]
     missing += [] if got.headers.get("WWW-Authenticate") else ["WWW-Authenticate"]
     if missing:
-        said = f"The 401 lacks {' and '.join(missing)}."
-        raise Failed(said, "", got.request_id, "answers-changed")
+        lacks = f"The 401 lacks {' and '.join(missing)}."
+        raise Failed.of("answers-changed", lacks, got.request_id)
     return "401 in JSON"

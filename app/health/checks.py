@@ -1,20 +1,22 @@
-"""The health checks: each asks one part, in its own time; diagnosis.py says what the answer means.
+"""The health checks: each probes one part, with its own timeout; diagnosis.py says what it means.
 
-MLflow is asked one question after the other, so that they do not compete for it, and only the first
-one where that finds nobody.
-
-They ask past the circuits: one that is still open must not hide that its part is back, nor its
-being closed hide that the part is gone.
+They probe past the circuits: an open circuit must not hide that its part is back, nor a closed one
+that the part is gone. MLflow gets one request after the other, so that they do not compete; if the
+first one gets no response, the others are not sent.
 """
 
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Protocol
+from urllib.parse import urlsplit
 
-from app.health import diagnosis, messages
-from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY, Finding
+from app.health import diagnosis
+from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY, Finding, Part, bad
+from app.health.faults import fault
 from app.health.results import Check, Question
 from app.request.errors import ProxyError, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from app.state.circuits import CircuitBoard
@@ -22,10 +24,11 @@ from app.state.redis_link import RedisLink
 from app.upstream.answers import is_of_mlflow
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import HEALTH, ProbeResponse, Upstream
+from app.upstream.names import NAMES
 from config import Settings
 
-#: What MLflow is asked: cheap questions, each through another part of it. The artifact folder does
-#: not exist, so that nothing long is listed.
+#: Cheap requests, each through another part of MLflow. The artifact folder does not exist, so no
+#: long list comes back.
 MLFLOW_QUESTIONS = {
     "connectivity": HEALTH,
     "experiments_api": "/api/2.0/mlflow/experiments/search?max_results=1",
@@ -39,13 +42,13 @@ CHECKS = (*MLFLOW_QUESTIONS, "redis", "auth_service", "circuit", "instance")
 #: Without these nothing can be served; the failure of any other makes the state "degraded".
 ESSENTIAL = ("connectivity", "experiments_api")
 
-#: Seconds before a question in which an answer to a caller shows that MLflow is there; its /health
-#: has to be answered, or a caller meanwhile, or MLflow may have frozen since. Longer than the 30 s
-#: for which MLflow without a free database connection answers nobody: that is no reason to take all
-#: instances out of a load balancer.
+#: A response to a caller this many seconds before a check still shows that MLflow is there. For
+#: /health only a response during the check counts: MLflow may have frozen since. Longer than the
+#: 30 s for which MLflow without a free database connection answers nobody: that is no reason to
+#: take all instances out of a load balancer.
 SERVED = 45.0
 
-#: Beside the auth service's path: a 404 here as there means that neither is known to it.
+#: Added to the auth service's path: if that gets the same 404, the path itself is unknown.
 NO_SUCH_PATH = "-hokusai-health-check"
 
 
@@ -55,14 +58,15 @@ class AuthService(Protocol):
     circuit: Circuit
 
     def ping(self, timeout: float, beside: str = "") -> tuple[int, str, bytes]:
-        """The status, Content-Type and body of an answer to a question without a key."""
+        """Status, Content-Type and body of the response to a request without a key."""
 
 
 class Checks:
-    """What to ask each part; `settings` says where they are, and how long one may take."""
+    """How to probe each part; `settings` has the addresses and HEALTH_TIMEOUT."""
 
     def __init__(
         self,
+        *,
         settings: Settings,
         upstream: Upstream,
         link: RedisLink,
@@ -71,8 +75,8 @@ class Checks:
     ) -> None:
         self._timeout = settings.health_timeout
         self._has_key = bool(settings.mlflow_upstream_token or settings.mlflow_upstream_username)
-        self._remedy = f" {messages.PASSWORD}" if settings.mlflow_upstream_username else ""
-        #: What the first question of this round found where nobody answered; a round has a thread.
+        self._note = f" {fault('check.password')}" if settings.mlflow_upstream_username else ""
+        #: Why the first request of this round got no response; each round has a thread.
         self._round = threading.local()
         self._upstream = upstream
         self._link = link
@@ -83,50 +87,55 @@ class Checks:
         self._redis = diagnosis.redis_at(settings.redis_url)
 
     def questions(self) -> dict[str, Question]:
-        """Every check by name."""
-        hangs, slow = self._mlflow.says("hangs"), messages.SLOW + self._remedy
+        """Every check by name. The first of each part looks up its host name too."""
         made = {
-            name: Question(self._mlflow_question(name, path), hangs, line="mlflow", slow=slow)
-            for name, path in MLFLOW_QUESTIONS.items()
+            name: self._question(self._mlflow, partial(self._ask_mlflow, name), "mlflow")
+            for name in MLFLOW_QUESTIONS
         }
-        return made | {
-            "redis": Question(self._ask_redis, self._redis.says("hangs")),
-            "auth_service": Question(self._ask_auth_service, self._auth.says("hangs")),
-            "circuit": Question(self._circuits, messages.FAILED),
-        }
+        made["redis"] = self._question(self._redis, self._ask_redis)
+        made["auth_service"] = self._question(self._auth, self._ask_auth_service)
+        named = {"connectivity": self._mlflow, "redis": self._redis, "auth_service": self._auth}
+        for name, part in named.items():
+            made[name] = with_name_lookup(made[name], part, self._timeout)
+        return made | {"circuit": Question(self._circuits)}
 
-    def _mlflow_question(self, name: str, path: str) -> Callable[[], Finding]:
-        def ask() -> Finding:
-            is_first = path == HEALTH
-            if nobody := getattr(self._round, "nobody", None):
-                return nobody  # type: ignore[no-any-return]
-            served_since = time.monotonic() - (0 if is_first else SERVED)
-            try:
-                told = self._ask_mlflow(path)
-            except ProxyError as error:
-                found = self._unanswered(error, served_since)
-                if is_first:
-                    self._round.nobody = found
-                return found
-            by_mlflow = is_of_mlflow(told.headers, told.data)
-            return diagnosis.mlflow_answer(
-                name, self._mlflow, told.status, told.data, self._has_key, by_mlflow
-            )
+    def _question(self, part: Part, ask: Callable[[], Finding], line: str = "") -> Question:
+        note = self._note if part is self._mlflow else ""
+        return Question(ask, str(part.no_response("hangs")), line, note=note)
 
-        return ask
+    def _ask_mlflow(self, name: str) -> Finding:
+        path = MLFLOW_QUESTIONS[name]
+        if missing := getattr(self._round, "missing", None):
+            return missing  # type: ignore[no-any-return]
+        served_since = time.monotonic() - (0 if path == HEALTH else SERVED)
+        try:
+            response = self._send(path)
+        except ProxyError as error:
+            found = self._no_response(error, served_since)
+            if path == HEALTH:
+                self._round.missing = found
+            return found
+        return diagnosis.mlflow_response(
+            name,
+            self._mlflow,
+            response.status,
+            response.data,
+            has_key=self._has_key,
+            by_mlflow=is_of_mlflow(response.headers, response.data),
+        )
 
-    def _unanswered(self, error: ProxyError, served_since: float) -> Finding:
-        """MLflow gave no answer. If it has answered a caller since, it is busy and not gone."""
+    def _no_response(self, error: ProxyError, served_since: float) -> Finding:
+        """MLflow did not respond. If it has served a caller since, it is busy and not gone."""
         was_sent = not isinstance(error, UpstreamUnreachable)
-        found = diagnosis.unanswered(self._mlflow, error, was_sent)
+        found = diagnosis.no_response(self._mlflow, error, was_sent)
         if not isinstance(error, UpstreamTimeout):
             return found
         if self._upstream.served > served_since:
-            found = diagnosis.busy(found)
-        return found._replace(message=found.message + self._remedy)
+            found = bad(DEGRADED, fault("check.busy"), found.detail)
+        return found._replace(message=found.message + self._note)
 
-    def _ask_mlflow(self, path: str) -> ProbeResponse:
-        """Once more where the connection broke: it may have been an old one, that MLflow closed."""
+    def _send(self, path: str) -> ProbeResponse:
+        """Tries twice if the connection broke: MLflow may have closed an idle one."""
         try:
             return self._upstream.ask(path, self._timeout)
         except UpstreamReset:
@@ -134,10 +143,10 @@ class Checks:
 
     def _ask_redis(self) -> Finding:
         if self._link.client is None:
-            return Finding(HEALTHY, messages.WELL["no redis"])
+            return Finding(HEALTHY, "No Redis: one process, counts in memory.")
         trouble = self._link.trouble()
         if trouble is None:
-            return Finding(HEALTHY, messages.WELL["redis"])
+            return Finding(HEALTHY, "Redis answers.")
         if trouble.lacks:
             self._link.watch()  # for the metric and the log
         return diagnosis.redis_trouble(self._redis, trouble)
@@ -145,16 +154,43 @@ class Checks:
     def _ask_auth_service(self) -> Finding:
         ping = self._auth_service.ping
         try:
-            answer = ping(self._timeout)
-            same_beside = answer[0] == 404 and _is_same(answer, ping(self._timeout, NO_SUCH_PATH))
+            response = ping(self._timeout)
+            same_beside = response[0] == 404 and _is_same(
+                response, ping(self._timeout, NO_SUCH_PATH)
+            )
         except ProxyError as error:
-            return diagnosis.auth_unanswered(self._auth, error)
-        return diagnosis.auth_answer(self._auth, *answer, same_beside)
+            return diagnosis.auth_no_response(self._auth, error)
+        return diagnosis.auth_response(self._auth, *response, same_beside)
 
     def _circuits(self) -> Finding:
         mlflow = self._board.not_closed(self._upstream.circuit)
         auth = self._board.not_closed(self._auth_service.circuit)
         return diagnosis.circuits(mlflow, auth)
+
+
+def with_name_lookup(question: Question, part: Part, timeout: float) -> Question:
+    """The same question, which also looks up the part's host name, for at most `timeout` seconds.
+    A part can answer by its last good address while lookups fail: that is degraded."""
+    host = urlsplit(f"//{part.host}").hostname or ""
+
+    def ask() -> Finding:
+        found = question.ask()
+        if found.status != HEALTHY or not host or not _fails(host, timeout):
+            return found
+        detail = f"{part.host}: lookups fail"
+        return bad(DEGRADED, part.no_response("last address"), detail)
+
+    return replace(question, ask=ask)
+
+
+def _fails(host: str, timeout: float) -> bool:
+    """Looks the host up, unless that was done just now: kept connections need no lookup, so only
+    the next connection would fail."""
+    try:
+        NAMES.addresses(host, timeout)
+    except OSError:
+        return True
+    return NAMES.failing(host)
 
 
 def overall(checks: Mapping[str, Check]) -> str:
@@ -166,11 +202,11 @@ def overall(checks: Mapping[str, Check]) -> str:
 
 
 def _is_same(one: tuple[int, str, bytes], other: tuple[int, str, bytes]) -> bool:
-    """Whether two answers differ only in the path or in numbers that they repeat."""
+    """Whether two responses differ only in the path or in numbers that they repeat."""
     return _bare(one) == _bare(other)
 
 
-def _bare(answer: tuple[int, str, bytes]) -> tuple[int, str, bytes]:
-    status, content_type, body = answer
+def _bare(response: tuple[int, str, bytes]) -> tuple[int, str, bytes]:
+    status, content_type, body = response
     body = body.replace(NO_SUCH_PATH.encode(), b"")
     return status, content_type, re.sub(rb"[0-9a-f-]*[0-9][0-9a-f-]*", b"", body)

@@ -1,66 +1,81 @@
-"""What a failure or an answer means: from exceptions, statuses and texts to a finding.
+"""What a failure or a response means: from exceptions, statuses and texts to a finding.
 
-Decides; asks nobody. A finding's message is for everybody and stands in messages.py; its detail,
-with host names and the words of libraries, is for whoever holds a key.
+Pure decisions. A finding's message is public and comes from the catalogue (faults.tsv); its detail,
+with host names and the words of libraries, is for callers with a key.
 """
 
 import json
-import socket
-import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from app.health import messages
+from app.health.faults import FAULTS, Fault, causes, fault, why_no_response
 from app.state.redis_faults import said
 from app.state.redis_link import Trouble
 from app.state.redis_rights import explain
 from app.state.redis_sentinel import MasterAlone
 from app.upstream.answers import NO_PERMISSION
-from app.upstream.names import LookupFailed
 
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
 
-#: What stands in the answer of the list that a check asks for; an empty list is left out.
+#: The list in the response to each check; MLflow leaves out an empty one.
 LISTS = {
     "experiments_api": "experiments",
     "models_api": "registered_models",
     "artifacts_api": "files",
 }
 
+#: The consequence of a fault, behind its message.
+WITHOUT_REDIS = "Until then, each instance counts limits on its own and misses revocations."
+WITHOUT_SOME = "Until then, limits, sessions and decisions of the affected nodes do not use Redis."
+WITHOUT_SENTINELS = "Until then, the master that they named last is used."
+WITHOUT_AUTH = "Keys with a recent answer still work; others get 503."
+
 
 class Finding(NamedTuple):
-    """What a check found: one of the three words, a message, a detail for operators."""
+    """What a check found: one of the three words, a message, a detail for operators. `fault` is
+    None where all is well."""
 
     status: str
     message: str
     detail: str = ""
+    fault: Fault | None = None
+
+
+def bad(status: str, fault: Fault, detail: str, *notes: str) -> Finding:
+    """A finding with a fault; `notes` follow its message."""
+    return Finding(status, " ".join((str(fault), *notes)), detail, fault)
 
 
 class Part(NamedTuple):
-    """Something that the proxy depends on: its name, the variable that holds its address, and the
-    host and port in there."""
+    """Something that the proxy depends on: its name, the variable with its address, the host and
+    port in there, and how the codes of its faults begin."""
 
     name: str
     setting: str
     host: str
+    code: str
 
-    def says(self, word: str) -> str:
-        """The message of messages.UNANSWERED for this part."""
-        return messages.UNANSWERED[word].format(part=self.name, setting=self.setting)
+    def no_response(self, word: str) -> Fault:
+        """The fault behind a word of why_no_response."""
+        kind = {"dns": "dns", "name server": "dns", "silent": "slow"}.get(word, "down")
+        code = f"{self.code}-{kind}"
+        found = fault(f"network.{word}", part=self.name, setting=self.setting)
+        return found._replace(code=code if code in FAULTS else f"{self.code}-down")
 
 
 def mlflow_at(url: str) -> Part:
     """MLflow at this address."""
-    return Part("MLflow", "MLFLOW_SERVER_URL", urlsplit(url).netloc)
+    return Part("MLflow", "MLFLOW_SERVER_URL", urlsplit(url).netloc, "mlflow")
 
 
 def auth_service_at(url: str) -> Part:
     """The auth service at this address."""
-    return Part("The auth service", "HOKUSAI_AUTH_SERVICE_URL", urlsplit(url).netloc)
+    host, setting = urlsplit(url).netloc, "HOKUSAI_AUTH_SERVICE_URL"
+    return Part("The auth service", setting, host, "auth-service")
 
 
-#: Where Redis is said to be, if not by REDIS_URL alone.
+#: What names the address of Redis, where REDIS_URL alone does not.
 ANNOUNCED = {
     "+sentinel://": "REDIS_URL (or what the Sentinels announce)",
     "+cluster://": "REDIS_URL (or what the nodes announce)",
@@ -69,96 +84,55 @@ ANNOUNCED = {
 
 def redis_at(url: str) -> Part:
     """Redis at this address, without its credentials."""
-    setting = next((said for kind, said in ANNOUNCED.items() if kind in url), "REDIS_URL")
-    return Part("Redis", setting, without_credentials(url).partition("://")[2])
+    setting = next((name for kind, name in ANNOUNCED.items() if kind in url), "REDIS_URL")
+    return Part("Redis", setting, without_credentials(url).partition("://")[2], "redis")
 
 
 def without_credentials(url: str) -> str:
-    """A URL without user, password and query; a URL with several hosts, too."""
-    plain = url.partition("?")[0]
-    scheme, separator, rest = plain.partition("://")
+    """A URL without user, password and query; also one with several hosts."""
+    scheme, separator, rest = url.partition("?")[0].partition("://")
     return scheme + separator + rest.rpartition("@")[2]
 
 
-# --- no answer -----------------------------------------------------------------------------------
-
-
-def unanswered(part: Part, error: BaseException, was_sent: bool = False) -> Finding:
-    """No answer came; the exceptions behind `error` tell why. `was_sent`: the question went out."""
-    causes = list(_causes(error))
-    return Finding(UNHEALTHY, part.says(_why(causes, was_sent)), f"{part.host}: {causes[-1]}")
-
-
-def busy(found: Finding) -> Finding:
-    """No answer to a check, while callers were answered."""
-    return found._replace(status=DEGRADED, message=messages.BUSY)
-
-
-def _why(causes: list[BaseException], was_sent: bool) -> str:
-    """A word of messages.UNANSWERED."""
-    kinds: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
-        ("name server", (LookupFailed,)),
-        ("dns", (socket.gaierror,)),
-        ("refused", (ConnectionRefusedError,)),
-        ("certificate", (ssl.SSLCertVerificationError,)),
-        ("no tls", (ssl.SSLError,)),
-        ("broken off", (ConnectionResetError, BrokenPipeError)),
-    )
-    for word, kind in kinds:
-        if any(isinstance(cause, kind) for cause in causes):
-            return word
-    names = [type(cause).__name__ for cause in causes]
-    if was_sent and not any("ConnectTimeout" in name for name in names):
-        return "silent" if any("Timeout" in name for name in names) else "broken off"
-    return "no connection" if any("Timeout" in name for name in names) else "unreachable"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and all behind it, the innermost last."""
-    waiting: list[Any] = [error]
-    seen: set[int] = set()
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, BaseException) and id(found) not in seen:
-            seen.add(id(found))
-            yield found
-            reason = getattr(found, "reason", None)  # urllib3 keeps it so
-            waiting += [found.__context__, reason, found.__cause__]
+def no_response(part: Part, error: BaseException, was_sent: bool = False) -> Finding:
+    """No response came. `was_sent`: the request was sent."""
+    why = part.no_response(why_no_response(error, was_sent))
+    return bad(UNHEALTHY, why, f"{part.host}: {list(causes(error))[-1]}")
 
 
 # --- MLflow --------------------------------------------------------------------------------------
 
-#: Not right, but requests are served.
+#: The proxy can still forward requests.
 MLFLOW_DEGRADED = frozenset(("no artifacts", "throttled"))
 
 
-def mlflow_answer(
-    check: str, part: Part, status: int, body: bytes, has_key: bool, by_mlflow: bool = False
+def mlflow_response(
+    check: str, part: Part, status: int, body: bytes, *, has_key: bool, by_mlflow: bool = False
 ) -> Finding:
-    """What MLflow's answer to the question of a check means. `has_key`: the proxy shows MLflow
-    credentials. `by_mlflow`: MLflow itself wrote the answer, for all one can tell."""
-    text = body[:200].decode("utf-8", "replace").strip()
-    word = _mlflow_word(check, status, text, _json(body), has_key, by_mlflow)
+    """What MLflow's response to a check means. `has_key`: the proxy sends MLflow credentials.
+    `by_mlflow`: as far as one can tell, MLflow itself wrote the response."""
+    text, document = _text(body), _json(body)
+    is_object = isinstance(document, dict)
+    if status == 200:
+        word = _mlflow_200(check, text, document)
+    elif status == 508 or (is_object and {"error_code", "request_id"} <= {*document}):
+        word = "loop"  # MLflow's errors have no request id
+    elif check == "artifacts_api" and is_object and "error_code" in document:
+        word = "fails"  # S3's refusals of MLflow: 401, 403, and 404 for its bucket
+    else:
+        word = _mlflow_failure(status, text, has_key, is_api=is_object or by_mlflow)
     if word is None:
-        return Finding(HEALTHY, messages.WELL["mlflow"])
+        return Finding(HEALTHY, "MLflow answers.")
     detail = f"{part.host} answered {status}: {text}"
     if word == "host":
         detail = f"mlflow server --allowed-hosts {part.host}"
     level = DEGRADED if word in MLFLOW_DEGRADED else UNHEALTHY
-    return Finding(level, messages.MLFLOW[word].format(status=status), detail)
+    return bad(level, fault(f"mlflow.{word}", status=status), detail)
 
 
-def _mlflow_word(
-    check: str, status: int, text: str, document: Any, has_key: bool, by_mlflow: bool
-) -> str | None:
-    """A word of messages.MLFLOW; None if all is well."""
-    if status == 200:
-        return _mlflow_200(check, text, document)
-    is_object = isinstance(document, dict)
+def _mlflow_failure(status: int, text: str, has_key: bool, is_api: bool) -> str:
+    """A key of the catalogue without its `mlflow.`."""
     cases = (
-        (status == 508 or (is_object and {"error_code", "request_id"} <= {*document}), "loop"),
-        # S3's refusals of MLflow: 401, 403, and 404 for its bucket.
-        (check == "artifacts_api" and is_object and "error_code" in document, "fails"),
         (status == 403 and "Invalid Host" in text, "host"),
         ("--no-serve-artifacts" in text, "no artifacts"),
         ("--artifacts-only" in text, "artifacts only"),
@@ -167,9 +141,9 @@ def _mlflow_word(
         (status == 404, "not found"),
         (300 <= status < 400, "redirect"),
         (status == 429, "throttled"),
-        (status in (502, 503, 504) and not is_object and not by_mlflow, "intermediary"),
+        (status in (502, 503, 504) and not is_api, "intermediary"),
     )
-    return next((word for is_so, word in cases if is_so), "fails")
+    return _first(cases) or "fails"
 
 
 def _mlflow_200(check: str, text: str, document: Any) -> str | None:
@@ -178,6 +152,14 @@ def _mlflow_200(check: str, text: str, document: Any) -> str | None:
     wanted = LISTS.get(check)
     is_list = isinstance(document, dict) and (not document or wanted in document)
     return None if wanted is None or is_list else "another"
+
+
+def _first(cases: Iterable[tuple[bool, str]]) -> str | None:
+    return next((word for is_so, word in cases if is_so), None)
+
+
+def _text(body: bytes) -> str:
+    return body[:200].decode("utf-8", "replace").strip()
 
 
 def _json(body: bytes) -> Any:
@@ -191,72 +173,73 @@ def _json(body: bytes) -> Any:
 
 
 def redis_trouble(part: Part, trouble: Trouble) -> Finding:
-    """What is wrong with Redis. Where it only refuses some of what is needed, the rest works."""
+    """What is wrong with Redis. A partial trouble leaves some commands working."""
     detail = f"{part.host}: {said(trouble.error)}"
     level = DEGRADED if trouble.is_partial else UNHEALTHY
     if trouble.lacks:
-        return Finding(level, explain(trouble.lacks), detail)
-    message = messages.REDIS.get(trouble.word) or unanswered(part, trouble.error).message
-    hurts = messages.WITHOUT_SOME if trouble.is_partial else messages.WITHOUT_REDIS
+        message, add, remedy = explain(trouble.lacks).partition(" Add to its ACL")
+        found = fault("redis.permission", message=message, remedy=(add + remedy).strip())
+        return bad(level, found, detail)
+    if f"redis.{trouble.word}" in FAULTS:
+        found = fault(f"redis.{trouble.word}")
+    else:
+        found = part.no_response(why_no_response(trouble.error))
+    return bad(level, found, detail, _without_redis(trouble))
+
+
+def _without_redis(trouble: Trouble) -> str:
     if isinstance(trouble.error, MasterAlone):
-        hurts = messages.WITHOUT_SENTINELS
-    return Finding(level, f"{message} {hurts}", detail)
+        return WITHOUT_SENTINELS
+    return WITHOUT_SOME if trouble.is_partial else WITHOUT_REDIS
 
 
-def auth_unanswered(part: Part, error: BaseException) -> Finding:
-    """The auth service gave no answer."""
-    connected = "ReadTimeout" in " ".join(type(cause).__name__ for cause in _causes(error))
-    found = unanswered(part, error, was_sent=connected)
-    return found._replace(message=f"{found.message} {messages.WITHOUT_AUTH}")
+def auth_no_response(part: Part, error: BaseException) -> Finding:
+    """The auth service did not answer."""
+    was_sent = any("ReadTimeout" in type(cause).__name__ for cause in causes(error))
+    found = no_response(part, error, was_sent)
+    return found._replace(message=f"{found.message} {WITHOUT_AUTH}")
 
 
-#: One of these stands in each 200 of the auth service.
-VERDICT = frozenset(("valid", "is_valid", "user_id", "user"))
+#: Each 200 of the auth service has one of these.
+DECISION = frozenset(("valid", "is_valid", "user_id", "user"))
 
 #: Not certain, or not for everybody: a service may answer 404 for keys that it does not know.
 AUTH_DEGRADED = frozenset(("throttled", "no path"))
 
 
-def auth_answer(
+def auth_response(
     part: Part, status: int, content_type: str, body: bytes, same_beside: bool
 ) -> Finding:
-    """What the answer to a question without a key means; 401 is right, and 200 with a verdict.
-    `same_beside`: a path that does not exist is answered in the same way."""
-    text = body[:200].decode("utf-8", "replace").strip()
+    """What the response to a request without a key means; 401 is right, and 200 with a decision.
+    `same_beside`: a path that does not exist gets the same response."""
+    text, document = _text(body), _json(body)
     is_page = "html" in content_type or text.startswith("<")
-    document = _json(body)
-    is_verdict = isinstance(document, dict) and not VERDICT.isdisjoint(document)
+    is_decision = isinstance(document, dict) and not DECISION.isdisjoint(document)
     cases = (
         (status == 429, "throttled"),
         (status == 404 and same_beside, "no path"),
         (status >= 500, "fails"),
         (is_page or 300 <= status < 400 or status == 405, "another"),
-        (status < 300 and not is_verdict, "another"),
+        (status < 300 and not is_decision, "another"),
     )
-    word = next((word for is_so, word in cases if is_so), None)
+    word = _first(cases)
     if word is None:
-        return Finding(HEALTHY, messages.WELL["auth"])
-    message = messages.AUTH[word].format(status=status)
-    if word == "fails":
-        message = f"{message} {messages.WITHOUT_AUTH}"
+        return Finding(HEALTHY, "The auth service answers.")
+    notes = [WITHOUT_AUTH] if word == "fails" else []
     level = DEGRADED if word in AUTH_DEGRADED else UNHEALTHY
-    return Finding(level, message, f"{part.host} answered {status}: {text}")
+    detail = f"{part.host} answered {status}: {text}"
+    return bad(level, fault(f"auth.{word}", status=status), detail, *notes)
 
 
 def circuits(mlflow: Mapping[str, str], auth: Mapping[str, str]) -> Finding:
     """What it means that the circuits of these workers are not closed (state by worker)."""
     detail = f"to MLflow: {_listed(mlflow)}; to the auth service: {_listed(auth)}"
-    if mlflow:
-        level = UNHEALTHY if "open" in mlflow.values() else DEGRADED
-        return Finding(level, messages.CIRCUITS["mlflow"].format(workers=_workers(mlflow)), detail)
-    if auth:
-        message = messages.CIRCUITS["auth"].format(workers=_workers(auth))
-        return Finding(DEGRADED, message, detail)
-    return Finding(HEALTHY, messages.WELL["circuits"], detail)
-
-
-def _workers(states: Mapping[str, str]) -> str:
-    return f"{len(states)} worker" + ("" if len(states) == 1 else "s")
+    for name, states in (("mlflow", mlflow), ("auth_service", auth)):
+        if states:
+            workers = f"{len(states)} worker" + ("" if len(states) == 1 else "s")
+            level = UNHEALTHY if "open" in mlflow.values() else DEGRADED
+            return bad(level, fault(f"circuit.{name}", workers=workers), detail)
+    return Finding(HEALTHY, "The circuits are closed in every worker.", detail)
 
 
 def _listed(states: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Health over HTTP: /health is liveness, /ready readiness, /api/health/mlflow the whole state.
 
-Answers are shared by the workers of an instance and kept for HEALTH_CACHE_TTL (results.py), so
-that probing the proxy hard does not load MLflow, and a part that hangs does not hold the answer.
+The workers of an instance share results for HEALTH_CACHE_TTL (results.py), so frequent probes do
+not load MLflow, and a part that hangs does not delay the answer.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from app.health.checks import CHECKS, overall
-from app.health.diagnosis import UNHEALTHY
+from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY
 from app.health.internals import Inside
-from app.health.readiness import Readiness, document
+from app.health.readiness import Readiness
 from app.health.results import Check, SharedResults
 from app.request.credentials import Credentials, SessionTokens, identify
 from app.request.inbound import check_query, client_address
@@ -33,18 +33,20 @@ def blueprint(
     inside: Inside,
     authenticate: Callable[[Credentials | SessionTokens, str], object],
 ) -> Blueprint:
-    """The routes. Public ones hold no internal address; the detailed ones want any valid key:
-    `authenticate` raises for any other."""
+    """The routes. The public ones show no internal address. The detailed ones require any valid
+    key: `authenticate` raises for others."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/health")
     def live() -> Response:
-        return json_response({"status": "healthy", "version": VERSION})
+        return json_response({"status": HEALTHY, "version": VERSION})
 
     @routes.get("/ready")
     def ready() -> Response:
-        missing, odd = readiness.look()
-        return json_response(document(missing, odd, VERSION), 503 if missing else 200)
+        missing, degraded = readiness.look()
+        status = UNHEALTHY if missing else DEGRADED if degraded else HEALTHY
+        content = {"status": status, "version": VERSION, "missing": missing, "degraded": degraded}
+        return json_response(content, 503 if missing else 200)
 
     def comprehensive() -> Response:
         checks = results.of(*CHECKS)
@@ -56,7 +58,7 @@ def blueprint(
         authenticate(identify(request.environ, hops), client_address(request.environ, hops))
         checks = results.of(*CHECKS)
         shown = {name: check.detailed() for name, check in checks.items()}
-        return _state(checks, shown, {"internal": inside.page(results)})
+        return _state(checks, shown, internal=inside.page(results))
 
     for path in COMPREHENSIVE:
         routes.add_url_rule(path, "comprehensive", comprehensive)
@@ -65,9 +67,7 @@ def blueprint(
     return routes
 
 
-def _state(
-    checks: dict[str, Check], shown: dict[str, Any], more: dict[str, Any] | None = None
-) -> Response:
+def _state(checks: dict[str, Check], shown: dict[str, Any], **more: Any) -> Response:
     status = overall(checks)
-    content = {"status": status, "version": VERSION, "checks": shown} | (more or {})
+    content = {"status": status, "version": VERSION, "checks": shown, **more}
     return json_response(content, 503 if status == UNHEALTHY else 200)

@@ -1,6 +1,5 @@
-"""What the detailed health page adds: addresses, versions, settings, this worker's state.
-
-For whoever holds a key; no secret is in it.
+"""What the detailed health page adds, for callers with a key: addresses, versions, settings, the
+state of this worker. No secret is in it.
 """
 
 import os
@@ -9,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version as version_of
 from typing import Any
@@ -23,14 +22,14 @@ from app.request.errors import ProxyError
 from app.state.circuits import CircuitBoard
 from app.upstream.forwarding import Upstream
 from app.upstream.names import NAMES
-from config import Settings
+from config import Settings, effective
 
 LIBRARIES = ("flask", "gevent", "gunicorn", "pybreaker", "redis", "requests", "urllib3")
 
 STARTED = time.monotonic()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inside:
     """What the page is made of; `in_flight` counts the requests that are being forwarded."""
 
@@ -41,19 +40,15 @@ class Inside:
     board: CircuitBoard
 
     def questions(self) -> dict[str, Question]:
-        """What only this page asks: names may be slow to resolve, so nobody waits for their end."""
-        silence = "no answer in time"
-        hosts = {
-            "mlflow_addresses": self.settings.mlflow_server_url,
-            "auth_service_addresses": self.settings.auth_service_url,
+        """Checks of this page alone. Name lookups can be slow, so they run like other checks."""
+        settings, timeout = self.settings, self.settings.health_timeout
+        asked: dict[str, Callable[[], Finding]] = {
+            "mlflow_addresses": partial(_addresses, settings.mlflow_server_url, timeout),
+            "auth_service_addresses": partial(_addresses, settings.auth_service_url, timeout),
+            "mlflow_version": self._mlflow_version,
         }
-        asked = {
-            name: Question(
-                partial(_addresses, url, self.settings.health_timeout), silence, logged=False
-            )
-            for name, url in hosts.items()
-        }
-        return asked | {"mlflow_version": Question(self._mlflow_version, silence, logged=False)}
+        silence = "no response in time"
+        return {name: Question(ask, silence, logged=False) for name, ask in asked.items()}
 
     def page(self, results: SharedResults) -> dict[str, Any]:
         """The part of the answer under "internal"."""
@@ -65,7 +60,13 @@ class Inside:
             "auth_service_url": self.settings.auth_service_url,
             "auth_service_addresses": _list(asked["auth_service_addresses"].message),
             "redis": diagnosis.without_credentials(self.settings.redis_url),
-            "circuits": self._circuits(),
+            "circuits": {
+                circuit.name: {
+                    "this_worker": circuit.state,
+                    "not_closed": self.board.not_closed(circuit),
+                }
+                for circuit in (self.upstream.circuit, self.auth_service.circuit)
+            },
             "connections_opened": self.upstream.connections_opened(),
             "in_flight": self.in_flight(),
             "worker": {
@@ -76,47 +77,27 @@ class Inside:
             "host": socket.gethostname(),
             "python": platform.python_version(),
             "libraries": {name: version_of(name) for name in LIBRARIES},
-            "settings": shown_settings(self.settings),
-        }
-
-    def _circuits(self) -> dict[str, Any]:
-        return {
-            circuit.name: {
-                "this_worker": circuit.state,
-                "not_closed": self.board.not_closed(circuit),
-            }
-            for circuit in (self.upstream.circuit, self.auth_service.circuit)
+            "settings": effective.shown(self.settings),
         }
 
     def _mlflow_version(self) -> Finding:
         try:
-            told = self.upstream.ask("/version", self.settings.health_timeout)
+            response = self.upstream.ask("/version", self.settings.health_timeout)
         except ProxyError as error:
             part = diagnosis.mlflow_at(self.settings.mlflow_server_url)
-            return diagnosis.unanswered(part, error)
-        text = told.data[:40].decode("ascii", "replace").strip()
-        is_version = told.status == 200 and re.fullmatch(r"[\w.+-]+", text)
-        return Finding(HEALTHY, text if is_version else f"no version, but status {told.status}")
-
-
-def shown_settings(settings: Settings) -> dict[str, Any]:
-    """Every setting by its variable; of a secret only whether it is set."""
-    shown = {}
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if field.metadata["secret"]:
-            value = "(set)" if value else ""
-        shown[field.metadata["variable"]] = value
-    return shown
+            return diagnosis.no_response(part, error)
+        text = response.data[:40].decode("ascii", "replace").strip()
+        is_version = response.status == 200 and re.fullmatch(r"[\w.+-]+", text)
+        return Finding(HEALTHY, text if is_version else f"no version, but {response.status}")
 
 
 def _addresses(url: str, timeout: float) -> Finding:
-    """What DNS says of the host in a URL, or why it says nothing."""
+    """The addresses of the host in a URL, or why DNS has none."""
     host = urlsplit(url).hostname or ""
     try:
         found = NAMES.addresses(host, timeout)
     except OSError as why:
-        return Finding(UNHEALTHY, f"no DNS answer for {host}: {why}")
+        return Finding(UNHEALTHY, f"no DNS record for {host}: {why}")
     return Finding(HEALTHY, " ".join(sorted({str(address[0]) for _, address in found})))
 
 

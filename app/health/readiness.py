@@ -1,23 +1,21 @@
-"""Readiness: whether requests should be sent to this instance. See docs/decisions/readiness.md.
+"""Readiness: whether this instance should get requests. See docs/decisions/readiness.md.
 
-Without MLflow nothing can be served, so it must be there. The auth service must have been there
-lately: while it is away, keys that it found valid lately are served, and taking the instances out
-of a load balancer would make its outage everybody's. Redis need not be there.
+Without MLflow nothing can be served, so it must be there. The auth service must have answered
+lately: during its outage, keys that it found valid lately are served, and an instance that leaves
+the load balancer would make the outage total. Redis need not be there.
 """
-
-from typing import Any
 
 from app.health.checks import ESSENTIAL
 from app.health.diagnosis import HEALTHY, UNHEALTHY
 from app.health.results import SharedResults
 from app.state.instance_store import InstanceStore
 
-#: Noted whenever the auth service answered; kept as long as a verdict of that time may be used.
+#: Stored whenever the auth service answers, for as long as a decision of that time may be used.
 AUTH_SEEN = "health-seen:auth_service"
 
 
 class Readiness:
-    """`grace` is how many seconds a verdict of the auth service may be used after it was given."""
+    """`grace` is how many seconds a decision of the auth service may be used."""
 
     def __init__(self, results: SharedResults, store: InstanceStore, grace: float) -> None:
         self._results = results
@@ -26,24 +24,15 @@ class Readiness:
         self.draining = False
 
     def look(self) -> tuple[list[str], list[str]]:
-        """What is missing, and what is not as it should be; ready if nothing is missing."""
+        """What is missing, and what is degraded; ready if nothing is missing."""
         if self.draining:
             return ["draining: this instance is being stopped"], []
         checks = self._results.of(*ESSENTIAL, "auth_service")
-        said = {name: f"{name}: {check.message}" for name, check in checks.items()}
-        bad = [name for name, check in checks.items() if check.status == UNHEALTHY]
-        if "auth_service" in bad and self._some_keys_pass():
-            bad.remove("auth_service")
-        elif "auth_service" not in bad:
+        missing = [name for name, check in checks.items() if check.status == UNHEALTHY]
+        if "auth_service" not in missing:
             self._store.set_value(AUTH_SEEN, b"1", self._grace)
-        odd = [name for name, c in checks.items() if c.status != HEALTHY and name not in bad]
-        return [said[name] for name in bad], [said[name] for name in odd]
-
-    def _some_keys_pass(self) -> bool:
-        return self._store.get_value(AUTH_SEEN) is not None
-
-
-def document(missing: list[str], odd: list[str], version: str) -> dict[str, Any]:
-    """What /ready says."""
-    status = "unhealthy" if missing else "degraded" if odd else "healthy"
-    return {"status": status, "version": version, "missing": missing, "degraded": odd}
+        elif self._store.get_value(AUTH_SEEN) is not None:
+            missing.remove("auth_service")
+        bad = [name for name, check in checks.items() if check.status != HEALTHY]
+        lines = {name: f"{name}: {checks[name].message}" for name in bad}
+        return [lines.pop(name) for name in missing], list(lines.values())

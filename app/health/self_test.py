@@ -1,10 +1,10 @@
-"""The self-test: what `flask doctor` cannot make happen from outside. For any valid key.
+"""The self-test, for any valid key: what `flask doctor` cannot cause from outside.
 
-- seen: how a request arrived here, after everything that stands in front;
-- broken-transfer: a download that breaks off in the middle, as one does when MLflow dies;
+- seen: how a request arrived here, after every hop in front;
+- broken-transfer: a download that breaks off halfway, as one does when MLflow dies;
 - refused: 503 with a Retry-After, as in an overload.
 
-They stand under both prefixes, so that a load balancer routes them like the real thing.
+They are under both prefixes, so that a load balancer routes them like other requests.
 docs/decisions/doctor.md says why they exist.
 """
 
@@ -21,10 +21,10 @@ from app.responses import json_response
 
 PREFIXES = ("/api/mlflow", "/mlflow")
 
-#: Bytes that are sent before the transfer breaks: more than a hop holds back before it answers.
+#: Bytes before the break: more than a hop buffers before it answers.
 BEFORE_THE_BREAK = 256 * 1024
 
-#: Seconds; anything that nobody else says.
+#: Seconds; a number that no hop sends by itself.
 RETRY_AFTER = 7
 
 
@@ -35,12 +35,12 @@ def blueprint(
     TRUSTED_PROXY_HOPS."""
     routes = Blueprint("self_test", __name__)
 
-    def let_in() -> None:
+    @routes.before_request
+    def require_a_key() -> None:
         check_query(request.query_string.decode("latin-1"))
         authenticate(identify(request.environ, hops), client_address(request.environ, hops))
 
     def seen() -> Response:
-        let_in()
         environ = request.environ
         forwarded = environ.get("HTTP_X_FORWARDED_FOR", "").strip()
         return json_response(
@@ -55,27 +55,22 @@ def blueprint(
         )
 
     def broken_transfer() -> Response:
-        let_in()
         body = _breaks_off(request.environ.get("gunicorn.socket"))
         return Response(body, content_type="application/octet-stream")
 
     def refused() -> Response:
-        let_in()
         raise Overloaded("This is the self-test's refusal; nothing is wrong.", RETRY_AFTER)
 
-    views: dict[str, Callable[[], Response]] = {
-        "seen": seen,
-        "broken-transfer": broken_transfer,
-        "refused": refused,
-    }
     for prefix in PREFIXES:
-        for name, view in views.items():
-            routes.add_url_rule(f"{prefix}/health/mlflow/self-test/{name}", name, view)
+        path = f"{prefix}/health/mlflow/self-test"
+        routes.add_url_rule(f"{path}/seen", "seen", seen)
+        routes.add_url_rule(f"{path}/broken-transfer", "broken-transfer", broken_transfer)
+        routes.add_url_rule(f"{path}/refused", "refused", refused)
     return routes
 
 
 def _breaks_off(connection: socket.socket | None) -> Iterator[bytes]:
-    """Half of a body, in the way in which streaming.py ends what MLflow broke off."""
+    """Half of a body, then a reset, as streaming.py does when MLflow breaks off."""
     yield b"\0" * BEFORE_THE_BREAK
     if connection is not None:
         linger = struct.pack("ii", 1, 0)

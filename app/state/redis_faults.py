@@ -1,6 +1,6 @@
 """What is wrong with a Redis: one word for what redis-py raises, and Redis's own words in short.
 
-Decides; asks nobody. The words are those of health/messages.py, REDIS. redis-py puts its own
+Decides; asks nobody. health/faults.tsv has a row for each word. redis-py puts its own
 errors around those of the server, and cuts the server's code off those that it knows, so all causes
 of an exception are looked at, by their types and by how their texts begin.
 """

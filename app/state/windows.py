@@ -7,6 +7,7 @@ that an answer can say what is left without a second round trip.
 import math
 from typing import Any, NamedTuple
 
+from limits import parse
 from limits.limits import RateLimitItem
 from limits.storage import RedisStorage
 from limits.util import get_dependency
@@ -80,6 +81,13 @@ def look(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> Window
     """The windows as they are. One question answers both "one more now?" and "when?"; the
     library's test() and get_window_stats() would be two."""
     return Windows(*storage.get_sliding_window(item.key_for(*identity), item.get_expiry()))
+
+
+def stored(client: Any, key: str) -> tuple[RateLimitItem, Windows]:
+    """The limit and the windows behind a key in Redis, such as "LIMITER/key/ann/1000/1/hour"."""
+    amount, _, period = key.split("/")[-3:]
+    item = parse(f"{amount}/{period}")
+    return item, Windows(*LinkStorage("link://", client).get_sliding_window(key, item.get_expiry()))
 
 
 def seconds_to_wait(item: RateLimitItem, windows: Windows) -> float:

@@ -5,8 +5,6 @@ and counted, because gunicorn ends the input of a vanished client without an err
 they come. A transfer that broke never looks complete.
 """
 
-import socket
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import urllib3
 
 from app.request.body import PIECE, Input, counted, read_piece, yield_to_hub
+from app.request.client_connection import abort_with_reset
 from app.request.errors import BrokenTransfer
 from app.request.inbound import Inbound
 from app.upstream.buffered_bodies import BufferedBody
@@ -158,11 +157,3 @@ def response_body(
         raise BrokenTransfer(f"MLflow ended after {passed} of {expected} bytes")
     if unframed:
         abort_with_reset(inbound, False)
-
-
-def abort_with_reset(inbound: Inbound, on: bool = True) -> None:
-    """Makes the end of the client's connection a reset, or a plain one again. Without a length or
-    chunks (HTTP/1.0) a plain end would look like the end of the body."""
-    connection: socket.socket | None = inbound.environ.get("gunicorn.socket")
-    if connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", on, 0))

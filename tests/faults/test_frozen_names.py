@@ -110,7 +110,7 @@ def test_everything_goes_on_by_its_last_address(
         answer = call(proxy.url, "GET", "/api/health/mlflow")
         return dict(answer.json["checks"])
 
-    eventually(lambda: "look-ups" in checks()["auth_service"]["message"], "the message", 30)
+    eventually(lambda: "lookups" in checks()["auth_service"]["message"], "the message", 30)
     said = checks()
     metric = call(proxy.url, "GET", "/metrics").body.decode()
     log = [line for line in proxy.log_lines() if line["logger"] == "hokusai.names"]
@@ -120,7 +120,7 @@ def test_everything_goes_on_by_its_last_address(
     assert set(statuses) == {200}
     for check, variable in (("connectivity", "MLFLOW_SERVER_URL"), ("redis", "REDIS_URL")):
         assert said[check]["status"] == "degraded"
-        assert f"look-ups of the host name in {variable} fail" in said[check]["message"]
+        assert f"lookups of the host name in {variable} fail" in said[check]["message"]
     assert "hokusai_proxy_names_failing 3.0" in metric
     assert len(log) == 3, "each name once"
     assert all(HERE in line["message"] for line in log)

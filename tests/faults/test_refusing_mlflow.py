@@ -67,7 +67,7 @@ def message_of(proxy: Proxy, check: str) -> str:
 
 @pytest.mark.parametrize(
     ("user", "password", "health"),
-    [("", "", "wants credentials"), ("admin", "hk_test_wrong", "refuses the credentials")],
+    [("", "", "requires credentials"), ("admin", "hk_test_wrong", "refuses the credentials")],
 )
 @pytest.mark.parametrize(
     ("method", "target"),

@@ -57,6 +57,7 @@ def run_script(tmp_path: Path) -> Callable[..., Finished]:
             [sys.executable, *flags, str(SCRIPTS / script), *arguments],
             env=environment,
             cwd=folder,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=100,

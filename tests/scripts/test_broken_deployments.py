@@ -41,10 +41,27 @@ def open_to_all(asked: Any) -> Any:
     return 200, {"Content-Type": "text/html"}, b"3.17.2"
 
 
+def guarded(asked: Any) -> Any:
+    """What a proxy and MLflow behind it answer, without X-Request-ID."""
+    refusal = {"error_code": "UNAUTHENTICATED", "message": "x", "request_id": "1"}
+    key = asked.headers.get("Authorization", "") + asked.headers.get("X-API-Key", "")
+    if asked.path == "/health":
+        return as_json(200, {"status": "healthy", "version": "1"})
+    if "hk_test_a0b1c2d3" not in key and not key.startswith("Basic "):
+        return as_json(401, refusal, WWW_Authenticate="Bearer")
+    if asked.path.endswith("/detailed"):
+        return health()
+    if asked.path.endswith("/health"):
+        return 200, {}, b"OK"
+    if "search" in asked.path or "artifacts" in asked.path:
+        return as_json(200, {})
+    return open_to_all(asked)
+
+
 def loses_bodies(asked: Any) -> Any:
     if asked.command == "POST":
         return as_json(400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "Invalid value 0"})
-    return open_to_all(asked)
+    return guarded(asked)
 
 
 def asks_for_its_own_login(asked: Any) -> Any:
@@ -59,21 +76,29 @@ def is_silent(asked: Any) -> Any:
 BROKEN = {
     "a website": (CONNECTION, page(200, "Sign in"), "A login page or a website stands in front"),
     "no target": (CONNECTION, page(503, "503 Unavailable"), "no healthy target"),
-    "no answer from the proxy": (CONNECTION, page(502, "Bad"), "balancer got no answer from the"),
+    "no answer from the proxy": (
+        CONNECTION,
+        page(502, "Bad"),
+        "balancer got no answer from the proxy",
+    ),
     "moved": (
         CONNECTION,
         page(301, "", Location="https://new.example/"),
-        "https://new.example: use",
+        "redirects to https://new.example/",
     ),
     "no door": (CONNECTION, open_to_all, "anybody can get in"),
-    "another door": (CONNECTION, asks_for_its_own_login, "not in JSON, which the SDK cannot read"),
+    "another door": (
+        CONNECTION,
+        asks_for_its_own_login,
+        "A login page or a website stands in front",
+    ),
     "MLflow away": (
         CONNECTION,
         error(502, "TEMPORARILY_UNAVAILABLE", "x"),
         "does not reach MLflow",
     ),
     "MLflow slow": (CONNECTION, error(504, "DEADLINE_EXCEEDED", "x"), "MLflow is too slow"),
-    "no route": (CONNECTION, error(404, "ENDPOINT_NOT_FOUND", "x"), "Check the path in --uri"),
+    "no route": (CONNECTION, error(404, "ENDPOINT_NOT_FOUND", "x"), "Check the path: it ends in"),
     "limit": (
         CONNECTION,
         error(429, "REQUEST_LIMIT_EXCEEDED", "x", Retry_After="1800"),
@@ -82,11 +107,11 @@ BROKEN = {
     "foreign Host": (
         CONNECTION,
         lambda asked: (403, {"Content-Type": "text/plain"}, b"Invalid Host header - attack"),
-        "the proxy must send MLflow's own",
+        "MLflow refuses the Host header",
     ),
     "bodies lost": (CONNECTION, loses_bodies, "did not see the request's body"),
-    "ids lost": (CONNECTION, open_to_all, "came back as nothing"),
-    "silent": (HEALTH, is_silent, "no answer within the time-out"),
+    "ids lost": (CONNECTION, guarded, "came back as nothing"),
+    "silent": (HEALTH, is_silent, "does not answer in time"),
     "unhealthy": (
         HEALTH,
         lambda asked: health("unhealthy", "refused", 503),
@@ -135,13 +160,16 @@ def test_a_state_that_comes_and_goes_is_noticed(run_script: Any, serve: Any) -> 
 def test_a_port_without_tls_is_recognized(run_script: Any, serve: Any) -> None:
     done = run_script(CONNECTION, "--uri", serve(open_to_all).replace("http:", "https:"))
     assert done.status == 1
-    assert "use http:// in --uri" in done.out
+    assert "Use http:// in the tracking URI" in done.out
 
 
 def test_a_key_that_an_answer_repeats_is_not_shown(run_script: Any, serve: Any) -> None:
     def echoing(asked: Any) -> Any:
         given = asked.headers.get("Authorization") or asked.headers.get("X-API-Key") or ""
-        return as_json(403, {"error_code": "PERMISSION_DENIED", "message": f"no: {given}"})
+        refusal = {"error_code": "PERMISSION_DENIED", "message": f"no: {given}"}
+        is_let_in = given.startswith("Bearer") and asked.path.endswith("/detailed")
+        found = guarded(asked)
+        return found if found[0] != 200 or not given or is_let_in else as_json(403, refusal)
 
     done = run_script(CONNECTION, "--uri", serve(echoing))  # which looks for the key in the output
     assert done.out.count("[key]") == 4

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.doctor.interruption import Interruption
 from app.doctor.model import compare
-from app.doctor.steps import Failed, Skipped, Steps, uses_colour
+from app.doctor.steps import Failed, Interruption, Skipped, Steps, uses_colour
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,7 +89,6 @@ def test_no_text_shows_the_key() -> None:
 def test_a_reader_that_leaves_does_not_end_the_run() -> None:
     program = """
 import sys
-from app.doctor.interruption import Interruption
 from app.doctor.steps import Steps
 steps = Steps("title", {}, redact=str)
 for name in ("first", "clean up"):

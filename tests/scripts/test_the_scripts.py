@@ -148,8 +148,8 @@ def test_a_wrong_key_fails_with_a_remedy(run_script: Any, proxy: Any, script: st
 def test_nothing_listening_is_explained(run_script: Any, script: str) -> None:
     done = run_script(script, "--uri", f"http://127.0.0.1:{free_port()}")
     assert done.status == 1
-    assert "nothing listens there" in done.out
-    assert "Start the proxy" in done.out
+    assert "The proxy refuses connections" in done.out
+    assert "Check that it is running" in done.out
 
 
 def test_settings_of_this_machine_change_nothing(

@@ -211,7 +211,7 @@ CASES = {
         frozenset(("upstream_timeout", "circuit_open")),
     ),
     "a website in MLflow's place": Case(
-        "mlflow", a_website, MLFLOW, "A web page answers in MLflow's place", "unhealthy", LOST
+        "mlflow", a_website, MLFLOW, "A web page came back instead", "unhealthy", LOST
     ),
     "the auth service refuses": Case(
         "auth",
@@ -231,7 +231,7 @@ CASES = {
         "auth",
         a_website,
         frozenset(("auth_service",)),
-        "Something else than the auth service answers",
+        "did not come from the auth service",
         "degraded",
     ),
     "Redis refuses": Case(
@@ -395,7 +395,7 @@ def test_a_real_mlflow_that_refuses_our_host_and_serves_no_artifacts(
         checks = call(proxy.url, "GET", "/api/health").json["checks"]
         assert checks["connectivity"]["status"] == "healthy"
         for name in MLFLOW_CHECKS - {"connectivity"}:
-            assert "start it with --allowed-hosts" in checks[name]["message"]
+            assert "Start it with --allowed-hosts" in checks[name]["message"]
         assert call(proxy.url, "GET", "/ready").status == 503
     finally:
         mlflow.stop()

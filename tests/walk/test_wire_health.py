@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.health import messages
+from app.health.faults import fault
 from devstack.ports import free_port
 from devstack.proxy import Proxy
 from tests.upstreams import OK, Answer, Upstream, eventually, head, pause, send, silence, sized
@@ -128,8 +128,8 @@ def test_what_the_details_show_and_what_they_hide(
     assert inside["connections_opened"] > 0
     assert inside["worker"]["pid"] in {check["asked_by_worker"] for check in checks_of(answer)}
     assert inside["settings"]["MLFLOW_SERVER_URL"] == upstream.url
-    assert inside["settings"]["MLFLOW_UPSTREAM_TOKEN"] == "(set)"
-    assert inside["settings"]["MLFLOW_UPSTREAM_PASSWORD"] == ""
+    assert inside["settings"]["MLFLOW_UPSTREAM_TOKEN"] == "(set, hidden)"
+    assert inside["settings"]["MLFLOW_UPSTREAM_PASSWORD"] == "(not set)"
     assert b"very-secret" not in answer.body
     assert "very-secret" not in with_secrets.log.read_text()
 
@@ -167,7 +167,7 @@ def test_what_mlflow_answers_is_explained(
     assert answer.status == (503 if overall == "unhealthy" else 200)
     assert answer.json["status"] == overall
     status = int(sent.split()[1])
-    assert answer.json["checks"][check]["message"] == messages.MLFLOW[word].format(status=status)
+    assert answer.json["checks"][check]["message"] == str(fault(f"mlflow.{word}", status=status))
     assert [c for c in CHECKS if answer.json["checks"][c]["status"] != "healthy"] == [check]
     ready = health(anew, "/ready")
     assert ready.status == answer.status
@@ -196,7 +196,7 @@ def test_what_the_auth_service_answers_is_explained(
 ) -> None:
     auth.answers(Answer(send(sized(b'{"detail": "Not Found"}', status, kind))))
     check = health(anew).json["checks"]["auth_service"]
-    assert check["message"].startswith(messages.AUTH[word].format(status=status))
+    assert check["message"].startswith(str(fault(f"auth.{word}", status=status)))
     assert check["status"] == level
     assert health(anew).json["status"] == "degraded"
 
@@ -205,7 +205,7 @@ def test_a_404_of_its_own_is_an_answer_of_the_auth_service(anew: Proxy, auth: Up
     known = Answer(send(sized(b'{"detail": "no such key"}', 404)))
     unknown = Answer(send(sized(b'{"detail": "Not Found"}', 404)))
     auth.answers_by(lambda asked: known if asked.target.endswith(b"/validate") else unknown)
-    assert said(anew, "auth_service") == messages.WELL["auth"]
+    assert said(anew, "auth_service") == "The auth service answers."
 
 
 # --- a broken connection, and an old one ----------------------------------------------------------
@@ -254,7 +254,7 @@ def test_a_silent_mlflow_makes_no_answer_late(
     assert max(seconds) < 1 + 0.25 + 2, "two seconds are for a machine that is busy"
     assert sorted(seconds)[150] < 0.5, "three of four waited for nothing"
     assert said(proxy, "connectivity").startswith("MLflow does not answer in time")
-    assert said(proxy, "auth_service") == messages.WELL["auth"]
+    assert said(proxy, "auth_service") == "The auth service answers."
     upstream.answers(OK)
     eventually(lambda: health(proxy).json["status"] == "healthy", "the recovery")
 
@@ -303,7 +303,7 @@ def test_an_open_circuit_hides_neither_that_mlflow_is_gone_nor_that_it_is_back(
     back = health(proxy).json
     assert back["checks"]["connectivity"]["status"] == "healthy"
     assert back["status"] == "degraded", "in whichever worker it is open"
-    assert "in 1 worker:" in back["checks"]["circuit"]["message"]
+    assert "in 1 worker." in back["checks"]["circuit"]["message"]
     inside = health(proxy, DETAILED[0], bearer("hk_test_0123456789")).json["internal"]
     assert list(inside["circuits"]["mlflow"]["not_closed"].values()) == ["open"]
     assert health(proxy, "/ready").status == 200
@@ -334,7 +334,7 @@ def test_a_proxy_that_is_its_own_mlflow_says_so(
         answer = health(proxy)
         assert answer.status == 503
         for check in CHECKS[:4]:
-            assert answer.json["checks"][check]["message"] == messages.MLFLOW["loop"]
+            assert answer.json["checks"][check]["message"] == str(fault("mlflow.loop"))
         assert health(proxy, "/ready").status == 503
         began = time.monotonic()
         for target in ("/mlflow/version", "/api/mlflow/api/2.0/mlflow/runs/get", "/mlflow/health"):
@@ -371,7 +371,7 @@ def test_two_proxies_that_are_each_others_mlflow(
     try:
         second.wait_until_ready()
         for proxy in (first, second):
-            assert said(proxy, "experiments_api") == messages.MLFLOW["loop"]
+            assert said(proxy, "experiments_api") == str(fault("mlflow.loop"))
         answer = call(first.url, "GET", "/mlflow/version", bearer("hk_test_0123456789"))
         assert answer.error == (508, "INTERNAL_ERROR")
     finally:

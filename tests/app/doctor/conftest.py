@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.doctor.faults import FAULTS
+from app.health.faults import FAULTS
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
 from tests.conftest import SHARED_PROXY
@@ -78,7 +78,7 @@ def examine(flask: Callable[..., Finished]) -> Callable[..., Finished]:
             "doctor", "--url", url, "--json", *arguments, HOKUSAI_API_KEY=key, **environment
         )
         assert key not in done.out + done.err
-        assert set(done.report["faults"]) <= FAULTS.keys()
+        assert set(done.report["faults"]) <= {fault.code for fault in FAULTS.values()}
         return done
 
     return run

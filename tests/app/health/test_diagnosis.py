@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 import redis
 
-from app.health import diagnosis, messages
+from app.health import diagnosis
 from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY
+from app.health.faults import FAULTS, fault
 from app.state.redis_client import SomeNodesFail
 from app.state.redis_link import Trouble
 from app.state.redis_rights import HEARING, Lack
@@ -54,9 +55,9 @@ def test_the_innermost_cause_names_the_failure(
     cause: BaseException, was_sent: bool, word: str
 ) -> None:
     error = chain(RuntimeError("in our words"), ValueError("in the library's"), cause)
-    found = diagnosis.unanswered(MLFLOW, error, was_sent)
+    found = diagnosis.no_response(MLFLOW, error, was_sent)
     assert found.status == UNHEALTHY
-    assert found.message == MLFLOW.says(word)
+    assert found.message == str(MLFLOW.no_response(word))
     assert found.detail == f"mlflow.internal:5000: {cause}"
 
 
@@ -64,15 +65,15 @@ def test_a_cause_that_was_only_in_the_way_is_found_too() -> None:
     """`raise A from B` while C is handled: C is what happened."""
     error = chain(RuntimeError("A"), RuntimeError("B"))
     error.__context__ = ConnectionRefusedError("C")
-    found = diagnosis.auth_unanswered(AUTH, error)
-    assert found.message == f"{AUTH.says('refused')} {messages.WITHOUT_AUTH}"
+    found = diagnosis.auth_no_response(AUTH, error)
+    assert found.message == f"{AUTH.no_response('refused')} {diagnosis.WITHOUT_AUTH}"
     assert found.detail == "auth.internal: C"
 
 
 def test_a_circle_of_causes_has_an_end() -> None:
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__context__ = other, one
-    assert diagnosis.unanswered(MLFLOW, one).status == UNHEALTHY
+    assert diagnosis.no_response(MLFLOW, one).status == UNHEALTHY
 
 
 MLFLOW_ANSWERS = [
@@ -110,35 +111,37 @@ MLFLOW_ANSWERS = [
 
 @pytest.mark.parametrize(("check", "status", "body", "word"), MLFLOW_ANSWERS)
 def test_mlflows_answers(check: str, status: int, body: bytes, word: str | None) -> None:
-    found = diagnosis.mlflow_answer(check, MLFLOW, status, body, has_key=False)
+    found = diagnosis.mlflow_response(check, MLFLOW, status, body, has_key=False)
     if word is None:
-        assert found == (HEALTHY, messages.WELL["mlflow"], "")
+        assert found == (HEALTHY, "MLflow answers.", "", None)
         return
     served = word in ("no artifacts", "throttled")
     assert found.status == (DEGRADED if served else UNHEALTHY)
-    assert found.message == messages.MLFLOW[word].format(status=status)
+    assert found.message == str(fault(f"mlflow.{word}", status=status))
     assert "mlflow.internal:5000" in found.detail
 
 
 def test_credentials_that_are_refused_are_not_credentials_that_are_missing() -> None:
-    found = diagnosis.mlflow_answer("connectivity", MLFLOW, 401, b"", has_key=True)
-    assert found.message == messages.MLFLOW["credentials"]
+    found = diagnosis.mlflow_response("connectivity", MLFLOW, 401, b"", has_key=True)
+    assert found.message == str(fault("mlflow.credentials"))
 
 
 def test_an_account_without_a_right_is_not_one_that_is_unknown() -> None:
     body = b"Permission denied"
-    found = diagnosis.mlflow_answer("models_api", MLFLOW, 403, body, has_key=True)
-    assert found.message == messages.MLFLOW["permission"]
+    found = diagnosis.mlflow_response("models_api", MLFLOW, 403, body, has_key=True)
+    assert found.message == str(fault("mlflow.permission"))
 
 
 def test_an_error_page_of_mlflow_itself_is_not_somebody_elses() -> None:
-    found = diagnosis.mlflow_answer("models_api", MLFLOW, 503, PAGE, False, by_mlflow=True)
-    assert found.message == messages.MLFLOW["fails"].format(status=503)
+    found = diagnosis.mlflow_response(
+        "models_api", MLFLOW, 503, PAGE, has_key=False, by_mlflow=True
+    )
+    assert found.message == str(fault("mlflow.fails", status=503))
 
 
 def test_whoever_may_see_the_host_gets_the_option_to_paste() -> None:
     body = b"Invalid Host header"
-    found = diagnosis.mlflow_answer("models_api", MLFLOW, 403, body, has_key=False)
+    found = diagnosis.mlflow_response("models_api", MLFLOW, 403, body, has_key=False)
     assert found.detail == "mlflow server --allowed-hosts mlflow.internal:5000"
 
 
@@ -168,22 +171,25 @@ AUTH_ANSWERS = [
 def test_the_auth_services_answers(
     status: int, kind: str, body: bytes, same: bool, word: str | None
 ) -> None:
-    found = diagnosis.auth_answer(AUTH, status, kind, body, same)
+    found = diagnosis.auth_response(AUTH, status, kind, body, same)
     if word is None:
-        assert found == (HEALTHY, messages.WELL["auth"], "")
+        assert found == (HEALTHY, "The auth service answers.", "", None)
         return
     assert found.status == (DEGRADED if word in ("throttled", "no path") else UNHEALTHY)
-    assert found.message.startswith(messages.AUTH[word].format(status=status))
+    assert found.message.startswith(str(fault(f"auth.{word}", status=status)))
     assert found.detail.startswith(f"auth.internal answered {status}")
 
 
-@pytest.mark.parametrize("word", sorted(messages.REDIS.keys() - {"permission"}))
+REDIS_WORDS = [key.removeprefix("redis.") for key in FAULTS if key.startswith("redis.")]
+
+
+@pytest.mark.parametrize("word", sorted({*REDIS_WORDS} - {"permission"}))
 def test_redis_in_trouble(word: str) -> None:
     found = diagnosis.redis_trouble(REDIS, Trouble(word, ValueError("in its words")))
     is_partial = word in ("slots", "is cluster")
     assert found.status == (DEGRADED if is_partial else UNHEALTHY)
-    hurts = messages.WITHOUT_SOME if is_partial else messages.WITHOUT_REDIS
-    assert found.message == f"{messages.REDIS[word]} {hurts}"
+    hurts = diagnosis.WITHOUT_SOME if is_partial else diagnosis.WITHOUT_REDIS
+    assert found.message == f"{fault(f'redis.{word}')} {hurts}"
     assert found.detail == "redis.internal:6379/0: in its words"
 
 
@@ -191,7 +197,7 @@ def test_some_nodes_of_a_cluster_in_trouble() -> None:
     error = chain(SomeNodesFail("some"), redis.OutOfMemoryError("OOM"))
     found = diagnosis.redis_trouble(REDIS, Trouble("full", error))
     assert found.status == DEGRADED
-    assert found.message == f"{messages.REDIS['full']} {messages.WITHOUT_SOME}"
+    assert found.message == f"{fault('redis.full')} {diagnosis.WITHOUT_SOME}"
 
 
 def test_a_redis_that_refuses_some_of_it() -> None:
@@ -228,17 +234,17 @@ def test_a_redis_that_is_too_old_for_a_command() -> None:
 def test_a_redis_that_is_not_there() -> None:
     error = chain(ValueError("redis-py"), ConnectionRefusedError("refused"))
     found = diagnosis.redis_trouble(REDIS, Trouble("unreachable", error))
-    assert found.message == f"{REDIS.says('refused')} {messages.WITHOUT_REDIS}"
+    assert found.message == f"{REDIS.no_response('refused')} {diagnosis.WITHOUT_REDIS}"
 
 
 @pytest.mark.parametrize(
     ("mlflow", "auth", "status", "said"),
     [
         ({}, {}, HEALTHY, "closed in every worker"),
-        ({"7": "open"}, {}, UNHEALTHY, "to MLflow is not closed in 1 worker:"),
-        ({"7": "open", "8": "half-open"}, {"7": "open"}, UNHEALTHY, "not closed in 2 workers:"),
-        ({"7": "half-open"}, {}, DEGRADED, "to MLflow is not closed in 1 worker:"),
-        ({}, {"7": "open"}, DEGRADED, "to the auth service is not closed in 1 worker:"),
+        ({"7": "open"}, {}, UNHEALTHY, "to MLflow is not closed in 1 worker."),
+        ({"7": "open", "8": "half-open"}, {"7": "open"}, UNHEALTHY, "not closed in 2 workers."),
+        ({"7": "half-open"}, {}, DEGRADED, "to MLflow is not closed in 1 worker."),
+        ({}, {"7": "open"}, DEGRADED, "to the auth service is not closed in 1 worker."),
     ],
 )
 def test_circuits(mlflow: dict[str, str], auth: dict[str, str], status: str, said: str) -> None:
@@ -263,9 +269,12 @@ def test_no_credentials_are_shown(url: str, plain: str) -> None:
 
 def all_messages() -> list[str]:
     """Every message as it goes out."""
-    tables = (messages.MLFLOW, messages.REDIS, messages.AUTH, messages.CIRCUITS)
-    said = [text for table in tables for text in table.values()]
-    return said + [part.says(w) for part in (MLFLOW, AUTH, REDIS) for w in messages.UNANSWERED]
+    said = [str(FAULTS[key]) for key in FAULTS if key.startswith(("mlflow.", "redis.", "auth."))]
+    said += [
+        str(FAULTS[key]) for key in FAULTS if key.startswith(("circuit.", "folder.", "check."))
+    ]
+    words = [key.removeprefix("network.") for key in FAULTS if key.startswith("network.")]
+    return said + [str(part.no_response(w)) for part in (MLFLOW, AUTH, REDIS) for w in words]
 
 
 @pytest.mark.parametrize("message", all_messages())

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from app.health import messages
 from app.health.diagnosis import DEGRADED, HEALTHY
-from app.health.instance_check import InstanceCheck, InstanceWatch
+from app.health.faults import fault
+from app.health.instance_check import (
+    WITHOUT_FOLDER,
+    WITHOUT_TMPDIR,
+    InstanceCheck,
+    InstanceWatch,
+)
 from app.health.results import Question, SharedResults
 from app.observability.metric_file import MetricFile
 from app.observability.metrics import INSTANCE_DEGRADED
@@ -47,11 +52,11 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def says(word: str, place: str = "The instance's folder") -> str:
-    return messages.PLACES[word].format(place=place)
+    return str(fault(f"folder.{word}", place=place))
 
 
 def test_all_is_well_and_nothing_is_left_behind(check: InstanceCheck, folder: Path) -> None:
-    assert check.ask() == (HEALTHY, messages.WELL["instance"], "")
+    assert (check.ask().status, check.ask().detail) == (HEALTHY, "")
     assert {file.name.partition("-")[0] for file in folder.iterdir()} == {"shared.db"}
 
 
@@ -69,7 +74,7 @@ def test_something_else_is_in_its_place(check: InstanceCheck, folder: Path) -> N
     folder.write_bytes(b"")
     found = check.ask()
     assert found.status == DEGRADED
-    assert found.message == f"{says('missing')} {messages.WITHOUT_FOLDER}"
+    assert found.message == f"{says('missing')} {WITHOUT_FOLDER}"
     assert str(folder) in found.detail
 
 
@@ -89,7 +94,7 @@ def test_a_full_file_system(small: Path) -> None:
     found = check.ask()
     assert (found.status, found.message) == (
         DEGRADED,
-        f"{says('full')} {messages.WITHOUT_FOLDER}",
+        f"{says('full')} {WITHOUT_FOLDER}",
     )
     os.truncate(small / "filler", os.path.getsize(small / "filler") - 256 * 1024)
     assert says("nearly full") in check.ask().message
@@ -130,11 +135,11 @@ def test_a_read_only_file_system(small: Path) -> None:
 def test_the_store_or_the_metrics_alone(check: InstanceCheck, folder: Path) -> None:
     (folder / "shared.db").mkdir(parents=True)
     found = check.ask()
-    assert (found.status, found.message) == (DEGRADED, messages.INSTANCE["store"])
+    assert (found.status, found.message) == (DEGRADED, str(fault("folder.store")))
     assert "unable to open" in found.detail
     (folder / "metrics").write_bytes(b"")
     file = MetricFile(str(folder / "metrics" / "counter_1.db"))
-    both = f"{messages.INSTANCE['store']} {messages.INSTANCE['metrics']}"
+    both = f"{fault('folder.store')} {fault('folder.metrics')}"
     assert check.ask().message == both
     file.close()
 
@@ -142,7 +147,7 @@ def test_the_store_or_the_metrics_alone(check: InstanceCheck, folder: Path) -> N
 def test_the_temporary_folder(check: InstanceCheck, temporary: Path) -> None:
     place = "The temporary folder (TMPDIR)"
     found = check.ask()
-    assert found.message == f"{says('missing', place)} {messages.WITHOUT_TMPDIR}"
+    assert found.message == f"{says('missing', place)} {WITHOUT_TMPDIR}"
     assert (found.status, str(temporary) in found.detail) == (DEGRADED, True)
     temporary.mkdir()
     assert check.ask().status == HEALTHY
@@ -152,11 +157,11 @@ def test_no_message_holds_a_path(check: InstanceCheck, folder: Path, temporary: 
     folder.write_bytes(b"")
     found = check.ask()
     assert "/" not in found.message.replace("/metrics", "")
-    assert found.message.count("Until then") == 1 and messages.WITHOUT_TMPDIR in found.message
+    assert found.message.count("Until then") == 1 and WITHOUT_TMPDIR in found.message
 
 
 def test_a_worker_shows_it_in_a_metric(check: InstanceCheck, folder: Path) -> None:
-    question = Question(check.ask, messages.FAILED)
+    question = Question(check.ask)
     watch = InstanceWatch(SharedResults(InstanceStore.at(None), {"instance": question}, 0.0, 5.0))
     folder.write_bytes(b"")
     watch.look()

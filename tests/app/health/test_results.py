@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app.health import messages, results
+from app.health import results
 from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY, Finding
+from app.health.faults import fault
 from app.health.results import Question, SharedResults
 from app.state.instance_store import InstanceStore
 from tests.upstreams import eventually
@@ -129,7 +130,7 @@ def test_what_hung_is_found_well_again(worker: Worker, part: Part) -> None:
 
 def test_a_check_that_itself_fails_is_a_failed_check(worker: Worker) -> None:
     found = worker().of("broken")["broken"]
-    assert (found.status, found.message) == (UNHEALTHY, messages.FAILED)
+    assert (found.status, found.message) == (UNHEALTHY, str(fault("check.failed")))
 
 
 def test_an_answer_that_took_most_of_its_time_is_not_healthy(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_an_answer_that_took_most_of_its_time_is_not_healthy(tmp_path: Path) -> 
         "part"
     ]
     assert found.status in (DEGRADED, UNHEALTHY)
-    assert found.message in (messages.SLOW.format(message=WELL.message), SILENCE)
+    assert found.message in (str(fault("check.slow", message=WELL.message)), SILENCE)
 
 
 def test_without_a_file_a_worker_is_alone_and_answers(part: Part) -> None:
@@ -209,6 +210,6 @@ def test_whose_turn_does_not_come_in_time_is_not_called_silent(tmp_path: Path, p
     part.thawed.clear()
     found = asked.of("first", "second")
     assert (found["first"].status, found["first"].message) == (UNHEALTHY, SILENCE)
-    assert (found["second"].status, found["second"].message) == (DEGRADED, messages.IN_LINE)
+    assert (found["second"].status, found["second"].message) == (DEGRADED, results.WAITING.message)
     part.thawed.set()
     eventually(lambda: asked.of("second")["second"].status == HEALTHY, "its turn")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.health import diagnosis, messages
+from app.health import diagnosis
+from app.health.faults import FAULTS, fault
 from app.state.redis_client import connect
 from app.state.redis_faults import LONGEST, said
 from app.state.redis_link import RedisLink
@@ -333,7 +334,8 @@ def test_a_master_whose_sentinels_are_gone_is_used_and_health_says_so(tmp_path: 
         assert trouble is not None
         found = diagnosis.redis_trouble(diagnosis.redis_at(made.url), trouble)
         assert found.status == diagnosis.DEGRADED
-        assert found.message == f"{messages.REDIS['no sentinel']} {messages.WITHOUT_SENTINELS}"
+        wanted = f"{fault('redis.no sentinel')} {diagnosis.WITHOUT_SENTINELS}"
+        assert found.message == wanted
         made.master.kill()
         trouble = link.trouble()
         assert trouble is not None
@@ -407,8 +409,9 @@ def test_each_word_has_a_message() -> None:
     tables = (redis_faults.TEXTS, redis_faults.TYPES)
     words = {word for table in tables for _, word in table}
     words |= {*redis_faults.OF_SENTINELS.values(), "is cluster", "is sentinel", "not sentinel"}
-    assert words - {"certificate"} <= messages.REDIS.keys()
-    assert messages.REDIS.keys() <= words | {
+    known = {key.removeprefix("redis.") for key in FAULTS if key.startswith("redis.")}
+    assert words - {"certificate"} <= known
+    assert known <= words | {
         "silent",
         "no sentinel",
         "client certificate",

@@ -12,6 +12,7 @@ import pytest
 from urllib3 import HTTPResponse
 
 from app.request.body import PIECE
+from app.request.client_connection import abort_with_reset
 from app.request.errors import BodyTooLarge, BrokenTransfer, ClientGone, RequestTimeout
 from app.request.inbound import Inbound
 from app.upstream import streaming
@@ -21,7 +22,6 @@ from app.upstream.forwarding import Upstream as Forwarder
 from app.upstream.streaming import (
     WHOLE,
     Body,
-    abort_with_reset,
     body_length,
     request_body,
     response_body,
