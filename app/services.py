@@ -117,13 +117,17 @@ def build(settings: Settings) -> Services:
     board = CircuitBoard(store, (upstream.circuit, auth_service.circuit))
     cache = _verdict_cache(settings, link, store)
     sessions = Sessions(
-        link, store, cache.is_ended, settings.session_lifetime, settings.session_idle
+        link,
+        store,
+        is_ended=cache.is_ended,
+        lifetime=settings.session_lifetime,
+        idle=settings.session_idle,
     )
     limits = _limits(settings, link, WindowCounts(database))
     routes = RouteTable.load()
     in_flight = InFlight(
-        settings.max_in_flight_per_key,
-        settings.max_forwarded,
+        per_key=settings.max_in_flight_per_key,
+        in_all=settings.max_forwarded,
         most_waiting=(settings.max_connections - settings.max_forwarded) // 2,
     )
     inside = Inside(
@@ -194,10 +198,10 @@ def _auth_service(
     interval, fail_max = settings.auth_retry_interval, settings.circuit_fail_max
     return AuthService(
         settings.auth_service_url,
-        settings.auth_service_id,
-        settings.auth_timeout,
-        max(1, round(interval)),
-        Circuit("auth_service", fail_max, interval, on_change),
+        service_id=settings.auth_service_id,
+        timeout=settings.auth_timeout,
+        retry_after=max(1, round(interval)),
+        circuit=Circuit("auth_service", fail_max, interval, on_change),
     )
 
 
@@ -238,11 +242,11 @@ def _limits(settings: Settings, link: RedisLink, own: WindowCounts) -> Limits:
     """The counted limits."""
     return Limits(
         # An app of its own: flask-limiter's hooks would run on each request, to no purpose.
-        shared_limiter(Flask("limits"), link),
-        link,
-        own,
-        settings.instances,
-        settings.auth_failure_limit,
+        shared=shared_limiter(Flask("limits"), link),
+        link=link,
+        own=own,
+        instances=settings.instances,
+        failure_limit=settings.auth_failure_limit,
     )
 
 
@@ -252,7 +256,9 @@ def _results(
     """The results of all health checks, shared by the workers of this instance."""
     instance = InstanceCheck(_folder(settings), store)
     questions = checks.questions() | inside.questions() | {"instance": Question(instance.ask)}
-    return SharedResults(store, questions, settings.health_cache_ttl, settings.health_timeout)
+    return SharedResults(
+        store, questions, ttl=settings.health_cache_ttl, timeout=settings.health_timeout
+    )
 
 
 def _emf(settings: Settings) -> EmbeddedMetrics | None:

@@ -49,7 +49,7 @@ class AuthService:
     """The auth service at `url`, asked for keys of `service_id`. Safe to share among threads."""
 
     def __init__(
-        self, url: str, service_id: str, timeout: float, retry_after: int, circuit: Circuit
+        self, url: str, *, service_id: str, timeout: float, retry_after: int, circuit: Circuit
     ) -> None:
         """`timeout` and `retry_after` (what a caller is told after a failure) are in seconds. The
         circuit spares callers the time-out while the service is down; it is not MLflow's."""

@@ -58,6 +58,7 @@ class Sessions:
         self,
         link: RedisLink,
         store: InstanceStore,
+        *,
         is_ended: Callable[[Verdict], bool],
         lifetime: float,
         idle: float,

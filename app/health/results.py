@@ -82,7 +82,12 @@ class SharedResults:
     """Results by name. `ttl` (HEALTH_CACHE_TTL) and `timeout` (HEALTH_TIMEOUT) are in seconds."""
 
     def __init__(
-        self, store: InstanceStore, questions: Mapping[str, Question], ttl: float, timeout: float
+        self,
+        store: InstanceStore,
+        questions: Mapping[str, Question],
+        *,
+        ttl: float,
+        timeout: float,
     ) -> None:
         self._store = store
         self._questions = questions

@@ -20,7 +20,7 @@ class InFlight:
     browser does not repeat a script: a colleague at the same address would get half a page."""
 
     def __init__(
-        self, per_key: int, in_all: int, most_waiting: int = 100, patience: float = PATIENCE
+        self, *, per_key: int, in_all: int, most_waiting: int = 100, patience: float = PATIENCE
     ) -> None:
         """`patience` is how long one without a key waits, in seconds; so many wait at once. Each
         holds a connection, and health checks need some."""

@@ -65,6 +65,7 @@ class Limits:
 
     def __init__(
         self,
+        *,
         shared: Limiter,
         link: RedisLink,
         own: WindowCounts,

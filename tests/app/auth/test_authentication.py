@@ -95,7 +95,13 @@ def make_worker(
         link = RedisLink(url, 0.5, 0.05)
         database = InstanceDatabase(tmp_path / "shared.db")
         store, counts = InstanceStore(database), WindowCounts(database)
-        service = AuthService(server.url, "platform", 5.0, 3, Circuit("auth_service", 1000, 60))
+        service = AuthService(
+            server.url,
+            service_id="platform",
+            timeout=5.0,
+            retry_after=3,
+            circuit=Circuit("auth_service", 1000, 60),
+        )
         cache = VerdictCache(
             SharedValues(link, store),
             secret=b"secret",
@@ -106,7 +112,13 @@ def make_worker(
         turns = SingleFlight(tmp_path / "turns")
         links.append(link)
         services.append(service)
-        limits = Limits(shared_limiter(Flask("test"), link), link, counts, 1, FAILURE_LIMIT)
+        limits = Limits(
+            shared=shared_limiter(Flask("test"), link),
+            link=link,
+            own=counts,
+            instances=1,
+            failure_limit=FAILURE_LIMIT,
+        )
         authenticator = Authenticator(
             cache=cache,
             flights=turns,

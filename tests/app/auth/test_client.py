@@ -59,7 +59,9 @@ def make_client() -> Iterator[Callable[..., AuthService]]:
 
     def make(url: str, timeout: float = PATIENT, fail_max: int = 1000) -> AuthService:
         circuit = Circuit("auth_service", fail_max, 60)
-        made.append(AuthService(url, "platform", timeout, 3, circuit))
+        made.append(
+            AuthService(url, service_id="platform", timeout=timeout, retry_after=3, circuit=circuit)
+        )
         return made[-1]
 
     yield make

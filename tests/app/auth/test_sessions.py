@@ -28,7 +28,7 @@ def sessions(store: InstanceStore, lifetime: float = 60, ended: bool = False) ->
     def is_ended(verdict: Verdict) -> bool:
         return ended
 
-    return Sessions(link, store, is_ended, lifetime, 60)
+    return Sessions(link, store, is_ended=is_ended, lifetime=lifetime, idle=60)
 
 
 def test_a_session_is_who_began_it(store: InstanceStore) -> None:

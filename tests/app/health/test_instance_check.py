@@ -162,7 +162,9 @@ def test_no_message_holds_a_path(check: InstanceCheck, folder: Path, temporary: 
 
 def test_a_worker_shows_it_in_a_metric(check: InstanceCheck, folder: Path) -> None:
     question = Question(check.ask)
-    watch = InstanceWatch(SharedResults(InstanceStore.at(None), {"instance": question}, 0.0, 5.0))
+    watch = InstanceWatch(
+        SharedResults(InstanceStore.at(None), {"instance": question}, ttl=0.0, timeout=5.0)
+    )
     folder.write_bytes(b"")
     watch.look()
     assert INSTANCE_DEGRADED._value.get() == 1

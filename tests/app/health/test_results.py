@@ -69,7 +69,7 @@ def worker(tmp_path: Path, part: Part) -> Worker:
             "other": Question(lambda: WELL, SILENCE),
             "broken": Question(broken, SILENCE),
         }
-        return SharedResults(store, questions, ttl, timeout)
+        return SharedResults(store, questions, ttl=ttl, timeout=timeout)
 
     return make
 
@@ -141,15 +141,17 @@ def test_an_answer_that_took_most_of_its_time_is_not_healthy(tmp_path: Path) -> 
         return WELL
 
     questions = {"part": Question(slowly, SILENCE)}
-    found = SharedResults(InstanceStore.at(tmp_path / "db"), questions, LONG, 0.35).of("part")[
+    found = SharedResults(InstanceStore.at(tmp_path / "db"), questions, ttl=LONG, timeout=0.35).of(
         "part"
-    ]
+    )["part"]
     assert found.status in (DEGRADED, UNHEALTHY)
     assert found.message in (str(fault("check.slow", message=WELL.message)), SILENCE)
 
 
 def test_without_a_file_a_worker_is_alone_and_answers(part: Part) -> None:
-    alone = SharedResults(InstanceStore.at(None), {"part": Question(part.ask, SILENCE)}, LONG, LONG)
+    alone = SharedResults(
+        InstanceStore.at(None), {"part": Question(part.ask, SILENCE)}, ttl=LONG, timeout=LONG
+    )
     assert alone.of("part") == alone.of("part")
     assert part.count == 1
 
@@ -196,7 +198,9 @@ def test_questions_of_a_line_are_asked_in_order_and_not_at_once(tmp_path: Path) 
         return Question(ask, SILENCE, line="mlflow")
 
     questions = {name: question(name) for name in "abcd"}
-    found = SharedResults(InstanceStore.at(tmp_path / "db"), questions, LONG, LONG).of(*"abcd")
+    found = SharedResults(InstanceStore.at(tmp_path / "db"), questions, ttl=LONG, timeout=LONG).of(
+        *"abcd"
+    )
     assert {check.message for check in found.values()} == {WELL.message}
     assert order == list("abcd")
 
@@ -206,7 +210,7 @@ def test_whose_turn_does_not_come_in_time_is_not_called_silent(tmp_path: Path, p
         "first": Question(part.ask, SILENCE, line="mlflow"),
         "second": Question(lambda: WELL, SILENCE, line="mlflow"),
     }
-    asked = SharedResults(InstanceStore.at(tmp_path / "db"), questions, LONG, 0.1)
+    asked = SharedResults(InstanceStore.at(tmp_path / "db"), questions, ttl=LONG, timeout=0.1)
     part.thawed.clear()
     found = asked.of("first", "second")
     assert (found["first"].status, found["first"].message) == (UNHEALTHY, SILENCE)

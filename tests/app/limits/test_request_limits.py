@@ -44,7 +44,13 @@ def make_limits(redis_url: str) -> Iterator[MakeLimits]:
         link = RedisLink(url, 0.5, 0.05)
         links.append(link)
         shared = shared_limiter(Flask("test"), link)
-        return Limits(shared, link, WindowCounts(InstanceDatabase(store)), instances, failure_limit)
+        return Limits(
+            shared=shared,
+            link=link,
+            own=WindowCounts(InstanceDatabase(store)),
+            instances=instances,
+            failure_limit=failure_limit,
+        )
 
     yield make
     for link in links:
@@ -457,7 +463,7 @@ def test_those_without_a_key_have_a_quarter() -> None:
 
 @pytest.mark.parametrize(("per_key", "in_all"), [(1, 40), (5, 4)])
 def test_who_has_no_key_waits_for_a_slot(per_key: int, in_all: int) -> None:
-    in_flight = InFlight(per_key, in_all, patience=20)
+    in_flight = InFlight(per_key=per_key, in_all=in_all, patience=20)
     first = in_flight.acquire("network 1", has_key=False)
     threading.Timer(0.1, first.release).start()
     in_flight.acquire("network 1", has_key=False).release()

@@ -258,7 +258,13 @@ def test_connections_to_the_auth_service_end_with_their_age(
 ) -> None:
     with Upstream() as service:
         service.answers(Answer(send(sized(b'{"valid": false}'))))
-        asked = AuthService(service.url, "platform", 5, 1, Circuit("auth_service", 5, 1))
+        asked = AuthService(
+            service.url,
+            service_id="platform",
+            timeout=5,
+            retry_after=1,
+            circuit=Circuit("auth_service", 5, 1),
+        )
         monkeypatch.setattr(auth_service._Connection, "max_age", 0.3)
         for _ in range(3):
             assert asked.validate("hk_test_a", "203.0.113.7") is None
@@ -280,7 +286,13 @@ def test_connections_to_the_auth_service_end_with_their_age(
 def test_the_auth_service_may_answer_in_an_unusual_way(data: bytes) -> None:
     with Upstream() as service:
         service.answers(Answer(send(data)))
-        asked = AuthService(service.url, "platform", 5, 1, Circuit("auth_service", 5, 1))
+        asked = AuthService(
+            service.url,
+            service_id="platform",
+            timeout=5,
+            retry_after=1,
+            circuit=Circuit("auth_service", 5, 1),
+        )
         assert asked.validate("hk_test_a", "203.0.113.7") is None
         assert service.requests[0].one("Host") == service.url.removeprefix("http://")
 
