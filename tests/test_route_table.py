@@ -363,7 +363,8 @@ def test_the_longest_names_are_found() -> None:
     found = RouteTable.load().match(
         "DELETE", f"/api/3.0/mlflow/mcp-servers/{name}/versions/{version}/tags/{key}"
     )
-    assert found is not None and found.parameters == {"name": name, "version": version, "key": key}
+    assert found is not None
+    assert found.parameters == {"name": name, "version": version, "key": key}
 
 
 def test_head_is_get() -> None:

@@ -57,7 +57,7 @@ class Authenticator:
     """Sole owner of authentication: the cache, the single flight, the auth service, sessions, and
     the limit of failed attempts."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each by its name)
         self,
         *,
         cache: VerdictCache,

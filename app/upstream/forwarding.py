@@ -17,6 +17,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from app.request.errors import (
     CircuitOpen,
+    ProxyError,
     UpstreamOverloaded,
     UpstreamReset,
     UpstreamTimeout,
@@ -164,8 +165,6 @@ class Upstream:
         connection: also a POST, such as a search.
         """
         began, tries = time.monotonic(), 0
-        reads_only = permit.inbound.method in ("GET", "HEAD") and body.is_whole
-        reads = permit.route is not None and permit.route.access is Access.READ and body.is_whole
         had_turn = permit.route is not None and _takes_turn(permit.route)
         self._retries.request_made()
         while True:
@@ -174,31 +173,35 @@ class Upstream:
             sent = time.monotonic()
             try:
                 answer, page = self._once(permit, body)
-            except UpstreamOverloaded:
-                self._writes.tighten(sent, had_turn)
-                if not reads or has_left(permit.inbound):
-                    raise
-                # MLflow's own wait, 30 s, does not count towards the deadline.
-                if not self._retries.again(tries, time.monotonic(), was_sent=True):
-                    raise
-                continue
-            except UpstreamUnreachable:
-                if not self._retries.again(tries, began, was_sent=False):
-                    raise
-                continue
-            except UpstreamReset:
-                if not reads_only or not self._retries.again(tries, began, was_sent=True):
+            except (UpstreamOverloaded, UpstreamUnreachable, UpstreamReset) as error:
+                if isinstance(error, UpstreamOverloaded):
+                    self._writes.tighten(sent, had_turn)
+                if not self._may_repeat(error, permit, body, tries, began):
                     raise
                 continue
             if answers.is_pool_limit(answer.status, page):  # of a route where a part may be done
                 self._writes.tighten(sent, had_turn)
-            if not reads_only or not answers.is_of_intermediary(
-                answer.status, answer.headers, page
-            ):
+            if not answers.is_of_intermediary(answer.status, answer.headers, page):
                 return answer
-            if not self._retries.again(tries, began, was_sent=True):
+            if not self._may_repeat(None, permit, body, tries, began):
                 return answer
             answer.close()
+
+    def _may_repeat(
+        self, error: ProxyError | None, permit: Permit, body: Body, tries: int, began: float
+    ) -> bool:
+        """Whether a try that ended so is repeated; without `error` it got an intermediary's page.
+        Waits before it says yes."""
+        if isinstance(error, UpstreamUnreachable):
+            return self._retries.again(tries, began, was_sent=False)
+        if isinstance(error, UpstreamOverloaded):
+            reads = permit.route is not None and permit.route.access is Access.READ
+            if not (reads and body.is_whole) or has_left(permit.inbound):
+                return False
+            began = time.monotonic()  # MLflow's own wait, 30 s, does not count
+        elif permit.inbound.method not in ("GET", "HEAD") or not body.is_whole:
+            return False
+        return self._retries.again(tries, began, was_sent=True)
 
     def _once(self, permit: Permit, body: Body) -> tuple[urllib3.BaseHTTPResponse, bytes]:
         """The answer, and its body where that says what the answer means."""

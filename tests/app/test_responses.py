@@ -52,7 +52,8 @@ def raising(error: Exception) -> Flask:
 
 
 def test_nothing_is_left_out() -> None:
-    assert len(REFUSALS) > 20 and len(FAILURES) >= 6
+    assert len(REFUSALS) > 20
+    assert len(FAILURES) >= 6
     assert {*REDIRECTS, *REFUSALS, *FAILURES} == set(FAMILY), "one without a status"
 
 
@@ -80,7 +81,8 @@ def test_a_failure_is_a_defect_with_its_cause_in_the_log(
     assert answer.json is not None
     assert (answer.status_code, answer.json["error_code"]) == (500, "INTERNAL_ERROR")
     (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert line.exc_info is not None and line.exc_info[0] is kind
+    assert line.exc_info is not None
+    assert line.exc_info[0] is kind
     assert vars(line)["fields"]["request_id"] == answer.json["request_id"]
 
 

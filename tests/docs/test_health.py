@@ -31,7 +31,8 @@ def test_each_check_and_each_path_is_named() -> None:
         assert f"`{path}`" in PAGE
     assert WITHOUT_FOLDER in PAGE.replace("\n", " ")
     assert WITHOUT_TMPDIR in PAGE.replace("\n", " ")
-    assert "four small GETs" in PAGE and len(MLFLOW_QUESTIONS) == 4
+    assert "four small GETs" in PAGE
+    assert len(MLFLOW_QUESTIONS) == 4
 
 
 def test_there_are_messages_to_be_listed() -> None:

@@ -175,6 +175,14 @@ def _uvicorn(deployment: Deployment) -> int:
 def aws(deployment: Deployment) -> Iterator[str]:
     """What validate and plan let pass, and apply fails at."""
     yield from alb.refusals(deployment.rules)
+    yield from _refused_balancers(deployment)
+    yield from _refused_tasks(deployment)
+    for redis in deployment.all("aws_elasticache_replication_group"):
+        if redis.values.get("auth_token") and not redis.values["transit_encryption_enabled"]:
+            yield f"{redis.address}: a password without TLS"
+
+
+def _refused_balancers(deployment: Deployment) -> Iterator[str]:
     for balancer in deployment.all("aws_lb"):
         if not 1 <= int(balancer.values["idle_timeout"]) <= 4000:
             yield "an idle time-out is 1 to 4000 s"
@@ -183,6 +191,9 @@ def aws(deployment: Deployment) -> Iterator[str]:
     for listener in deployment.all("aws_lb_listener"):
         if listener.values["protocol"] == "HTTPS" and not listener.values.get("certificate_arn"):
             yield f"{listener.address} is HTTPS without a certificate"
+
+
+def _refused_tasks(deployment: Deployment) -> Iterator[str]:
     for task in deployment.all("aws_ecs_task_definition"):
         cpu, memory = task.values["cpu"], task.values["memory"]
         if not isinstance(cpu, Unknown) and int(memory) not in FARGATE_MIB.get(int(cpu), ()):
@@ -190,9 +201,6 @@ def aws(deployment: Deployment) -> Iterator[str]:
     for name, container in deployment.containers.items():
         if not 2 <= container["stopTimeout"] <= 120:
             yield f"container {name}: a stop time-out is 2 to 120 s on Fargate"
-    for redis in deployment.all("aws_elasticache_replication_group"):
-        if redis.values.get("auth_token") and not redis.values["transit_encryption_enabled"]:
-            yield f"{redis.address}: a password without TLS"
 
 
 def _refused_group(group: dict[str, Any]) -> Iterator[str]:

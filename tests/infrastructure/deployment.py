@@ -99,9 +99,7 @@ def read(resources: Iterable[Resource], infrastructure: Path = INFRASTRUCTURE) -
     """
     contract = json.loads((infrastructure / "routes.json").read_text("utf-8"))
     found = Deployment(contract, resources=list(resources))
-    for resource in found.resources:
-        if REFUSED.fullmatch(resource.kind):
-            raise NotUnderstood(f"{resource.address}: say it with the resources that are read here")
+    _refuse_what_is_not_seen(found)
     names = _names(found.resources)
     for group in found.all("aws_lb_target_group"):
         found.groups[group.name] = group.values
@@ -114,14 +112,20 @@ def read(resources: Iterable[Resource], infrastructure: Path = INFRASTRUCTURE) -
     for direction, kind in (("in", "ingress"), ("out", "egress")):
         for rule in found.all(f"aws_vpc_security_group_{kind}_rule"):
             found.doors.append(_door(direction, rule, names))
-    for group in found.all("aws_security_group"):
-        if group.values.get("ingress") or group.values.get("egress"):
-            raise NotUnderstood(f"{group.address} has rules inside; make them resources")
     for task in found.all("aws_ecs_task_definition"):
         definitions = task.values["container_definitions"]
         for container in json.loads(definitions) if isinstance(definitions, str) else definitions:
             found.containers[container["name"]] = container
     return found
+
+
+def _refuse_what_is_not_seen(found: Deployment) -> None:
+    for resource in found.resources:
+        if REFUSED.fullmatch(resource.kind):
+            raise NotUnderstood(f"{resource.address}: say it with the resources that are read here")
+    for group in found.all("aws_security_group"):
+        if group.values.get("ingress") or group.values.get("egress"):
+            raise NotUnderstood(f"{group.address} has rules inside; make them resources")
 
 
 def _names(resources: Iterable[Resource]) -> dict[str, str]:

@@ -125,5 +125,5 @@ def test_a_pattern(pattern: str, matches: bool) -> None:
     "pattern", ["ERROR", "{ $.a != 1 }", '{ ($.a = "x" }', '{ $.a = "x" $.b = "y" }']
 )
 def test_a_pattern_that_is_not_understood_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"understood|braces|closed"):
         matcher(pattern)

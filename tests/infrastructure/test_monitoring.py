@@ -223,7 +223,8 @@ def promtool(command: str, given: str = "") -> str:
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
 def test_a_panel_can_be_drawn(panel: dict[str, Any]) -> None:
-    assert panel["title"] and panel["targets"]
+    assert panel["title"]
+    assert panel["targets"]
     assert panel["datasource"]["uid"] == "${datasource}", "whichever Prometheus there is"
     place = panel["gridPos"]
     assert place["x"] + place["w"] <= 24

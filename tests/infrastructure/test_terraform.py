@@ -156,7 +156,8 @@ def test_every_alarm_on_a_log_metric_has_a_filter_that_makes_it(outcomes: Outcom
         for resource in deployment.all("aws_cloudwatch_metric_alarm")
         if not resource.values["namespace"].startswith(("AWS/", "ECS/"))
     }
-    assert wanted and wanted <= made
+    assert wanted
+    assert wanted <= made
 
 
 def test_every_alarm_rings_somewhere_and_none_twice(outcomes: Outcomes) -> None:

@@ -77,7 +77,8 @@ def test_an_identity_in_the_trailers_stays_behind(
     assert call(front.url, "PUT", ARTIFACT, *fields, body=body).status == 200
     (seen,) = upstream.requests
     assert (seen.body, seen.trailers) == (b"hello", b"")
-    assert len(seen.all("X-Hokusai-User-Id")) == 1 and b"root" not in seen.head
+    assert len(seen.all("X-Hokusai-User-Id")) == 1
+    assert b"root" not in seen.head
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,8 @@ def id_of(front: Proxy, upstream: Upstream, key: str, *fields: str | bytes) -> s
     """The id that the client is told, which must be the one that MLflow is told."""
     answer: Response = call(front.url, "GET", SEARCH, bearer(key), *fields)
     told = answer.one("X-Request-ID")
-    assert told and told == upstream.requests[-1].one("X-Request-ID")
+    assert told
+    assert told == upstream.requests[-1].one("X-Request-ID")
     return told
 
 
@@ -305,12 +307,14 @@ def test_an_unusable_request_id_is_replaced(
 ) -> None:
     line = b"X-Request-ID: " + (given if isinstance(given, bytes) else given.encode())
     told = id_of(front, upstream, key, line)
-    assert len(told) == 32 and told.isalnum()
+    assert len(told) == 32
+    assert told.isalnum()
 
 
 def test_of_two_request_ids_neither_is_believed(front: Proxy, upstream: Upstream, key: str) -> None:
     told = id_of(front, upstream, key, "X-Request-ID: aaaaaaaa", "X-Request-ID: bbbbbbbb")
-    assert "aaaaaaaa" not in told and "bbbbbbbb" not in told
+    assert "aaaaaaaa" not in told
+    assert "bbbbbbbb" not in told
 
 
 def test_each_request_gets_an_id_of_its_own(front: Proxy, upstream: Upstream, key: str) -> None:

@@ -199,4 +199,5 @@ def test_the_text_format_is_one_line_for_each_request_too(
     eventually(lambda: "in-text-0001" in front.log.read_text(), "the line")
     (line,) = [text for text in front.log.read_text().splitlines() if "in-text-0001" in text]
     assert re.match(r"[0-9-]{10} [0-9:,]{12} INFO    hokusai\.access request request_id=", line)
-    assert " status=200 " in line and " operation=SearchExperiments " in line
+    assert " status=200 " in line
+    assert " operation=SearchExperiments " in line

@@ -92,7 +92,8 @@ def test_a_longer_request_line_is_414(
 ) -> None:
     answer = get(front, _target_of_line_length(length), key)
     assert answer.error == (414, "BAD_REQUEST")
-    assert "65536" in answer.json["message"] and "POST" not in answer.json["message"]
+    assert "65536" in answer.json["message"]
+    assert "POST" not in answer.json["message"]
     assert upstream.requests == []
 
 
@@ -156,7 +157,8 @@ def test_what_could_be_read_two_ways_is_refused(
     front: Proxy, upstream: Upstream, key: str, name: str
 ) -> None:
     assert get(front, REFUSED_TARGETS[name], key).error == (400, "BAD_REQUEST")
-    assert upstream.requests == [] and upstream.connections == 0
+    assert upstream.requests == []
+    assert upstream.connections == 0
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,8 @@ def test_when_a_key_ends_is_read_or_the_log_says_that_it_is_not(
     server.answers(says(YES | {"expires_at": said}))
     for _ in range(2):
         found = client.validate(KEY, IP)
-        assert found is not None and found.expires_at == until
+        assert found is not None
+        assert found.expires_at == until
     lines = [line for line in caplog.messages if "expires_at" in line]
     assert len(lines) == is_unread, "once"
 
@@ -569,7 +570,8 @@ def test_an_authority_of_the_machine_is_trusted(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
     with over_tls(certificates, "127.0.0.1") as server:
         found = make_client(server.url).validate(KEY, IP)
-    assert found is not None and found.key_id == "key-1"
+    assert found is not None
+    assert found.key_id == "key-1"
 
 
 @pytest.mark.parametrize(("host", "is_known"), [("127.0.0.1", False), ("127.0.0.2", True)])

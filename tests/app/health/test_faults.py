@@ -14,7 +14,8 @@ def test_a_row_is_a_sentence_and_a_remedy(key: str) -> None:
     assert code == code.strip().lower()
     if key != "redis.permission":  # app/state/redis_rights.py writes that
         assert message[0].isupper() or message.startswith("{")
-        assert message.endswith(".") and remedy.endswith(".")
+        assert message.endswith(".")
+        assert remedy.endswith(".")
     assert str(FAULTS[key]) == f"{message} {remedy}"
 
 

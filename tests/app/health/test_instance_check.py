@@ -157,7 +157,8 @@ def test_no_message_holds_a_path(check: InstanceCheck, folder: Path, temporary: 
     folder.write_bytes(b"")
     found = check.ask()
     assert "/" not in found.message.replace("/metrics", "")
-    assert found.message.count("Until then") == 1 and WITHOUT_TMPDIR in found.message
+    assert found.message.count("Until then") == 1
+    assert WITHOUT_TMPDIR in found.message
 
 
 def test_a_worker_shows_it_in_a_metric(check: InstanceCheck, folder: Path) -> None:

@@ -251,4 +251,5 @@ def test_no_key_and_no_path_is_in_them(start: Start, fake: Upstream, key: str) -
     proxy.stop()
     written = repr(emf_lines(proxy))
     assert "unclassified" in written
-    assert "hk_" not in written and "secret" not in written
+    assert "hk_" not in written
+    assert "secret" not in written

@@ -58,7 +58,8 @@ def test_a_key_is_found_in_each_of_its_places(
 def test_what_a_key_may_look_like(key: str) -> None:
     for value in (f"Bearer {key}", basic(f"ann:{key}")):
         found = identify(environ(HTTP_AUTHORIZATION=value), 0)
-        assert isinstance(found, Credentials) and found.key == key
+        assert isinstance(found, Credentials)
+        assert found.key == key
 
 
 @pytest.mark.parametrize(

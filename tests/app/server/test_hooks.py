@@ -25,7 +25,8 @@ def test_what_goes_wrong_in_a_hook_is_logged(caplog: pytest.LogCaptureFixture) -
 
     child_exit(None, None)
     assert len(inspect.signature(child_exit).parameters) == 2, "gunicorn counts them"
-    assert "the gunicorn hook child_exit failed" in caplog.text and "no folder" in caplog.text
+    assert "the gunicorn hook child_exit failed" in caplog.text
+    assert "no folder" in caplog.text
 
 
 def test_every_hook_is_harmless() -> None:

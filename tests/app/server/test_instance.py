@@ -91,7 +91,8 @@ def test_the_environment_of_another_master_is_not_believed(environ: dict[str, st
     )
     folder = prepare(Settings(), environ)
     other = in_another_process(program, environ)
-    assert other and Path(other) != folder
+    assert other
+    assert Path(other) != folder
     assert folder.is_dir()
 
 

@@ -59,7 +59,8 @@ def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another worker, which looks once a second after it got a line."""
     command, pipe = [sys.executable, "-c", WORKER, str(tmp_path)], subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout and process.stdout.readline() == "opened\n"
+        assert process.stdout
+        assert process.stdout.readline() == "opened\n"
         yield process
         process.kill()
 

@@ -134,7 +134,8 @@ def test_where_there_can_be_no_file_each_process_keeps_its_own(tmp_path: Path) -
         True,
         False,
     ]
-    assert here.trouble and there.trouble
+    assert here.trouble
+    assert there.trouble
 
 
 # --- trouble with the file -----------------------------------------------------------------------
@@ -260,7 +261,8 @@ def test_without_room_limits_and_values_go_on(
         assert store.get_value("before") == b"1", "the file can still be read"
         assert not store.forget("ended")
         assert store.get_value("ended") is None
-        assert store.claim("claim", 60) and not store.claim("claim", 60)
+        assert store.claim("claim", 60)
+        assert not store.claim("claim", 60)
         assert store.values("b") == {"efore": b"1"}
         assert store.trouble
     assert [record.levelname for record in caplog.records] == ["ERROR"]
@@ -282,7 +284,8 @@ def test_what_was_kept_meanwhile_is_shared_when_there_is_room(store: Worker, oth
         assert each.get_value("name") == b"value"
         assert each.get_value("ended") is None
         assert each.counts.get_sliding_window("key", 3600)[2] == 4
-    assert store.check() == "" and store.counts.get_sliding_window("key", 3600)[2] == 4, "only once"
+    assert store.check() == ""
+    assert store.counts.get_sliding_window("key", 3600)[2] == 4, "only once"
 
 
 def test_a_lock_that_is_kept_stops_nobody_for_long(file: Path, store: Worker) -> None:

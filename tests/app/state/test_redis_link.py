@@ -316,7 +316,8 @@ def test_a_redis_that_answers_and_is_of_no_use(
     with redis.Redis.from_url(server.url) as operator:
         operator.execute_command(WRONG[word])
     trouble = make_link(timeout=5).trouble()
-    assert trouble is not None and trouble[0] == word
+    assert trouble is not None
+    assert trouble[0] == word
 
 
 def test_a_redis_that_is_well(link: RedisLink) -> None:
@@ -327,10 +328,12 @@ def test_a_redis_that_is_silent_or_gone(make_link: MakeLink, way: FaultProxy) ->
     link = make_link()
     way.stall()
     trouble = link.trouble()
-    assert trouble is not None and trouble[0] == "silent"
+    assert trouble is not None
+    assert trouble[0] == "silent"
     way.refuse()
     trouble = make_link().trouble()
-    assert trouble is not None and trouble[0] == "unreachable"
+    assert trouble is not None
+    assert trouble[0] == "unreachable"
     way.heal()
     eventually(lambda: make_link().trouble() is None, "the recovery")
 
@@ -344,4 +347,5 @@ def test_a_redis_that_wants_tls(make_link: MakeLink) -> None:
             eventually(lambda: closing.open_connections, "the connection")
             closing.drop_connections()
             trouble = asking.result(10)
-    assert trouble is not None and trouble[0] == "closed"
+    assert trouble is not None
+    assert trouble[0] == "closed"

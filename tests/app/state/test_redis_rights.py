@@ -84,7 +84,8 @@ def test_each_right_that_is_missing_is_named_with_the_rule_that_grants_it(
     assert (trouble.word, trouble.is_partial) == ("permission", True)
     rules = [lack.kind + lack.right for lack in trouble.lacks]
     covering = grant.rstrip("*").rstrip(":")
-    assert rules and all(rule.startswith(covering) for rule in rules)
+    assert rules
+    assert all(rule.startswith(covering) for rule in rules)
     assert explain(trouble.lacks).count("Until then") == 1
 
 

@@ -79,7 +79,8 @@ def test_a_full_disk_is_a_503_which_the_log_tells_once(caplog: pytest.LogCapture
                     body.write(b"x" * IN_MEMORY)
         assert int(str(refused.value.headers["Retry-After"])) >= 1
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "TMPDIR" in line and "File too large" in line
+    assert "TMPDIR" in line
+    assert "File too large" in line
     with bodies.new("key-1") as body:
         body.write(b"x" * 10 * IN_MEMORY)
 

@@ -228,7 +228,7 @@ def test_reset_closes_it(circuit: Circuit, changes: Changes) -> None:
 
 def test_one_of_many_threads_probes(quick: Circuit, changes: Changes) -> None:
     trip(quick)
-    inside, refused = [], threading.Semaphore(0)
+    inside, waits, refused = [], [], threading.Semaphore(0)
 
     def action(index: int) -> None:
         try:
@@ -237,11 +237,12 @@ def test_one_of_many_threads_probes(quick: Circuit, changes: Changes) -> None:
                 for _ in range(15):
                     assert refused.acquire(timeout=PATIENCE)
         except Open as refusal:
-            assert refusal.retry_after == 1
+            waits.append(refusal.retry_after)
             refused.release()
 
     assert together(16, action) == [None] * 16
     assert len(inside) == 1
+    assert waits == [1] * 15
     assert changes == ["open", "half-open", "closed"]
 
 

@@ -125,7 +125,8 @@ for line in sys.stdin:
     ) -> list[Any]:
         """Results of so many threads: what was found, after how many seconds, whether the name's
         look-ups fail."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.write(json.dumps([host, timeout, port, count]) + "\n")
         self._process.stdin.flush()
         return list(json.loads(self._process.stdout.readline()))
