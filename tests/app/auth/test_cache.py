@@ -185,9 +185,9 @@ def test_a_life_of_nothing_is_never_fresh(
 def test_a_hit_never_extends_a_life(
     cache: VerdictCache, other: VerdictCache, client: "redis.Redis", digest: str, key_id: str
 ) -> None:
-    cache.put(digest, yes(key_id, TTL - 0.3))
+    cache.put(digest, yes(key_id, TTL - 1))
     in_redis = client.pttl(PREFIX + digest)
-    deadline = time.monotonic() + 0.35
+    deadline = time.monotonic() + 1.05
     hits = 0
     while time.monotonic() < deadline:
         hits += bool(cache.fresh(digest)) + bool(other.fresh(digest))
@@ -195,7 +195,7 @@ def test_a_hit_never_extends_a_life(
     assert hits > 10
     assert cache.fresh(digest) is None
     assert other.fresh(digest) is None
-    assert client.pttl(PREFIX + digest) < in_redis - 300
+    assert client.pttl(PREFIX + digest) < in_redis - 1000
 
 
 def test_redis_forgets_a_verdict_that_is_of_no_use_any_more(
