@@ -12,11 +12,11 @@ import mlflow.pyfunc
 from mlflow.entities import Metric, Param
 
 from app.doctor import explain, model
-from app.doctor.model import MIB, Model, compare
+from app.doctor.connection import ACCEPTED
+from app.doctor.model import MAKES, MIB, RUNS, Model, compare
 from app.doctor.steps import Failed, Steps
 from app.doctor.wire import Wire
 
-DOOR, EXPERIMENT, RUN = "the key is accepted", "experiment created", "run started"
 ALIAS = "checked"
 BATCH = [step / 2 for step in range(100)]  # metrics in one log-batch call
 PARAMS = {"solver": "none", "note": "a=b & c"}
@@ -181,11 +181,11 @@ class Registration:
 
 def run(steps: Steps, flow: Registration, large_mib: int) -> None:
     """Make everything; each step needs the one it builds upon."""
-    steps.run(EXPERIMENT, flow.make_experiment, needs=DOOR)
-    steps.run(RUN, flow.start_run, needs=EXPERIMENT)
-    steps.run("params", flow.log_params, needs=RUN)
-    steps.run("metric, single", flow.log_metric, needs=RUN)
-    steps.run("metrics, in a batch", flow.log_batch, needs=RUN)
+    steps.run(MAKES, flow.make_experiment, needs=ACCEPTED)
+    steps.run(RUNS, flow.start_run, needs=MAKES)
+    steps.run("params", flow.log_params, needs=RUNS)
+    steps.run("metric, single", flow.log_metric, needs=RUNS)
+    steps.run("metrics, in a batch", flow.log_batch, needs=RUNS)
     steps.run("read back", flow.read_back, needs="metrics, in a batch")
     for kind, name, size in (
         ("small", "small.bin", 1024),
@@ -193,11 +193,11 @@ def run(steps: Steps, flow: Registration, large_mib: int) -> None:
         ("empty", "empty.bin", 0),
         ("awkward name", AWKWARD, 1024),
     ):
-        steps.run(f"artifact, {kind}", partial(flow.round_trip, name, size), needs=RUN)
+        steps.run(f"artifact, {kind}", partial(flow.round_trip, name, size), needs=RUNS)
     over_rest = partial(flow.round_trip_over_rest, AWKWARD_FOR_REST)
-    steps.run("artifact, ? in its name (REST)", over_rest, needs=RUN)
-    steps.run("artifact, # in its name (REST)", flow.forbidden_name, needs=RUN)
-    steps.run("model logged", flow.log_model, needs=RUN)
+    steps.run("artifact, ? in its name (REST)", over_rest, needs=RUNS)
+    steps.run("artifact, # in its name (REST)", flow.forbidden_name, needs=RUNS)
+    steps.run("model logged", flow.log_model, needs=RUNS)
     steps.run("model registered", flow.register, needs="model logged")
     steps.run("version found", flow.find_version, needs="model registered")
     steps.run("alias set", flow.set_alias, needs="model registered")

@@ -29,6 +29,7 @@ def main() -> int:
     options, more = parse(parser, None, os.environ, PACKAGES)
     import sdk  # after `parse` has found the packages
 
+    from app.doctor.connection import ACCEPTED
     from app.doctor.model import unique_name
     from app.doctor.wire import Wire
 
@@ -37,11 +38,11 @@ def main() -> int:
     facts = {**options.facts(), "called": f"{name} (experiment and registered model)"}
     steps = Steps(title, facts, redactor(options.key), options.json, sdk.failure)
     with sdk.isolated(options) as scratch:
-        from registration import DOOR, Registration, clean_up, run  # it imports the SDK
+        from registration import Registration, clean_up, run  # it imports the SDK
 
         sdk.RequestIds.install()
         flow = Registration(Wire(options), scratch, name)
-        opened = steps.run(DOOR, flow.door)
+        opened = steps.run(ACCEPTED, flow.door)
         with Interruption(steps):
             run(steps, flow, more.large_mib)
         if opened and not more.keep:  # behind a closed door nothing was made
