@@ -1,11 +1,11 @@
 """gunicorn's master, which nothing may end that goes wrong beside workers that serve.
 
 gunicorn's own ends, and its workers with it, where it cannot fork (a limit of processes, no
-memory), where a new worker does not come up, where the configuration cannot be read again on
-SIGHUP, and where the program is gone on SIGUSR2. At the start that is right, and it stays so. Later
-the workers that serve go on, what failed is logged, and a worker is tried again after a pause. When
-none is left that serves, gunicorn's own decision stands: whoever started the instance starts it
-anew.
+memory), where a new worker does not come up (after SIGHUP, say, those of a bad release), where the
+configuration cannot be read again on SIGHUP, and where the program is gone on SIGUSR2. At the start
+that is right, and it stays so. Later the workers that serve go on, what failed is logged, and a
+worker is tried again after a pause. When none is left that serves, gunicorn's own decision stands:
+whoever started the instance starts it anew.
 """
 
 import os
@@ -65,9 +65,18 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
             self.num_workers -= leaving
 
     def manage_workers(self) -> None:
-        """Starts those that are missing, and stops the oldest of those that are too many."""
+        """Starts those that are missing, and stops the oldest of those that are too many: of a
+        reload, those of before once the new ones serve, and what an earlier one still starts."""
         self.spawn_workers()
-        super().manage_workers()
+        staying = [worker for worker in self.WORKERS.values() if not worker.draining]
+        staying.sort(key=lambda worker: worker.age)
+        spare = sum(map(_serves, staying)) - self.num_workers
+        for worker in staying[: max(0, len(staying) - self.num_workers)]:
+            if not _serves(worker):
+                self.kill_worker(worker.pid, signal.SIGTERM)
+            elif spare > 0:
+                spare -= 1
+                self.kill_worker(worker.pid, signal.SIGTERM)
 
     def kill_worker(self, pid: int, sig: int) -> None:
         """Sends a signal, and notes here who was told to stop."""
@@ -136,15 +145,18 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
         return bool(os.getpid() == self.pid)
 
     def _goes_on(self) -> bool:
-        """Whether this is the master, and a worker serves. Its heartbeat file has the time of the
-        clock until the worker's loop puts that of the monotonic clock there, which is less."""
-        if not self._is_master():
-            return False
-        return any(worker.tmp.last_update() <= time.monotonic() for worker in self.WORKERS.values())
+        """Whether this is the master, and a worker serves."""
+        return self._is_master() and any(map(_serves, self.WORKERS.values()))
 
     def _try_later(self, message: str, why: object) -> None:
         self._not_before = time.monotonic() + PAUSE
-        self.log.error(f"{message}; the others serve, and it is tried again", why)
+        self.log.error(f"{message}; the others serve, and one that is missing is tried again", why)
+
+
+def _serves(worker: Any) -> bool:
+    """Whether its loop runs. Its heartbeat file has the time of the clock until the loop puts that
+    of the monotonic clock there, which is less."""
+    return bool(worker.tmp.last_update() <= time.monotonic())
 
 
 def install() -> None:

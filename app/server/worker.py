@@ -15,6 +15,7 @@ docs/decisions/worker-class.md has the measurements.
 
 import errno
 import json
+import os
 import socket
 import struct
 import time
@@ -225,10 +226,11 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         return hooks.error_page(environ, path, status, message, request_id)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: drain, then stop."""
+        """SIGTERM: drain, then stop; at once while it boots, as it has no client yet."""
+        if not self.booted:
+            os._exit(0)
         if not self.draining:
             self.draining = True
-            # None while it boots; an error here would be a failed boot, and end the instance.
             if hooks := hooks_of(self):
                 hooks.drain()
             gevent.spawn_later(self.drain_delay, self._stop)

@@ -153,6 +153,35 @@ def test_signals_that_cannot_be_obeyed_change_nothing(stage: Stage, fake: Upstre
     stage.clear()
 
 
+#: Ends a new worker about when it would serve.
+FAILING_START = """
+def post_fork(server, worker):
+    import time
+    time.sleep(2)
+    raise OSError("a bad release")
+"""
+
+
+@pytest.mark.slow
+def test_a_reload_whose_workers_do_not_come_up_leaves_those_of_before(
+    stage: Stage, fake: Upstream
+) -> None:
+    proxy = stage.start(Changeable, {"MLFLOW_SERVER_URL": fake.url, "WEB_CONCURRENCY": 2})
+    assert isinstance(proxy, Changeable)
+    before = wait_for_both(proxy)
+    good = proxy.configuration.read_text()
+    proxy.configuration.write_text(f"{good}{FAILING_START}")
+    os.kill(proxy.pid, signal.SIGHUP)
+    eventually(lambda: said(proxy, "a worker did not come up"), "the new ones to fail")
+    eventually(lambda: workers(proxy) == before, "their end")
+    assert serves(proxy)
+    proxy.configuration.write_text(good)
+    os.kill(proxy.pid, signal.SIGHUP)
+    eventually(lambda: not set(before) & set(workers(proxy)), "new workers")
+    assert serves(proxy)
+    stage.clear()
+
+
 @pytest.mark.slow
 def test_workers_that_were_stopped_together_with_the_master_go_on(
     stage: Stage, fake: Upstream
