@@ -95,7 +95,8 @@ class AuthService:
         except AuthServiceUnavailable as why:
             if not self.circuit.is_about_to_open or was_good() or not self._is_there():
                 raise
-            self.circuit.reset()  # it is there, whoever's key was the probe
+            if self.circuit.state == "half-open":  # this key was the probe
+                self.circuit.reset()
             raise _NoVerdict(f"fails at this key, not without one: {why.__cause__}") from why
 
     def _is_there(self) -> bool:

@@ -478,6 +478,23 @@ def test_a_made_up_key_that_is_the_probe_keeps_no_circuit_open(
     assert client.circuit.state == "closed"
 
 
+def test_a_made_up_key_closes_no_circuit_that_opened_meanwhile(
+    server: Upstream, make_client: Callable[..., AuthService]
+) -> None:
+    client = make_client(server.url, TIMEOUT, fail_max=1)
+
+    def answer(question: Received) -> Answer:
+        if question.one("Authorization") is None:
+            return says({}, 401)
+        client.circuit.trip()  # keys that were good lately got no answer
+        return FAILURES["reset"]
+
+    server.answers_by(answer)
+    with pytest.raises(AuthServiceUnavailable):
+        client.validate("hk_test_made_up", IP, lambda: False)
+    assert client.circuit.state == "open"
+
+
 # --- nothing but the question goes out -----------------------------------------------------------
 
 
