@@ -100,10 +100,11 @@ class AuthService:
             raise _NoVerdict(f"fails at this key, not without one: {why.__cause__}") from why
 
     def _is_there(self) -> bool:
-        """Whether it refuses a question without a key, as it should."""
+        """Whether it refuses a question without a key, as it should: by its status or in words."""
         try:
-            return 400 <= self.ping(min(PROBE_TIMEOUT, self._timeout))[0] < 500
-        except AuthServiceUnavailable:
+            status, _, body = self.ping(min(PROBE_TIMEOUT, self._timeout))
+            return 400 <= status < 500 or (status == 200 and self._principal(body) is None)
+        except (AuthServiceUnavailable, _NoVerdict):
             return False
 
     def _validate(self, key: str, client_ip: str) -> Principal | None:
