@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from app.auth.cache import VerdictCache
@@ -47,7 +46,8 @@ class FailureLimit(Protocol):
         """RateLimited if too many attempts failed lately."""
 
     def guess(self, client_ip: str) -> AbstractContextManager[None]:
-        """Surrounds a question about a key that may be a guess; RateLimited as above."""
+        """Surrounds a question about a key that may be a guess; RateLimited as above, Overloaded
+        where too many wait."""
 
     def note_failure(self, client_ip: str) -> None:
         """Counts a failed attempt."""
@@ -149,26 +149,35 @@ class Authenticator:
         if found := self._while_unanswered(digest):
             return found
         known = self._known(credentials, client_ip)
+
+        def was_good() -> bool:
+            return any(map(self._cache.was_good, {digest, known}))
+
         guess = self._failures.guess(client_ip)
-        with nullcontext() if self._cache.was_good(known) else guess:
-            found = self._validated(digest, known, credentials, client_ip)
+        with nullcontext() if was_good() else guess:
+            found = self._validated(digest, known, credentials, client_ip, was_good)
             if found[0].principal is None:
                 self._failures.note_failure(client_ip)
             return found
 
     def _known(self, credentials: Credentials, client_ip: str) -> str:
         """Under what the last answer about a key is kept for all of a network: failed attempts are
-        counted for it, so a key that is in use there is no guess at a neighbour's new address."""
+        counted for it, so a key that is in use there is no guess at a neighbour's new address. Nor
+        at the address where it was good, whatever the neighbour was told."""
         return self._cache.digest(credentials.key, network(client_ip), self._service_id)
 
     def _validated(
-        self, digest: str, known: str, credentials: Credentials, client_ip: str
+        self,
+        digest: str,
+        known: str,
+        credentials: Credentials,
+        client_ip: str,
+        was_good: Callable[[], bool],
     ) -> tuple[Verdict, str]:
         """The auth service's answer, or what holds where it gives none."""
         self._cache.unanswered.extend(digest, self._patience)
         try:
             asked_at = time.time()
-            was_good = partial(self._cache.was_good, known)
             answer = self._service.validate(credentials.key, client_ip, was_good)
             verdict = Verdict(answer, asked_at)
         except AuthServiceUnavailable as unavailable:

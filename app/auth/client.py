@@ -95,14 +95,16 @@ class AuthService:
         except AuthServiceUnavailable as why:
             if not self.circuit.is_about_to_open or was_good() or not self._is_there():
                 raise
-            self.circuit.reset()  # it is there, whoever's key was the probe
+            if self.circuit.state == "half-open":  # this key was the probe
+                self.circuit.reset()
             raise _NoVerdict(f"fails at this key, not without one: {why.__cause__}") from why
 
     def _is_there(self) -> bool:
-        """Whether it refuses a question without a key, as it should."""
+        """Whether it refuses a question without a key, as it should: by its status or in words."""
         try:
-            return 400 <= self.ping(min(PROBE_TIMEOUT, self._timeout))[0] < 500
-        except AuthServiceUnavailable:
+            status, _, body = self.ping(min(PROBE_TIMEOUT, self._timeout))
+            return 400 <= status < 500 or (status == 200 and self._principal(body) is None)
+        except (AuthServiceUnavailable, _NoVerdict):
             return False
 
     def _validate(self, key: str, client_ip: str) -> Principal | None:

@@ -27,7 +27,7 @@ from limits.limits import RateLimitItem
 from app.observability.metrics import count_fallback, count_limit
 from app.request.addresses import network
 from app.request.credentials import Counted
-from app.request.errors import RateLimited
+from app.request.errors import Overloaded, RateLimited
 from app.request.permit import Permit
 from app.request.principal import Principal
 from app.state.redis_link import RedisAway, RedisLink
@@ -120,12 +120,12 @@ class Limits:
     def guess(self, client_ip: str) -> Iterator[None]:
         """Surrounds a question about a key that may be a guess. Others from that network wait,
         except a few: else whoever sends many guesses together would have an answer to each before
-        the first one counts. RateLimited where too many failed, or it waits too long."""
+        the first one counts. RateLimited where too many failed; Overloaded where it waits too
+        long, which is no fault of its own."""
         self.check_failures(client_ip)
         places = self._guesses.setdefault(network(client_ip), Semaphore(self._most_guesses))
         if not places.acquire(timeout=GUESS_PATIENCE):
-            count_limit("address", False)
-            raise RateLimited(
+            raise Overloaded(
                 f"Too many new keys from your address ({client_ip}) wait for their validation. "
                 "Repeat the request in 1 s.",
                 1,

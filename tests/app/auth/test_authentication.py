@@ -17,7 +17,8 @@ from app.auth.authentication import Authentication, Authenticator
 from app.auth.cache import VerdictCache
 from app.auth.client import AuthService
 from app.auth.single_flight import SingleFlight
-from app.limits.request_limits import Limits, shared_limiter
+from app.limits import request_limits
+from app.limits.request_limits import GUESSES, Limits, shared_limiter
 from app.request.addresses import network
 from app.request.credentials import Credentials
 from app.request.errors import AuthServiceUnavailable, ProxyError, RateLimited, Unauthenticated
@@ -415,6 +416,16 @@ def test_newcomers_that_come_together_are_all_let_in(
     assert told == {"miss": 4 * FAILURE_LIMIT}
 
 
+def test_a_newcomer_who_waits_too_long_is_told_of_overload(
+    worker: Worker, server: Upstream, ip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is over a limit: exporters of traces, which repeat no 429, must come back."""
+    monkeypatch.setattr(request_limits, "GUESS_PATIENCE", 0.1)
+    server.answers(Answer(pause(1.0), *YES.steps))
+    told = at_once(3, lambda _: worker.outcome(f"hk_test_{uuid.uuid4().hex}", ip))
+    assert told == {"miss": FAILURE_LIMIT // GUESSES, "Overloaded": 3 - FAILURE_LIMIT // GUESSES}
+
+
 def test_the_same_bad_key_again_is_another_failed_attempt(
     worker: Worker, server: Upstream, key: str, ip: str
 ) -> None:
@@ -484,6 +495,18 @@ def test_a_key_that_is_in_use_in_a_network_is_no_guess_at_a_new_address_of_it(
     server.answers(NO)
     assert worker.outcome(key, f"{ip}5") == "Unauthenticated"
     assert worker.outcome(key, f"{ip}6") == "RateLimited", "no good key any more"
+
+
+def test_a_key_that_is_refused_at_a_neighbours_address_is_no_guess_at_its_own(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    worker.knows(key, age=TTL + 1, ip=ip)
+    server.answers(NO)
+    for _ in range(FAILURE_LIMIT):
+        assert worker.outcome(key, f"{ip}2") == "Unauthenticated"
+    assert worker.outcome(key, f"{ip}2") == "RateLimited"
+    server.answers(YES)
+    assert worker.outcome(key, ip) == "miss"
 
 
 def test_an_outage_is_no_failed_attempt(worker: Worker, server: Upstream, ip: str) -> None:

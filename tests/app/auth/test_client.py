@@ -437,15 +437,21 @@ FAILURES = {
 
 @pytest.mark.parametrize("case", FAILURES)
 @pytest.mark.parametrize(
-    ("was_good", "fails_without_a_key", "state"),
-    [(False, False, "closed"), (True, False, "open"), (False, True, "open")],
+    ("was_good", "without_a_key", "state"),
+    [
+        (False, says({}, 401), "closed"),
+        (False, says({"valid": False}), "closed"),
+        (False, says(YES), "open"),
+        (False, None, "open"),
+        (True, says({}, 401), "open"),
+    ],
 )
 def test_a_key_at_which_it_fails_keeps_nobody_else_out(
     server: Upstream,
     make_client: Callable[..., AuthService],
     case: str,
     was_good: bool,
-    fails_without_a_key: bool,
+    without_a_key: Answer | None,
     state: str,
 ) -> None:
     """Anybody can make up a key that is too long for its hash function, or whose refusal it
@@ -453,7 +459,7 @@ def test_a_key_at_which_it_fails_keeps_nobody_else_out(
 
     def answer(question: Received) -> Answer:
         has_key = question.one("Authorization") is not None
-        return FAILURES[case] if has_key or fails_without_a_key else says({}, 401)
+        return FAILURES[case] if has_key else without_a_key or FAILURES[case]
 
     server.answers_by(answer)
     client = make_client(server.url, TIMEOUT, fail_max=2)
@@ -479,6 +485,23 @@ def test_a_made_up_key_that_is_the_probe_keeps_no_circuit_open(
     with pytest.raises(AuthServiceUnavailable):
         client.validate("hk_test_made_up", IP, lambda: False)
     assert client.circuit.state == "closed"
+
+
+def test_a_made_up_key_closes_no_circuit_that_opened_meanwhile(
+    server: Upstream, make_client: Callable[..., AuthService]
+) -> None:
+    client = make_client(server.url, TIMEOUT, fail_max=1)
+
+    def answer(question: Received) -> Answer:
+        if question.one("Authorization") is None:
+            return says({}, 401)
+        client.circuit.trip()  # keys that were good lately got no answer
+        return FAILURES["reset"]
+
+    server.answers_by(answer)
+    with pytest.raises(AuthServiceUnavailable):
+        client.validate("hk_test_made_up", IP, lambda: False)
+    assert client.circuit.state == "open"
 
 
 # --- nothing but the question goes out -----------------------------------------------------------
