@@ -54,6 +54,10 @@ class AuthService(Protocol):
 
     circuit: Circuit
 
+    @property
+    def without_verdict(self) -> str:
+        """Why its last answers about keys were none; "" where one was."""
+
     def ping(self, timeout: float, beside: str = "") -> tuple[int, str, bytes]:
         """The status, Content-Type and body of an answer to a question without a key."""
 
@@ -149,7 +153,8 @@ class Checks:
             same_beside = answer[0] == 404 and _is_same(answer, ping(self._timeout, NO_SUCH_PATH))
         except ProxyError as error:
             return diagnosis.auth_unanswered(self._auth, error)
-        return diagnosis.auth_answer(self._auth, *answer, same_beside)
+        without_verdict = self._auth_service.without_verdict
+        return diagnosis.auth_answer(self._auth, *answer, same_beside, without_verdict)
 
     def _circuits(self) -> Finding:
         mlflow = self._board.not_closed(self._upstream.circuit)

@@ -214,14 +214,20 @@ def auth_unanswered(part: Part, error: BaseException) -> Finding:
 VERDICT = frozenset(("valid", "is_valid", "user_id", "user"))
 
 #: Not certain, or not for everybody: a service may answer 404 for keys that it does not know.
-AUTH_DEGRADED = frozenset(("throttled", "no path"))
+AUTH_DEGRADED = frozenset(("throttled", "no path", "no verdict"))
 
 
 def auth_answer(
-    part: Part, status: int, content_type: str, body: bytes, same_beside: bool
+    part: Part,
+    status: int,
+    content_type: str,
+    body: bytes,
+    same_beside: bool,
+    without_verdict: str = "",
 ) -> Finding:
     """What the answer to a question without a key means; 401 is right, and 200 with a verdict.
-    `same_beside`: a path that does not exist is answered in the same way."""
+    `same_beside`: a path that does not exist is answered in the same way. `without_verdict` is why
+    the last questions about keys got no verdict, "" where one did."""
     text = body[:200].decode("utf-8", "replace").strip()
     is_page = "html" in content_type or text.startswith("<")
     document = _json(body)
@@ -232,15 +238,17 @@ def auth_answer(
         (status >= 500, "fails"),
         (is_page or 300 <= status < 400 or status == 405, "another"),
         (status < 300 and not is_verdict, "another"),
+        (bool(without_verdict), "no verdict"),
     )
     word = next((word for is_so, word in cases if is_so), None)
     if word is None:
         return Finding(HEALTHY, messages.WELL["auth"])
     message = messages.AUTH[word].format(status=status)
-    if word == "fails":
+    if word in ("fails", "no verdict"):
         message = f"{message} {messages.WITHOUT_AUTH}"
     level = DEGRADED if word in AUTH_DEGRADED else UNHEALTHY
-    return Finding(level, message, f"{part.host} answered {status}: {text}")
+    detail = f" answered {status}: {text}" if word != "no verdict" else f": {without_verdict}"
+    return Finding(level, message, f"{part.host}{detail}")
 
 
 def circuits(mlflow: Mapping[str, str], auth: Mapping[str, str]) -> Finding:

@@ -131,6 +131,7 @@ AUTH = {
     "throttled": "The auth service throttles (429): keys that it has not answered for lately get "
     "429.",
     "fails": "The auth service answers with status {status}: look at its log.",
+    "no verdict": "The auth service answers, but gives no verdict about keys: look at its log.",
     "another": "Something else than the auth service answers (status {status}): is "
     "HOKUSAI_AUTH_SERVICE_URL its own address? Until then good keys may be refused.",
     "no path": "The auth service seems not to know the path /api/v1/keys/validate (404): is "

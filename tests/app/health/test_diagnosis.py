@@ -177,6 +177,14 @@ def test_the_auth_services_answers(
     assert found.detail.startswith(f"auth.internal answered {status}")
 
 
+def test_an_auth_service_that_refuses_no_key_and_fails_at_each_one() -> None:
+    why = "the auth service answered 500"
+    found = diagnosis.auth_answer(AUTH, 401, "application/json", b"{}", False, why)
+    assert found.status == DEGRADED
+    assert found.message.startswith(messages.AUTH["no verdict"])
+    assert found.detail == f"auth.internal: {why}"
+
+
 @pytest.mark.parametrize("word", sorted(messages.REDIS.keys() - {"permission"}))
 def test_redis_in_trouble(word: str) -> None:
     found = diagnosis.redis_trouble(REDIS, Trouble(word, ValueError("in its words")))
