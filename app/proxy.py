@@ -68,7 +68,8 @@ def _serve(services: Services, inbound: Inbound, route: Route | None, record: Re
     services.workspaces.refuse(inbound.environ, inbound.decoded_path)
     log.debug("%s permitted, within its limit", record.request_id)
     response = _pass_on(services, permit, record, f"{counted} {principal.key_id}")
-    return keep_private(response) if counted == "session" else response
+    caches_keep_out = counted == "key" and "HTTP_AUTHORIZATION" in inbound.environ
+    return response if caches_keep_out else keep_private(response)
 
 
 def permit_anybody(services: Services, record: Record) -> Permit:

@@ -72,9 +72,9 @@ def respond(
 
 
 def keep_private(response: Response) -> Response:
-    """The same response to a browser's session: shared caches must not keep it, and the browser
-    asks again before it uses its copy, after signing out too. With Authorization shared caches keep
-    out by themselves (RFC 9111 section 3.5), with a cookie they do not."""
+    """The same response to a browser's session, or to X-API-Key: shared caches must not keep it,
+    and the browser asks again before it uses its copy, after signing out too. With Authorization
+    shared caches keep out by themselves (RFC 9111 section 3.5), with other fields they do not."""
     response.headers.setdefault("Cache-Control", "private, no-cache")
     return response
 

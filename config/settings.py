@@ -81,7 +81,7 @@ class Settings:
     mlflow_upstream_token: str = row("MLFLOW_UPSTREAM_TOKEN", parsers.text, "", group=MLFLOW, secret=True,
         help="The proxy's own Bearer token for MLflow.")
     mlflow_upstream_username: str = row("MLFLOW_UPSTREAM_USERNAME", parsers.text, "", group=MLFLOW,
-        help="The proxy's own Basic user for MLflow.")
+        help="The proxy's own Basic user for MLflow. An admin: searches leave out what it may not see.")
     mlflow_upstream_password: str = row("MLFLOW_UPSTREAM_PASSWORD", parsers.text, "", group=MLFLOW, secret=True,
         help="The password of that user.")
     mlflow_connect_timeout: float = row("MLFLOW_CONNECT_TIMEOUT", parsers.seconds(0.05, 60), 2.0, group=MLFLOW,

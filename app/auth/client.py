@@ -39,6 +39,10 @@ INVALID = (401, 403, 404)
 #: Seconds for a question without a key, after one about a key that may be made up got no answer.
 PROBE_TIMEOUT = 1.0
 
+#: So many questions about keys in a row without a verdict are a failure of the service, whatever it
+#: says without a key; seconds after the last of them for which they count.
+IN_A_ROW, REMEMBERED = 3, 60.0
+
 
 class _NoVerdict(Exception):
     """The service is there, and what it says of this one key cannot be used. It does not open the
@@ -59,6 +63,13 @@ class AuthService:
         self._retry_after = retry_after
         self.circuit = circuit
         self._session = _bare_session()
+        self._in_a_row, self._last_failure, self._failed_at = 0, "", -math.inf
+
+    @property
+    def without_verdict(self) -> str:
+        """Why this worker's last questions about keys got no verdict; "" where one did."""
+        is_late = time.monotonic() > self._failed_at + REMEMBERED
+        return "" if is_late or self._in_a_row < IN_A_ROW else self._last_failure
 
     def validate(
         self, key: str, client_ip: str, was_good: Callable[[], bool] = lambda: True
@@ -73,7 +84,7 @@ class AuthService:
         try:
             with self.circuit.attempt((AuthServiceUnavailable,)):
                 principal = self._answer_about(key, client_ip, was_good)
-            answer = "valid" if principal else "invalid"
+            answer, self._in_a_row = "valid" if principal else "invalid", 0
             return principal
         except RateLimited:
             answer = "throttled"
@@ -81,10 +92,18 @@ class AuthService:
         except Open:
             answer = "not_asked"
             self._give_up("is left alone, its circuit is open")
+        except AuthServiceUnavailable as why:
+            self._note_failure(str(why.__cause__))
+            raise
         except _NoVerdict as why:
+            self._note_failure(f"the auth service {why}")
             self._give_up(str(why))
         finally:
             count_auth_answer(answer)
+
+    def _note_failure(self, why: str) -> None:
+        self._in_a_row += 1
+        self._last_failure, self._failed_at = why, time.monotonic()
 
     def _answer_about(
         self, key: str, client_ip: str, was_good: Callable[[], bool]

@@ -57,6 +57,10 @@ class AuthService(Protocol):
 
     circuit: Circuit
 
+    @property
+    def without_verdict(self) -> str:
+        """Why its last answers about keys were none; "" where one was."""
+
     def ping(self, timeout: float, beside: str = "") -> tuple[int, str, bytes]:
         """Status, Content-Type and body of the response to a request without a key."""
 
@@ -160,7 +164,8 @@ class Checks:
             )
         except ProxyError as error:
             return diagnosis.auth_no_response(self._auth, error)
-        return diagnosis.auth_response(self._auth, *response, same_beside)
+        why = self._auth_service.without_verdict
+        return diagnosis.auth_response(self._auth, *response, same_beside, why)
 
     def _circuits(self) -> Finding:
         mlflow = self._board.not_closed(self._upstream.circuit)

@@ -204,14 +204,20 @@ def auth_no_response(part: Part, error: BaseException) -> Finding:
 DECISION = frozenset(("valid", "is_valid", "user_id", "user"))
 
 #: Not certain, or not for everybody: a service may answer 404 for keys that it does not know.
-AUTH_DEGRADED = frozenset(("throttled", "no path"))
+AUTH_DEGRADED = frozenset(("throttled", "no path", "no verdict"))
 
 
 def auth_response(
-    part: Part, status: int, content_type: str, body: bytes, same_beside: bool
+    part: Part,
+    status: int,
+    content_type: str,
+    body: bytes,
+    same_beside: bool,
+    without_verdict: str = "",
 ) -> Finding:
     """What the response to a request without a key means; 401 is right, and 200 with a decision.
-    `same_beside`: a path that does not exist gets the same response."""
+    `same_beside`: a path that does not exist gets the same response. `without_verdict`: why the
+    last requests with a key got no decision; "" where one did."""
     text, document = _text(body), _json(body)
     is_page = "html" in content_type or text.startswith("<")
     is_decision = isinstance(document, dict) and not DECISION.isdisjoint(document)
@@ -221,14 +227,15 @@ def auth_response(
         (status >= 500, "fails"),
         (is_page or 300 <= status < 400 or status == 405, "another"),
         (status < 300 and not is_decision, "another"),
+        (bool(without_verdict), "no verdict"),
     )
     word = _first(cases)
     if word is None:
         return Finding(HEALTHY, "The auth service answers.")
-    notes = [WITHOUT_AUTH] if word == "fails" else []
+    notes = [WITHOUT_AUTH] if word in ("fails", "no verdict") else []
     level = DEGRADED if word in AUTH_DEGRADED else UNHEALTHY
-    detail = f"{part.host} answered {status}: {text}"
-    return bad(level, fault(f"auth.{word}", status=status), detail, *notes)
+    detail = f" answered {status}: {text}" if word != "no verdict" else f": {without_verdict}"
+    return bad(level, fault(f"auth.{word}", status=status), f"{part.host}{detail}", *notes)
 
 
 def circuits(mlflow: Mapping[str, str], auth: Mapping[str, str]) -> Finding:

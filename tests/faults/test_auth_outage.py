@@ -171,6 +171,27 @@ def test_a_thousand_at_once_make_one_call_where_no_answer_comes(
     stage.clear()
 
 
+def test_health_says_that_it_answers_and_validates_nothing(
+    stage: Stage, service: AuthService, fake: Upstream
+) -> None:
+    """Its database is down, and it looks first whether there is a key."""
+    proxy = start(stage, service, fake, HEALTH_CACHE_TTL=0, WEB_CONCURRENCY=1)
+    refused, failed = says(b"{}", 401), says(b"{}", 500)
+    service.answer = lambda asked: (failed if asked.one("Authorization") else refused)(asked)
+    assert _auth_health(proxy) == "healthy"
+    keys = [f"hk_test_new_{number}_{proxy.port}" for number in range(3)]
+    assert [ask(proxy, key) for key in keys] == [503] * 3
+    assert _auth_health(proxy) == "degraded"
+    service.answer = service.yes
+    assert ask(proxy, f"hk_test_newer_{proxy.port}") == 200
+    assert _auth_health(proxy) == "healthy"
+    stage.clear()
+
+
+def _auth_health(proxy: Proxy) -> str:
+    return str(call(proxy.url, "GET", "/api/health").json["checks"]["auth_service"]["status"])
+
+
 def thousand(proxy: Proxy, key: str, all_asked: threading.Event) -> "Counter[int]":
     """What as many connections are answered, all of which ask before the first answer."""
     with ExitStack() as ends:

@@ -161,14 +161,23 @@ def test_of_two_cookies_the_first_that_can_be_one_counts(
     assert call(front.url, "GET", SEARCH, "Cookie: x=1", session).status == 200  # two lines
 
 
-def test_what_a_session_reads_is_not_kept_for_others(
+def test_what_a_key_or_a_session_reads_is_not_kept_for_others(
     front: Proxy, upstream: Upstream, session: str, key: str
 ) -> None:
-    for field, said in ((session, "private, no-cache"), (bearer(key), None)):
-        assert call(front.url, "GET", SEARCH, field).one("Cache-Control") == said
-    fields = (("Cache-Control", "public, max-age=60"),)
-    upstream.answers(Answer(send(sized(b"{}", 200, *fields))))
-    assert call(front.url, "GET", SEARCH, session).one("Cache-Control") == fields[0][1]
+    """Shared caches keep out by themselves where there is an Authorization."""
+    private, own = "private, no-cache", f"X-API-Key: {key}"
+    for fields, said in (
+        ((session,), private),
+        ((session, "Authorization: Negotiate YII="), private),
+        ((own,), private),
+        ((own, bearer(key)), None),
+        ((bearer(key),), None),
+    ):
+        assert call(front.url, "GET", SEARCH, *fields).one("Cache-Control") == said
+    public = ("Cache-Control", "public, max-age=60")
+    upstream.answers(Answer(send(sized(b"{}", 200, public))))
+    for field in (session, own):
+        assert call(front.url, "GET", SEARCH, field).one("Cache-Control") == public[1]
 
 
 @pytest.mark.parametrize(("result", "of"), [("accepted", "a session"), ("refused", "nobody")])

@@ -249,7 +249,8 @@ ELSEWHERE = {
     "traces": "walk/test_wire_otlp.py::test_an_open_circuit_is_503_with_a_short_wait_in_protobuf",
     "static files": "walk/test_wire_compression.py"
     "::test_a_static_file_needs_no_key_and_says_nothing_of_who_asks",
-    "caching": "walk/test_wire_sessions.py::test_what_a_session_reads_is_not_kept_for_others",
+    "caching": "walk/test_wire_sessions.py"
+    "::test_what_a_key_or_a_session_reads_is_not_kept_for_others",
     "Redis away": "faults/test_redis_outage.py"
     "::test_known_keys_go_on_and_the_shared_count_comes_back",
     "refused right": "faults/test_redis_rights.py"

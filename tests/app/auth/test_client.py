@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from app.auth import answer
-from app.auth.client import MAX_ANSWER, AuthService, retry_after_seconds
+from app.auth.client import IN_A_ROW, MAX_ANSWER, AuthService, retry_after_seconds
 from app.request.errors import AuthServiceUnavailable, RateLimited
 from app.request.principal import Principal
 from app.upstream.circuit import Circuit
@@ -467,6 +467,24 @@ def test_a_key_at_which_it_fails_keeps_nobody_else_out(
         with pytest.raises(AuthServiceUnavailable):
             client.validate(KEY, IP, lambda: was_good)
     assert client.circuit.state == state
+
+
+@pytest.mark.parametrize("case", [*ABOUT_ONE_KEY, *FAILURES])
+def test_no_verdict_on_several_keys_is_remembered_until_there_is_one(
+    server: Upstream, make_client: Callable[..., AuthService], case: str
+) -> None:
+    client = make_client(server.url, TIMEOUT)
+    failure = (ABOUT_ONE_KEY | FAILURES)[case]
+    server.answers_by(lambda asked: failure if asked.one("Authorization") else says({}, 401))
+    for number in range(IN_A_ROW):
+        assert client.without_verdict == ""
+        with pytest.raises(AuthServiceUnavailable):
+            client.validate(f"hk_test_{number}", IP, lambda: False)
+    assert "the auth service" in client.without_verdict
+    assert "hk_test" not in client.without_verdict
+    server.answers(says({}, 401))
+    assert client.validate(KEY, IP) is None
+    assert client.without_verdict == ""
 
 
 def test_a_made_up_key_that_is_the_probe_keeps_no_circuit_open(

@@ -180,6 +180,14 @@ def test_the_auth_services_answers(
     assert found.detail.startswith(f"auth.internal answered {status}")
 
 
+def test_an_auth_service_that_refuses_no_key_and_fails_at_each_one() -> None:
+    why = "the auth service answered 500"
+    found = diagnosis.auth_response(AUTH, 401, "application/json", b"{}", False, why)
+    assert found.status == DEGRADED
+    assert found.message.startswith(FAULTS["auth.no verdict"].message)
+    assert found.detail == f"auth.internal: {why}"
+
+
 REDIS_WORDS = [key.removeprefix("redis.") for key in FAULTS if key.startswith("redis.")]
 
 
