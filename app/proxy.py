@@ -47,7 +47,7 @@ def pipeline(services: Services, record: Record) -> Response:
     try:
         return _serve(services, inbound, route, record)
     except ProxyError as error:
-        error.creates = route is not None and route.creates
+        error.wants_429 = route is not None and route.wants_429
         raise
 
 

@@ -110,12 +110,12 @@ def _counted(body: Iterator[bytes], record: Record) -> Iterator[bytes]:
 def error_json(error: ProxyError) -> Response:
     """The answer to an error, in the JSON that MLflow's client understands.
 
-    MLflow's client from 3.18 on repeats a call that creates something on 429 only, so that is what
-    it gets where nothing was done.
+    MLflow's client from 3.18 on repeats most of its writing POSTs on 429 only, so that is what it
+    gets where nothing was done.
     """
     request_id = g.record.request_id
     nothing_done = isinstance(error, NotForwarded | UpstreamOverloaded)
-    status = 429 if error.creates and nothing_done else error.status
+    status = 429 if error.wants_429 and nothing_done else error.status
     # In the message too: MLflow's client shows that, and drops the rest.
     message = f"{error.message} (request id {request_id})"
     content = {"error_code": error.code, "message": message, "request_id": request_id}

@@ -284,10 +284,27 @@ def test_creations_in_several_steps_are_marked() -> None:
     }
 
 
-def test_only_a_post_creates() -> None:
-    assert all(r.methods == {"POST"} for r in TABLE.routes if r.creates)
-    assert match_route("POST", "/api/2.0/mlflow/runs/create").creates
-    assert not match_route("POST", "/api/2.0/mlflow/runs/search").creates
+def test_posts_that_mlflows_client_repeats_on_429_only_are_known() -> None:
+    """MLflow 3.18 has the others in _RETRY_SAFE_POST_RESPONSES. Exporters of traces repeat on 503
+    only."""
+    writes = [r for r in TABLE.routes if "POST" in r.methods and r.access is not Access.READ]
+    assert {r.operation for r in writes if not r.wants_429 and r.kind != "gateway"} == {
+        "DeleteRun",
+        "ExportTraces",
+        "LogBatch",
+        "LogMetric",
+        "LogParam",
+        "RestoreRun",
+        "SetExperimentTag",
+        "SetModelVersionTag",
+        "SetRegisteredModelAlias",
+        "SetRegisteredModelTag",
+        "SetTag",
+        "UpdateRun",
+    }
+    assert all(r in writes for r in TABLE.routes if r.wants_429)
+    assert match_route("POST", "/api/2.0/mlflow/runs/outputs").wants_429
+    assert not match_route("POST", "/api/2.0/mlflow/runs/search").wants_429
 
 
 # --- matching ------------------------------------------------------------------------------------
@@ -419,7 +436,7 @@ def test_comments_and_empty_lines_are_skipped(tmp_path: Path) -> None:
     file = tmp_path / "routes.tsv"
     file.write_text(f"# comment\n\n{GOOD}\tchunked,optional\n")
     (route,) = RouteTable.load(file).routes
-    assert (route.takes_chunked, route.optional, route.creates) == (True, True, False)
+    assert (route.takes_chunked, route.optional, route.repeatable) == (True, True, False)
 
 
 # --- helpers -------------------------------------------------------------------------------------

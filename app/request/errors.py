@@ -47,14 +47,14 @@ class ProxyError(Exception):
 
     `message` (str) says what happened and what to do, for the caller's eyes: no internal address,
     no credential. `outcome` names the step that refused, for the log and the metrics.
-    `headers` are added to the answer; a tuple is several fields of one name. `creates`: the request
-    would have created something.
+    `headers` are added to the answer; a tuple is several fields of one name. `wants_429`: the
+    request's client repeats it on 429 only (Route).
     """
 
     status = 500
     code = "INTERNAL_ERROR"
     outcome = "error"
-    creates = False
+    wants_429 = False
 
     def __init__(self, message: str, headers: Mapping[str, Value] | None = None) -> None:
         super().__init__(message)

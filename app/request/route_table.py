@@ -24,7 +24,7 @@ KINDS = frozenset(
 
 #: The traits of the file, and the fields of Route that they set.
 TRAITS = {
-    "creates": "creates",
+    "repeatable": "repeatable",
     "chunked": "takes_chunked",
     "copies": "copies",
     "slow": "is_slow",
@@ -57,6 +57,7 @@ class Access(Enum):
 class Route:
     """One row of the file, whose header explains the columns.
 
+    `repeatable`: clients repeat it on 503, though it is a POST that writes.
     `takes_chunked`: a request body may go on chunked (MLflow loses one on all its other routes).
     `copies`, `is_slow` and `asks_model` choose the time limit until MLflow answers. `partial`: a
     failure may leave a part of the work done.
@@ -67,13 +68,19 @@ class Route:
     access: Access
     kind: str
     operation: str
-    creates: bool = False
+    repeatable: bool = False
     takes_chunked: bool = False
     copies: bool = False
     is_slow: bool = False
     asks_model: bool = False
     partial: bool = False
     optional: bool = False
+
+    @property
+    def wants_429(self) -> bool:
+        """Whether MLflow's client repeats it on 429 only. What asks a model is not its call."""
+        is_writing_post = "POST" in self.methods and self.access is not Access.READ
+        return is_writing_post and not (self.repeatable or self.asks_model)
 
     @property
     def templates(self) -> tuple[str, ...]:

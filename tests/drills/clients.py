@@ -1,8 +1,8 @@
 """MLflow's clients while the proxy sheds: each call succeeds in the end, and no run is there twice.
 
 Several versions of the client call at the same time, each from an environment of its own; first the
-fault, then their calls, then, after some seconds, the fault's end. 3.18, which repeats a create on
-429 only, cannot be resolved from the registry yet; at the wire is tested that it gets 429.
+fault, then their calls, then, after some seconds, the fault's end. 3.18, which repeats most POSTs
+on 429 only, cannot be resolved from the registry yet; at the wire is tested that it gets 429.
 """
 
 import json

@@ -201,6 +201,8 @@ def test_the_circuit_opens_lets_one_probe_go_and_closes(
         ("GET", SEARCH, 503),
         ("POST", SEARCH, 503),
         ("POST", CREATE, 429),
+        ("POST", "/api/mlflow/api/2.0/mlflow/runs/outputs", 429),
+        ("POST", "/api/mlflow/api/2.0/mlflow/runs/set-tag", 503),
     ):
         refused = ask(method, target)
         assert refused.error == (status, "TEMPORARILY_UNAVAILABLE")

@@ -245,7 +245,7 @@ ELSEWHERE = {
     "::test_a_read_that_found_a_full_pool_is_sent_again",
     "refused proxy": "faults/test_refusing_mlflow.py"
     "::test_nobodys_key_is_blamed_for_the_proxys_credentials",
-    "creates": "walk/test_wire_errors.py::test_the_circuit_opens_lets_one_probe_go_and_closes",
+    "writing POST": "walk/test_wire_errors.py::test_the_circuit_opens_lets_one_probe_go_and_closes",
     "traces": "walk/test_wire_otlp.py::test_an_open_circuit_is_503_with_a_short_wait_in_protobuf",
     "static files": "walk/test_wire_compression.py"
     "::test_a_static_file_needs_no_key_and_says_nothing_of_who_asks",
