@@ -31,8 +31,8 @@ log = logging.getLogger("hokusai.walk")
 
 #: The message for a request to the tracking URI itself.
 TRACKING_URI = (
-    "This is the tracking URI; MLflow's client appends the rest of the path. Remove everything "
-    "after it, such as a '#'. To see MLflow in a browser, open /mlflow/."
+    "This is the tracking URI; MLflow's client appends the rest of the path. It must end here, "
+    "without a '#' after it. To see MLflow in a browser, open /mlflow/."
 )
 
 #: The User-Agent prefix of MLflow's own clients (mlflow-python-client/3.17.2). They request
