@@ -1,16 +1,15 @@
-"""What the commands that call a deployment take from the environment of whoever calls: not settings
-of the proxy, but an address and a key. A key is never taken from a command line, where everyone who
-can list processes sees it."""
+"""Address and key for the commands that call a deployment, from the environment of their user; not
+settings of the proxy. A key is never read from the command line, which process lists show."""
 
 import os
 
-#: Where an API key may be, the first that is not empty.
+#: The variables that may hold an API key; the first non-empty one counts.
 KEY_VARIABLES = ("HOKUSAI_API_KEY", "MLFLOW_TRACKING_TOKEN")
 ADDRESS_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def key_from(*variables: str) -> tuple[str, str]:
-    """(key, name of the variable that holds it), both empty where none of them does."""
+    """Return (key, name of its variable), both empty if none of the variables is set."""
     for name in variables or KEY_VARIABLES:
         if key := os.environ.get(name, "").strip():
             return key, name
@@ -18,5 +17,5 @@ def key_from(*variables: str) -> tuple[str, str]:
 
 
 def address() -> str:
-    """The tracking URI of whoever calls, "" if there is none."""
+    """The user's tracking URI, "" if there is none."""
     return os.environ.get(ADDRESS_VARIABLE, "").strip()
