@@ -1,6 +1,6 @@
-"""create_app: builds the services, mounts what serves them, and stops there.
+"""create_app: build the services and mount the blueprints, nothing else.
 
-The request's way is in proxy.py; docs/architecture.md draws it.
+proxy.py holds the life of a request; docs/architecture.md draws it.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ from config import Settings
 
 
 def create_app(settings: Settings) -> Flask:
-    """The WSGI application for these settings. Connects to nothing yet."""
+    """Build the WSGI application for these settings, without connecting to anything."""
     services = build(settings)
     app = Flask("app", static_folder=None)
     app.session_interface = _NoSessions()
@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> Flask:
 
 
 def _mount_health(app: Flask, services: Services) -> None:
-    """Health, the self-test and the metrics: beside the pipeline, never through it."""
+    """Mount health, self-test and metrics, which bypass the pipeline."""
     authenticate = services.authenticator.authenticate
     app.register_blueprint(
         health.blueprint(services.results, services.readiness, services.inside, authenticate)
@@ -66,8 +66,8 @@ def _mount_health(app: Flask, services: Services) -> None:
 
 
 def _mount_pages(app: Flask, services: Services) -> None:
-    """Sign-in, the status page, the API's description, and MLflow's static files, which need no
-    key."""
+    """Mount sign-in, the status page, the API description, and MLflow's static files, which need
+    no key."""
     sign_in = SignIn(services)
     app.register_blueprint(api_description.blueprint())
     app.register_blueprint(
@@ -80,7 +80,7 @@ def _mount_pages(app: Flask, services: Services) -> None:
 
 
 class _NoSessions(SessionInterface):
-    """Flask's sessions are not used: nothing is looked for, made or saved for a request."""
+    """Disable Flask's sessions: no cookie is read or written."""
 
     _none = NullSession()
 

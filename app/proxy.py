@@ -1,8 +1,8 @@
-"""The pipeline of a request: from the key to the stream. Sole owner of the order.
+"""The request pipeline, from key to stream. The only module that sets the order of the steps.
 
     receive → identify → authenticate → authorize → limit → forward → respond
 
-Each step returns what the next one needs; only authorize makes a Permit, and forward wants one.
+Each step returns what the next one needs. Only authorize makes a Permit; forward requires one.
 """
 
 import logging
@@ -29,19 +29,19 @@ from app.upstream.streaming import request_body
 
 log = logging.getLogger("hokusai.walk")
 
-#: What a request for the tracking URI itself is told.
+#: The message for a request to the tracking URI itself.
 TRACKING_URI = (
-    "This is the tracking URI; MLflow's client adds the rest of the path to it. It must end here, "
-    "without a '#' behind it. To look at MLflow in a browser, open /mlflow/."
+    "This is the tracking URI; MLflow's client appends the rest of the path. It must end here, "
+    "without a '#' after it. To see MLflow in a browser, open /mlflow/."
 )
 
-#: How the names of MLflow's own clients begin (mlflow-python-client/3.17.2). They ask for the page
-#: of MLflow only where a `#` in the tracking URI hides the rest of the path.
+#: The User-Agent prefix of MLflow's own clients (mlflow-python-client/3.17.2). They request
+#: MLflow's page only if a `#` in the tracking URI cuts off the rest of the path.
 CLIENTS = "mlflow-"
 
 
 def pipeline(services: Services, record: Record) -> Response:
-    """One request, from its head to MLflow's response."""
+    """Serve one request, from its head to MLflow's response."""
     inbound, route = _receive(services, record)
     log.debug("%s received: %s", record.request_id, route.operation if route else "unclassified")
     try:
@@ -52,7 +52,7 @@ def pipeline(services: Services, record: Record) -> Response:
 
 
 def _serve(services: Services, inbound: Inbound, route: Route | None, record: Record) -> Response:
-    """The steps behind the first one."""
+    """Run the steps after the first one."""
     hops = services.settings.trusted_proxy_hops
     refuse_cross_site(inbound.environ, hops)
     credentials = identify(inbound.environ, hops)
@@ -73,20 +73,19 @@ def _serve(services: Services, inbound: Inbound, route: Route | None, record: Re
 
 
 def permit_anybody(services: Services, record: Record) -> Permit:
-    """A Permit for one of MLflow's static files, which need no key and count against no limit but
-    that of the requests in flight."""
+    """Permit one of MLflow's static files. They need no key; only the in-flight limit applies."""
     return authorize_anybody(*_receive(services, record))
 
 
 def pass_on_for_anybody(services: Services, permit: Permit, record: Record) -> Response:
-    """The same without a key: the requests in flight are those of the client's network, so that
-    one stranger's slow ones take nobody else's places."""
+    """Forward a request without a key. It counts against the in-flight limit of the client's
+    network, so one client's slow requests do not take the slots of others."""
     counted = f"network {network(permit.inbound.client_ip)}"
     return _pass_on(services, permit, record, counted, has_key=False)
 
 
 def _receive(services: Services, record: Record) -> tuple[Inbound, Route | None]:
-    """The request, read once, and its row of the route table."""
+    """Read the request once, and find its row in the route table."""
     inbound = receive(
         request.environ,
         record.request_id,
@@ -102,7 +101,7 @@ def _receive(services: Services, record: Record) -> tuple[Inbound, Route | None]
 def _authenticate(
     services: Services, credentials: Credentials | SessionTokens, inbound: Inbound, record: Record
 ) -> Principal:
-    """The principal behind key or session."""
+    """Find the principal behind a key or session, and record how long it took."""
     began = time.monotonic()
     try:
         found = services.authenticator.authenticate(credentials, inbound.client_ip)
@@ -115,7 +114,7 @@ def _authenticate(
 def _pass_on(
     services: Services, permit: Permit, record: Record, counted: str, has_key: bool = True
 ) -> Response:
-    """Body, MLflow, answer; `counted` is for whom the requests in flight are limited."""
+    """Forward the body and stream the response. `counted` is whose in-flight limit applies."""
     inbound, route, upstream = permit.inbound, permit.route, services.upstream
     slot = services.in_flight.acquire(counted, has_key)
     try:
@@ -136,14 +135,15 @@ def _pass_on(
 
 
 class _AnyRest(PathConverter):
-    """Any rest of a path, `//` and line feeds too: the pipeline refuses those, and says why."""
+    """Match any rest of a path, even `//` and line feeds: the pipeline refuses those with a
+    reason."""
 
     regex = r"(?s:.+)"
     part_isolating = False
 
 
 def blueprint(services: Services) -> Blueprint:
-    """Both public prefixes, and the redirect that relative addresses in MLflow's UI need."""
+    """Build the routes of both public prefixes, and the redirect for the UI's relative URLs."""
     routes = Blueprint("pipeline", __name__)
     routes.record(lambda state: state.app.url_map.converters.update(any_rest=_AnyRest))
 
@@ -166,8 +166,8 @@ def blueprint(services: Services) -> Blueprint:
         return redirect("/mlflow/" + (f"?{query}" if query else ""), 308)
 
     @routes.route("/api/mlflow", methods=METHODS)
-    # With the slash: what is left of a tracking URI with a fragment (`#/experiments/0`). GET is
-    # MLflow's page.
+    # With the slash: a tracking URI cut off at a fragment (`#/experiments/0`). GET serves MLflow's
+    # page.
     @routes.route("/api/mlflow/", methods=sorted({*METHODS} - {"GET", "HEAD"}))
     def tracking_uri() -> Response:
         raise NoSuchPath(TRACKING_URI)

@@ -1,7 +1,7 @@
-"""Responses: MLflow's as it is, ours as JSON. HTTP is spoken here, once.
+"""Responses: MLflow's unchanged, the proxy's own as JSON. Only this module writes HTTP.
 
-Every error passes the one handler here. It is noted once, and rendered once: as JSON, or as a page.
-After the first byte of a body nothing can be mapped; streaming.py breaks the transfer off instead.
+Every error passes the one handler here. It is recorded once and rendered once, as JSON or a page.
+After the first byte of a body no error can be mapped; streaming.py aborts the transfer instead.
 """
 
 import logging
@@ -46,9 +46,9 @@ access_log = logging.getLogger("hokusai.access")
 def respond(
     upstream: urllib3.BaseHTTPResponse, permit: Permit, upstream_url: str, leave: Callable[[], None]
 ) -> Response:
-    """MLflow's answer for the client, its body streamed; `leave` runs when it is over.
+    """Stream MLflow's response to the client; `leave` runs when the response is closed.
 
-    Raises UpstreamReset for one that no HTTP server could pass on.
+    Raises UpstreamReset if the response is not well-formed HTTP.
     """
     record: Record = g.record
     record.outcome = "forwarded"
@@ -58,33 +58,33 @@ def respond(
         fields = returned_headers(upstream.headers.items(), upstream_url, permit.inbound.prefix)
     except ValueError as why:
         upstream.close()
-        raise UpstreamReset("MLflow's answer is not well-formed HTTP; look at its log.") from why
+        raise UpstreamReset("MLflow's response is not well-formed HTTP; check its log.") from why
     body = _counted(response_body(upstream, expected, permit.inbound), record)
     response = _AsItIs(body, status=status)
-    response.headers.clear()  # no Content-Type of our own where MLflow sends none
+    response.headers.clear()  # no default Content-Type if MLflow sends none
     response.headers.extend(fields)
     if dropped := dropped_names(permit, upstream.headers):
         record.dropped = dropped
         response.headers["X-Hokusai-Dropped-Headers"] = dropped
-    response.call_on_close(upstream.close)  # also where the body is never iterated: HEAD, 304
+    response.call_on_close(upstream.close)  # even if the body is never iterated: HEAD, 304
     response.call_on_close(leave)
     return response
 
 
 def keep_private(response: Response) -> Response:
-    """The same response to a browser's session, or to X-API-Key: shared caches must not keep it,
-    and the browser asks again before it uses its copy, after signing out too. With Authorization
-    shared caches keep out by themselves (RFC 9111 section 3.5), with other fields they do not."""
+    """Mark a response to a browser's session, or to X-API-Key: shared caches must not store it, and
+    the browser must revalidate its copy, even after sign-out. Shared caches do not store responses
+    to requests with Authorization (RFC 9111 section 3.5); other fields give no such protection."""
     response.headers.setdefault("Cache-Control", "private, no-cache")
     return response
 
 
 class _AsItIs(Response):
-    """MLflow's answer: werkzeug would rewrite a Location, could fail at it after the pipeline, and
-    looks at each piece of the body."""
+    """MLflow's response, unchanged. werkzeug would rewrite its Location, which can fail after the
+    pipeline, and would check each chunk of the body."""
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
-        """The response as WSGI wants it."""
+        """Send the response as WSGI requires."""
         start_response(self.status, self.headers.to_wsgi_list())
         status = self.status_code
         is_bodiless = environ["REQUEST_METHOD"] == "HEAD" or status in (204, 304)
@@ -93,7 +93,7 @@ class _AsItIs(Response):
 
 
 def _counted(body: Iterator[bytes], record: Record) -> Iterator[bytes]:
-    """The body; its bytes and a break are noted in the record."""
+    """Yield the body; record its size, and whether the transfer broke."""
     try:
         for piece in body:
             record.bytes_out += len(piece)
@@ -108,15 +108,15 @@ def _counted(body: Iterator[bytes], record: Record) -> Iterator[bytes]:
 
 
 def error_json(error: ProxyError) -> Response:
-    """The answer to an error, in the JSON that MLflow's client understands.
+    """Render an error in the JSON that MLflow's client understands.
 
-    MLflow's client from 3.18 on repeats most of its writing POSTs on 429 only, so that is what it
-    gets where nothing was done.
+    MLflow's client (3.18 and later) retries most of its writing POSTs on 429 only. So such a call
+    gets 429 if nothing was done.
     """
     request_id = g.record.request_id
     nothing_done = isinstance(error, NotForwarded | UpstreamOverloaded)
     status = 429 if error.wants_429 and nothing_done else error.status
-    # In the message too: MLflow's client shows that, and drops the rest.
+    # The id is in the message too: MLflow's client shows only the message.
     message = f"{error.message} (request id {request_id})"
     content = {"error_code": error.code, "message": message, "request_id": request_id}
     response = Response(orjson.dumps(content), status=status, content_type="application/json")
@@ -135,8 +135,8 @@ def install(
     audit: Callable[[Record], None],
     render: Callable[[ProxyError], Response],
 ) -> None:
-    """The request id, the error handler and the log line, for every request. `audit` gets the
-    record of each write that has ended; `render` makes a response of an error."""
+    """Install the request id, the error handler and the log line, for every request. `audit` gets
+    the record of each finished write; `render` turns an error into a response."""
 
     @app.before_request
     def begin() -> None:
@@ -166,8 +166,8 @@ def install(
 
 
 def _without_upgrade(serve: Callable[..., Any]) -> Callable[..., Any]:
-    """The application, blind for the wish to speak another protocol, which a server may ignore
-    (RFC 9110 section 7.8). The router would find no route for a web socket."""
+    """Wrap the application to ignore Upgrade, as a server may (RFC 9110 section 7.8). The router
+    would find no route for a web socket."""
 
     def serve_as_http(environ: dict[str, Any], start_response: Any) -> Any:
         environ.pop("HTTP_UPGRADE", None)
@@ -177,23 +177,23 @@ def _without_upgrade(serve: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def note(error: Exception) -> ProxyError:
-    """What a view raised, as one of our errors; noted in the record and, if need be, in the log."""
+    """Convert what a view raised to a ProxyError; record it, and log it if its status is 5xx."""
     known = as_proxy_error(error)
     record: Record = g.record
     record.outcome, record.error_code = known.outcome, known.code
     if isinstance(known, NotForwarded):
-        record.upstream_seconds = None  # MLflow was not asked
+        record.upstream_seconds = None  # MLflow never saw the request
     _log_cause(error, known, record)
     return known
 
 
 def as_proxy_error(error: Exception) -> ProxyError:
-    """Any exception as one of ours: the framework's refusal, a client that hung up, or a defect.
-    The framework's own 5xx are defects, too: it answers none for what a caller did."""
+    """Convert any exception to a ProxyError: the framework's refusal, a client that hung up, or a
+    defect. The framework's 5xx are defects too: no caller can cause one."""
     if isinstance(error, ProxyError):
         return error
     if isinstance(error, ClientGone):
-        gone = _refusal(400, "The request's body ended before it was whole.", {})
+        gone = _refusal(400, "The request's body is incomplete; repeat the request.", {})
         gone.outcome = ClientGone.outcome
         return gone
     if isinstance(error, HTTPException) and 400 <= (error.code or 0) < 500:
@@ -201,21 +201,21 @@ def as_proxy_error(error: Exception) -> ProxyError:
     return InternalError("Internal error in the proxy. Report it with the request id.")
 
 
-#: What to say where the framework's own words do not help.
+#: The messages that replace the framework's own.
 MESSAGES = {
-    NotFound: "There is nothing here. MLflow is behind /api/mlflow/ and /mlflow/; set the tracking "
-    "URI to <this host>/api/mlflow.",
-    MethodNotAllowed: "This path does not take this method.",
-    BadHost: "The Host header is not the name of a host.",
+    NotFound: "Not found. MLflow is under /api/mlflow/ and /mlflow/; set the tracking URI to "
+    "<this host>/api/mlflow.",
+    MethodNotAllowed: "This path does not support this method.",
+    BadHost: "The Host header is not a valid host name.",
 }
 
 
-#: MLflow's codes for what a status alone tells; all others below 500 are BAD_REQUEST.
+#: MLflow's error code by status; every other status below 500 is BAD_REQUEST.
 CODES = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 429: "REQUEST_LIMIT_EXCEEDED"}
 
 
 def _of_the_framework(error: HTTPException) -> ProxyError:
-    """The framework's refusal with its status and its fields, in our form."""
+    """Convert the framework's refusal; its status and header fields stay."""
     message = MESSAGES.get(type(error), f"{error.name}. {error.description or ''}".strip())
     fields = {name: value for name, value in error.get_headers() if name != "Content-Type"}
     status = int(error.code or 400)
@@ -230,7 +230,7 @@ def _refusal(status: int, message: str, fields: dict[str, str]) -> ProxyError:
 
 
 def _log_cause(error: Exception, known: ProxyError, record: Record) -> None:
-    """What the caller is not told: the cause, for the operator. A defect with its traceback."""
+    """Log the cause of a 5xx, which the caller does not see; a defect with its traceback."""
     fields = {"request_id": record.request_id}
     if known.status == 500:
         log.error("defect: %s", type(error).__name__, exc_info=error, extra={"fields": fields})
@@ -240,7 +240,7 @@ def _log_cause(error: Exception, known: ProxyError, record: Record) -> None:
 
 
 def _finish(record: Record, target: str, audit: Callable[[Record], None]) -> None:
-    """Log line, audit and metrics, when the last byte went out or the client went away."""
+    """Write log line, audit and metrics once the last byte is sent or the client is gone."""
     IN_FLIGHT.dec()
     count(record, time.monotonic())
     if record.kind != "own" or log.isEnabledFor(logging.DEBUG) or record.status >= 400:
@@ -250,7 +250,7 @@ def _finish(record: Record, target: str, audit: Callable[[Record], None]) -> Non
 
 
 def json_response(content: Any, status: int = 200) -> Response:
-    """An answer of our own that must not be cached."""
+    """Build a JSON response of the proxy itself, never cached."""
     response = Response(orjson.dumps(content), status=status, content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response

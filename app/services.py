@@ -1,6 +1,6 @@
-"""Services: what the proxy works with, built once in each worker from its settings.
+"""Services: the objects that a worker needs, built once from the settings.
 
-factory.py mounts what serves them; proxy.py is the order in which a request uses them.
+factory.py mounts the blueprints that use them; proxy.py sets the order in which a request does.
 """
 
 import secrets
@@ -46,7 +46,7 @@ from config import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything that lives as long as the worker."""
+    """The objects that live as long as the worker."""
 
     settings: Settings
     # state
@@ -75,18 +75,18 @@ class Services:
 
     @property
     def metrics_folder(self) -> Path | None:
-        """Where the workers of an instance keep their metrics; None for a single process."""
+        """The folder of the workers' metric files; None for a single process."""
         return _in_folder(self.settings, "metrics")
 
     def health(self) -> tuple[str, Mapping[str, Check]]:
-        """healthy, degraded or unhealthy; and the result of each check by name."""
+        """Return healthy, degraded or unhealthy, and the result of each check by name."""
         checks = self.results.of(*CHECKS)
         return overall(checks), checks
 
     def start(self) -> None:
-        """Starts what runs beside the requests in a worker: it reports its circuits and does what
-        `flask circuit` asks for, watches the instance's folder, and samples the metrics for the
-        status page; with METRICS_EMF it writes them to the log as well."""
+        """Start the worker's background loops: report the circuits and obey `flask circuit`, watch
+        the instance's folder, sample metrics for the status page, and with METRICS_EMF write them
+        to the log."""
         self.board.start()
         self.watch.start()
         self.samples.start()
@@ -94,17 +94,17 @@ class Services:
             self.emf.start()
 
     def stop(self) -> None:
-        """Writes what was counted since the last report of METRICS_EMF."""
+        """Write the counts since the last METRICS_EMF line."""
         if self.emf is not None:
             self.emf.stop()
 
     def drain(self) -> None:
-        """/ready says from now on that this instance is being stopped."""
+        """Make /ready report that this instance is stopping."""
         self.readiness.draining = True
 
 
 def build(settings: Settings) -> Services:
-    """The services for these settings. Connects to nothing yet."""
+    """Build the services for these settings, without connecting to anything."""
     database = InstanceDatabase(_in_folder(settings, FILE))
     store = InstanceStore(database)
     link = RedisLink(settings.redis_url, settings.redis_timeout, settings.redis_retry_interval)
@@ -168,8 +168,8 @@ def build(settings: Settings) -> Services:
 
 
 def patient_checks(settings: Settings, timeout: float) -> Checks:
-    """The health checks, for `flask doctor`: they wait `timeout` seconds, on connections of their
-    own that no circuit or limit of the pipeline sees."""
+    """Build the health checks for `flask doctor`. They wait `timeout` seconds, on connections of
+    their own that affect no circuit or limit of the pipeline."""
     settings = replace(settings, health_timeout=timeout)
     link = RedisLink(settings.redis_url, timeout, timeout)
     link.exercise = count_as_the_limiter
@@ -186,7 +186,7 @@ def patient_checks(settings: Settings, timeout: float) -> Checks:
 def _upstream(
     settings: Settings, on_change: Callable[[str, str], None] = lambda name, state: None
 ) -> Upstream:
-    """MLflow, behind its circuit."""
+    """Build the client of MLflow, behind its circuit."""
     fail_max, interval = settings.circuit_fail_max, settings.circuit_reset_timeout
     return Upstream(settings, Circuit("mlflow", fail_max, interval, on_change))
 
@@ -194,7 +194,8 @@ def _upstream(
 def _auth_service(
     settings: Settings, on_change: Callable[[str, str], None] = lambda name, state: None
 ) -> AuthService:
-    """The auth service, with a circuit that is not MLflow's and probes as often as a key does."""
+    """Build the client of the auth service. Its circuit is separate from MLflow's and probes every
+    AUTH_RETRY_INTERVAL, as often as a key is retried."""
     interval, fail_max = settings.auth_retry_interval, settings.circuit_fail_max
     return AuthService(
         settings.auth_service_url,
@@ -206,7 +207,8 @@ def _auth_service(
 
 
 def _verdict_cache(settings: Settings, link: RedisLink, store: InstanceStore) -> VerdictCache:
-    """The cache; without gunicorn.conf.py, which sets one for all, its secret is made up."""
+    """Build the cache. gunicorn.conf.py sets one secret for all workers; without it, the secret is
+    random."""
     return VerdictCache(
         SharedValues(link, store),
         secret=settings.auth_cache_secret.encode() or secrets.token_bytes(32),
@@ -224,7 +226,7 @@ def _authenticator(
     sessions: Sessions,
     limits: Limits,
 ) -> Authenticator:
-    """From key or session to principal. One waits for another's question longer than it takes."""
+    """Build the authenticator. Requests wait for a call in progress longer than AUTH_TIMEOUT."""
     return Authenticator(
         cache=cache,
         flights=SingleFlight(_in_folder(settings, "turns")),
@@ -241,7 +243,7 @@ def _authenticator(
 def _limits(settings: Settings, link: RedisLink, own: WindowCounts) -> Limits:
     """The counted limits."""
     return Limits(
-        # An app of its own: flask-limiter's hooks would run on each request, to no purpose.
+        # A separate app: flask-limiter's hooks would run on each request and do nothing.
         shared=shared_limiter(Flask("limits"), link),
         link=link,
         own=own,
@@ -253,7 +255,7 @@ def _limits(settings: Settings, link: RedisLink, own: WindowCounts) -> Limits:
 def _results(
     settings: Settings, store: InstanceStore, checks: Checks, inside: Inside
 ) -> SharedResults:
-    """The results of all health checks, shared by the workers of this instance."""
+    """Build the health checks' results, shared by the workers of this instance."""
     instance = InstanceCheck(_folder(settings), store)
     questions = checks.questions() | inside.questions() | {"instance": Question(instance.ask)}
     return SharedResults(
@@ -262,7 +264,7 @@ def _results(
 
 
 def _emf(settings: Settings) -> EmbeddedMetrics | None:
-    """The metrics in the log, where METRICS_EMF asks for them."""
+    """Build the writer of metrics to the log, if METRICS_EMF is on."""
     if not settings.metrics_emf:
         return None
     return EmbeddedMetrics(
@@ -278,6 +280,6 @@ def _folder(settings: Settings) -> Path | None:
 
 
 def _in_folder(settings: Settings, name: str) -> Path | None:
-    """A file or folder in it."""
+    """A file or folder in the instance's folder; None for a single process."""
     folder = _folder(settings)
     return folder / name if folder else None

@@ -1,4 +1,4 @@
-"""Settings: every environment variable that the proxy reads, read once, here and nowhere else."""
+"""Settings: every environment variable of the proxy, read once and only in this package."""
 
 from config.settings import BadSettings, Settings, load
 

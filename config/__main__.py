@@ -1,4 +1,4 @@
-"""`python -m config` prints docs/configuration.md, made from the rows in config/settings.py."""
+"""`python -m config` prints docs/configuration.md, generated from config/settings.py."""
 
 from dataclasses import fields
 from itertools import groupby
@@ -14,7 +14,7 @@ with every complaint at once. An empty variable counts as unset. Times are in se
 
 
 def reference() -> str:
-    """The whole page, Markdown."""
+    """The whole page, in Markdown."""
     page = [INTRODUCTION]
     for group, rows in groupby(fields(Settings), key=lambda setting: setting.metadata["group"]):
         page.append(f"\n## {group}\n\n| variable | default | meaning |\n|---|---|---|")

@@ -1,5 +1,5 @@
-"""The environment of the person who runs a command: not settings of the proxy, but an address and a
-key (app/doctor/command_line.py)."""
+"""The environment of the person who runs a command: an address and a key for
+app/doctor/command_line.py; not settings of the proxy."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The settings that apply, for people: secrets hidden, oversights pointed out."""
+"""The effective settings for display: secrets hidden, likely mistakes reported."""
 
 import difflib
 import os
@@ -8,13 +8,13 @@ from typing import Any
 
 from config.settings import Settings, as_text
 
-#: The similarity (0 to 1) from which an unknown variable is taken for a misspelt one of ours.
+#: The similarity (0 to 1) at which an unknown variable counts as a misspelt setting.
 CLOSE_ENOUGH = 0.85
 
 
 def shown(settings: Settings) -> dict[str, str]:
-    """Value by variable, in the order of the reference. A secret is "(set, hidden)"; an address
-    lacks what is before its @ and after its ?."""
+    """Value by variable, in the order of the reference. A secret is "(set, hidden)"; a secret URL
+    lacks everything before its @ and after its ?."""
     return {
         setting.metadata["variable"]: _shown(setting.metadata, getattr(settings, setting.name))
         for setting in fields(Settings)
@@ -32,16 +32,16 @@ def _shown(facts: Mapping[str, Any], value: Any) -> str:
 
 
 def doubts(settings: Settings, environ: Mapping[str, str] | None = None) -> list[str]:
-    """What is valid and probably not meant: one sentence each, without values."""
+    """Settings that are valid but probably a mistake: one sentence each, without values."""
     given = os.environ if environ is None else environ
     found = list(_misspelt(given))
     if settings.instances > 1 and not settings.auth_cache_secret:
         found.append(
             "INSTANCES is more than 1 and AUTH_CACHE_SECRET is not set: instances do not share "
-            "what they know of keys."
+            "cached verdicts."
         )
     if settings.redis_url.startswith("memory:"):
-        found.append("REDIS_URL is memory://: limits and revocations end at this one process.")
+        found.append("REDIS_URL is memory://: limits and revocations cover this process only.")
     return found
 
 
@@ -50,4 +50,4 @@ def _misspelt(names: Iterable[str]) -> Iterable[str]:
     for name in sorted(set(names) - ours):
         near = difflib.get_close_matches(name, ours, 1, CLOSE_ENOUGH)
         if near and near[0] not in names:
-            yield f"{name} is no setting; {near[0]} is, and is not set."
+            yield f"{name} is not a setting; {near[0]} is, and is not set."

@@ -6,8 +6,8 @@
     redis+cluster://[user:password@]host[:port],host[:port],…[?…]
     memory://
 
-`rediss` for `redis` means TLS: to the server, to the Sentinels and the master, to all nodes. IPv6
-addresses stand in brackets. Ports default to 6379, Sentinels' to 26379. User, password, service,
+`rediss` instead of `redis` means TLS: to the server, to the Sentinels and the master, to all nodes.
+IPv6 addresses need brackets. Ports default to 6379, Sentinels' to 26379. User, password, service,
 path and option values may be percent-encoded; reserved characters in them must be.
 """
 
@@ -27,24 +27,24 @@ SCHEMES = (
     *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
 )
 
-#: What a refused value may have meant.
+#: The hint for a refused value.
 ESCAPES = "# is %23, / is %2F, ? is %3F, @ is %40, % is %25"
 
-#: What nothing behind the scheme may contain, and the complaint; the first that applies counts.
+#: (pattern, complaint): what the text after the scheme must not contain. The first match counts.
 FORBIDDEN = (
     (r"[^\x21-\x7e]", "must be printable ASCII without blanks; percent-encode the rest"),
     (r"#", f"has a #; percent-encode it: {ESCAPES}"),
-    (r"%(?![0-9A-Fa-f]{2})", f"has a % without two hexadecimal digits behind it; {ESCAPES}"),
+    (r"%(?![0-9A-Fa-f]{2})", f"has a % without two hexadecimal digits after it; {ESCAPES}"),
     (r"\?.*\?", f"has more than one ?; percent-encode it in values: {ESCAPES}"),
     (r"@.*@", f"has more than one @; percent-encode the password: {ESCAPES}"),
-    (r"[/?].*@", f"has an @ behind the hosts; percent-encode the password: {ESCAPES}"),
+    (r"[/?].*@", f"has an @ after the hosts; percent-encode the password: {ESCAPES}"),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisUrl:
-    """A REDIS_URL, taken apart. `kind` is redis, unix, sentinel, cluster or memory; `tls` holds the
-    options of TLS by the names that redis-py has for them."""
+    """A parsed REDIS_URL. `kind` is redis, unix, sentinel, cluster or memory; `tls` holds the TLS
+    options by their redis-py names."""
 
     kind: str
     is_tls: bool = False
@@ -61,15 +61,15 @@ class RedisUrl:
 
 
 def parse(value: str) -> RedisUrl:
-    """Parse a URL. Raises ValueError; its message continues a sentence that the variable's name
-    begins, and repeats nothing of the URL, which may hold secrets."""
+    """Parse a URL. Raises ValueError; the message continues a sentence that begins with the
+    variable's name, and repeats nothing of the URL, which may hold secrets."""
     scheme, separator, rest = value.partition("://")
     if not separator or scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(f"must begin with one of {known}")
     if scheme == "memory":
         if rest:
-            raise ValueError("must have nothing behind memory://")
+            raise ValueError("must have nothing after memory://")
         return RedisUrl(kind="memory")
     for pattern, complaint in FORBIDDEN:
         if re.search(pattern, rest):
@@ -90,7 +90,7 @@ def parse(value: str) -> RedisUrl:
 
 
 def _add(found: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add the values of another part of the URL; none may be set twice."""
+    """Add the values of another part of the URL. Raises ValueError if one is set twice."""
     if twice := found.keys() & more.keys():
         raise ValueError(f"sets {', '.join(sorted(twice))} twice")
     found.update(more)
@@ -106,18 +106,18 @@ def _credentials(text: str) -> dict[str, str]:
 
 
 def _text(text: str) -> str:
-    """Percent-decode. Raises ValueError for what is no UTF-8."""
+    """Percent-decode. Raises ValueError if the result is not UTF-8."""
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise ValueError(f"has escapes that are no UTF-8; {ESCAPES}") from None
+        raise ValueError(f"has escapes that are not UTF-8; {ESCAPES}") from None
 
 
 # --- hosts and path ------------------------------------------------------------------------------
 
 
 def _place(kind: str, hosts: str, path: str) -> dict[str, Any]:
-    """hosts, path, service and database, as far as the kind has them."""
+    """Parse those of hosts, path, service and database that the kind has."""
     if kind == "unix":
         if hosts or len(path) < 2:
             raise ValueError("must name a socket by its absolute path: unix:///run/redis.sock")
@@ -125,17 +125,17 @@ def _place(kind: str, hosts: str, path: str) -> dict[str, Any]:
     port = 26379 if kind == "sentinel" else 6379
     listed = tuple(_host(host, port) for host in hosts.split(","))
     if kind == "redis" and len(listed) > 1:
-        raise ValueError("names several hosts: that needs redis+sentinel:// or redis+cluster://")
+        raise ValueError("names several hosts; use redis+sentinel:// or redis+cluster://")
     parts = path.strip("/").split("/") if path.strip("/") else []
     place: dict[str, Any] = {"hosts": listed}
     if kind == "sentinel":
         if not parts:
             raise ValueError(
-                "must name the service behind the hosts, as in HOST:PORT,HOST:PORT/NAME"
+                "must name the service after the hosts, as in HOST:PORT,HOST:PORT/NAME"
             )
         place["service"] = _text(parts.pop(0))
     if len(parts) > 1:
-        raise ValueError("has too many parts behind the hosts; a / in a value is %2F")
+        raise ValueError("has too many parts after the hosts; write a / in a value as %2F")
     if parts:
         place["database"] = _database(parts[0])
     if kind == "cluster" and place.pop("database", 0):
@@ -161,7 +161,7 @@ def _ipv6(text: str) -> str:
     try:
         return str(IPv6Address(text))
     except AddressValueError:
-        raise ValueError("has brackets around what is no IPv6 address") from None
+        raise ValueError("has brackets around text that is not an IPv6 address") from None
 
 
 def _database(text: str) -> int:
@@ -174,16 +174,16 @@ def _database(text: str) -> int:
 
 
 def _file(text: str) -> str:
-    """Checked at the start only: see config/running.py. Once the file is missing, new connections
-    fail, and health reports it."""
+    """A readable file, checked at the start only (config/running.py). If it is missing later, new
+    connections fail and health reports it."""
     if not os.access(text, os.R_OK) and not is_running():
-        raise ValueError("must name a file or folder that can be read")
+        raise ValueError("must name a readable file or folder")
     return text
 
 
 def _check_tls(tls: Mapping[str, Any]) -> None:
-    """Load the files, at the start only. The default password keeps OpenSSL from asking for one on
-    the terminal."""
+    """Load the TLS files, at the start only. The default password keeps OpenSSL from prompting for
+    one on the terminal."""
     if "ssl_keyfile" in tls and "ssl_certfile" not in tls:
         raise ValueError("has the option ssl_keyfile without ssl_certfile")
     if is_running():
@@ -193,7 +193,7 @@ def _check_tls(tls: Mapping[str, Any]) -> None:
         if file := tls.get("ssl_ca_certs"):
             context.load_verify_locations(file)
     except OSError:
-        what = "has an option ssl_ca_certs, which names no file of certificates in PEM"
+        what = "has an option ssl_ca_certs that is not a file of certificates in PEM"
         raise ValueError(what) from None
     try:
         if file := tls.get("ssl_certfile"):
@@ -201,7 +201,7 @@ def _check_tls(tls: Mapping[str, Any]) -> None:
     except OSError:
         raise ValueError(
             "has an option ssl_certfile that cannot be used: are it and ssl_keyfile in PEM, do "
-            "they belong together, and is ssl_password the key's?"
+            "they match, and does ssl_password decrypt the key?"
         ) from None
 
 
@@ -214,7 +214,7 @@ def _one_of(choices: Mapping[str, Any]) -> Callable[[str], Any]:
     return choose
 
 
-#: Options of every kind, of TLS, and of Sentinels; each with the parser of its value.
+#: The options of every kind, of TLS, and of Sentinels, each with its parser.
 OPTIONS: dict[str, Callable[[str], Any]] = {
     "db": _database,
     "username": str,
@@ -238,7 +238,7 @@ ALL_OPTIONS = OPTIONS | TLS_OPTIONS | SENTINEL_OPTIONS
 
 
 def _options(query: str, kind: str, is_tls: bool) -> dict[str, Any]:
-    """The options, those of TLS together under `tls`."""
+    """Parse the options; those of TLS are grouped under `tls`."""
     found: dict[str, Any] = {}
     for number, pair in enumerate(query.split("&") if query else (), 1):
         name, separator, text = pair.partition("=")
@@ -257,16 +257,17 @@ def _options(query: str, kind: str, is_tls: bool) -> dict[str, Any]:
 
 
 def _check_option(name: str, number: int, kind: str, is_tls: bool) -> None:
-    """An unknown option is named by its number: its text may be part of a password."""
+    """Raise ValueError for an unknown or misplaced option. An unknown one is named by its number:
+    its text may be part of a password."""
     if name in TLS_OPTIONS and not is_tls:
-        raise ValueError(f"has the option {name} without TLS; that is rediss instead of redis")
+        raise ValueError(f"has the option {name} without TLS; use rediss instead of redis")
     if name in SENTINEL_OPTIONS and kind != "sentinel":
         raise ValueError(f"has the option {name} without Sentinels")
     if name not in ALL_OPTIONS:
         raise ValueError(
-            f"has an option (number {number} behind the ?) that is unknown; known are "
+            f"has an unknown option (number {number} after the ?); known are "
             f"{', '.join(ALL_OPTIONS)}; "
-            "TLS is rediss instead of redis, and & in a value is %26"
+            "for TLS use rediss instead of redis; write & in a value as %26"
         )
 
 

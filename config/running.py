@@ -1,4 +1,4 @@
-"""Whether settings are read at the start of an instance, or again in one that runs."""
+"""Whether settings are read at the start of an instance, or re-read in a running one."""
 
 import os
 
@@ -7,7 +7,7 @@ PREPARED = "HOKUSAI_INSTANCE_PREPARED"
 
 
 def is_running() -> bool:
-    """Whether this process is the master of an instance that has started, or one of its workers. A
-    file that is missing then must neither end a master that reloads nor prevent a new worker: the
-    code that needs the file reports it."""
+    """Whether this process is the master of a started instance, or one of its workers. A missing
+    file must then neither stop a reloading master nor prevent a new worker: the code that needs the
+    file reports it."""
     return os.environ.get(PREPARED) in (str(os.getpid()), str(os.getppid()))

@@ -1,7 +1,7 @@
 """Every setting of the proxy, one row each: variable, parser, default, help, secret or not.
 
-`load` reads them all and reports every bad value at once. The reference page
-(docs/configuration.md) is generated from these rows: `python -m config`.
+`load` reads them all and reports every bad value at once. `python -m config` generates
+docs/configuration.md from these rows.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,20 +13,19 @@ from config import parsers
 
 
 class BadSettings(ValueError):
-    """One or more environment variables cannot be used; `complaints` names each, without values."""
+    """One or more environment variables are unusable; `complaints` names each, without values."""
 
     def __init__(self, complaints: list[str]) -> None:
         self.complaints = complaints
         listed = "".join(f"\n  - {complaint}" for complaint in complaints)
-        super().__init__(f"the proxy cannot start, {len(complaints)} setting(s) are wrong:{listed}")
+        super().__init__(f"the proxy cannot start: {len(complaints)} invalid setting(s):{listed}")
 
 
 def row(
     variable: str, parse: Callable[[str], Any], default: Any, *, secret: bool = False, **facts: str
 ) -> Any:
-    """One setting. `default` is the parsed value. `facts` are the `group` and the `help`, one or
-    two sentences with the unit. A secret's value is shown nowhere: not in a repr, not in a
-    complaint, not in the reference."""
+    """Define a setting. `default` is the parsed value. `facts` are the `group` and the `help`, one
+    or two sentences with the unit. A secret's value appears in no repr, complaint or reference."""
     metadata = {"variable": variable, "parse": parse, "secret": secret, **facts}
     return field(default=default, repr=not secret, metadata=metadata)
 
@@ -185,19 +184,19 @@ class Settings:
     @property
     def max_forwarded(self) -> int:
         """Requests that one worker forwards at once. The other connections stay free for requests
-        that are not forwarded, such as health checks."""
+        handled locally, such as health checks."""
         return min(self.max_in_flight, self.max_connections * 9 // 10)
 
     @property
     def max_stored_verdict_age(self) -> float:
-        """Seconds after which a cached decision is useless."""
+        """Seconds after which a cached verdict is unusable, even stale."""
         return self.auth_cache_ttl + self.auth_stale_ttl
 
 
 def load(environ: Mapping[str, str]) -> Settings:
-    """The settings from an environment. An empty variable counts as unset.
+    """Load the settings from an environment. An empty variable counts as unset.
 
-    Raises BadSettings with every complaint at once.
+    Raises BadSettings with all complaints.
     """
     values: dict[str, Any] = {}
     complaints: list[str] = []
@@ -217,18 +216,18 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 
 def as_text(value: object) -> str:
-    """A value as people write it."""
+    """Format a value as in an environment variable."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong between two settings that are valid by themselves."""
+    """The conflicts between settings that are valid by themselves."""
     settings = Settings(**values)
     username, password = settings.mlflow_upstream_username, settings.mlflow_upstream_password
     in_memory = settings.redis_url.startswith("memory:")
-    buffered_total = values.get("max_buffered_total", inf)  # the default bounds what it can
+    buffered_total = values.get("max_buffered_total", inf)  # the default never conflicts
     rules = (
         (
             bool(username) != bool(password),

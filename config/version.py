@@ -1,3 +1,3 @@
-"""The product's version (semantic versioning); CHANGELOG.md says what changed."""
+"""The product's version (semantic versioning); CHANGELOG.md lists the changes."""
 
 VERSION = "0.1.0"

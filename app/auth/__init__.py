@@ -1,1 +1,1 @@
-"""Who calls, and what the key may do."""
+"""Authentication and authorization: who calls, and what the key may do."""

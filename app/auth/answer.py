@@ -1,4 +1,4 @@
-"""What the auth service says of a valid key, field by field. Nothing odd is taken for a yes."""
+"""The fields of the auth service's response about a valid key. A malformed field is refused."""
 
 import logging
 from datetime import datetime
@@ -9,15 +9,15 @@ from app.request.principal import Principal
 
 log = logging.getLogger("hokusai.auth")
 
-#: Characters of an id. A longer one is not cut: a revocation names the whole.
+#: The longest id, in characters. A longer one is refused, not cut: a revocation names all of it.
 LONGEST = 256
 
-#: Numbers between these are seconds since the epoch, and no date, nor milliseconds.
+#: Numbers between these are seconds since the epoch: not a date (20300101), not milliseconds.
 SOME_TIME, FAR_AWAY = 10**9, 10**11
 
 
 def read_principal(answer: dict[str, Any], service_id: str) -> Principal:
-    """The principal in a positive answer; ValueError names the field that cannot be used."""
+    """Build the principal from a positive response; ValueError names the unusable field."""
     user = answer.get("user")
     nested_id = user.get("id") if isinstance(user, dict) else None
     scopes = answer.get("scopes") or []
@@ -35,7 +35,7 @@ def read_principal(answer: dict[str, Any], service_id: str) -> Principal:
 
 
 def _identifier(value: object, name: str) -> str:
-    """An id as text. Never empty: an empty id would share one limit, or escape it."""
+    """Convert an id to text. Never empty: keys with an empty id would share or escape a limit."""
     text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value).strip()
     if not 0 < len(text) <= LONGEST:
         raise ValueError(name)
@@ -43,7 +43,7 @@ def _identifier(value: object, name: str) -> str:
 
 
 def _limit(value: object) -> int | None:
-    """A number of requests an hour; null is no limit, anything odd is not."""
+    """Parse requests per hour; null means no limit, a malformed value raises ValueError."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**31:
@@ -52,26 +52,26 @@ def _limit(value: object) -> int | None:
 
 
 def _time(value: object) -> float | None:
-    """A time in seconds since the epoch, as such or in ISO 8601 with its zone. None for anything
-    else, as for a field that is not known; the log says so, for a session would outlive its key."""
+    """Parse a time, in seconds since the epoch or in ISO 8601 with a zone. None for anything else,
+    as if the field were absent; then a session may outlive its key, so it is logged."""
     if not value:
         return None
     if isinstance(value, int | float) and SOME_TIME < value < FAR_AWAY:
         return float(value)
     try:
-        said = datetime.fromisoformat(str(value))
+        parsed = datetime.fromisoformat(str(value))
     except ValueError:
-        said = datetime.min
-    if said.tzinfo:
-        return said.timestamp()
+        parsed = datetime.min
+    if parsed.tzinfo:
+        return parsed.timestamp()
     _say_that_it_is_unread()
     return None
 
 
 @cache
 def _say_that_it_is_unread() -> None:
-    """Once a worker."""
+    """Log once per worker."""
     log.warning(
-        "the auth service's expires_at is no time in ISO 8601 with its zone and is not used: "
-        "browser sessions may outlive their key"
+        "the auth service's expires_at is not ISO 8601 with a time zone and is ignored: browser "
+        "sessions may outlive their key"
     )

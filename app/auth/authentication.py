@@ -1,18 +1,17 @@
-"""From a key to a principal: the cache before the auth service, and what an outage means.
+"""From a key to a principal: first the cache, then the auth service; behaviour in an outage.
 
-Fails closed on identity: a key that nobody vouches for is refused, in an outage with 503 and never
-with 401. What is open then, and what is not (limits/request_limits.py says the rest):
+Identity fails closed: a key without a valid verdict is refused, in an outage with 503, never with
+401. What fails open (limits/request_limits.py covers the limits):
 
-- The auth service gives no answer: a key that it found valid earlier goes on for AUTH_STALE_TTL
-  after that verdict's own life, and is asked about again every AUTH_RETRY_INTERVAL. An unknown key
-  gets 503.
-- It throttles: 429 for every key whose verdict's life is over; nothing stale is used.
-- It says no: that ends the key at once, stale verdict or not.
-- Redis is away: nobody notices. Each worker goes on with the verdicts that it remembers; new ones
-  are shared by the workers of an instance, no longer by all instances. Revocations are not heard,
-  so the life of a verdict (AUTH_CACHE_TTL) bounds them.
-- Both are away: who was let in by this worker, or by its instance since Redis went, goes on for
-  AUTH_STALE_TTL.
+- Auth service unavailable: a key found valid earlier keeps working for AUTH_STALE_TTL after its
+  verdict's TTL, and is revalidated every AUTH_RETRY_INTERVAL. An unknown key gets 503.
+- Auth service throttling: 429 for every key whose verdict is past its TTL; none is used stale.
+- Auth service refuses the key: the key ends at once, even with a stale verdict.
+- Redis unavailable: callers see no change. Each worker uses the verdicts in its memory; new ones
+  are shared by the workers of an instance only. Revocations do not arrive, so a revoked key works
+  until its verdict's TTL (AUTH_CACHE_TTL).
+- Both unavailable: a key accepted by this worker, or by its instance since Redis failed, keeps
+  working for AUTH_STALE_TTL.
 """
 
 import time
@@ -33,29 +32,29 @@ from app.request.principal import Principal, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """Which principal, and how it was found: "hit", "miss", "stale" or "session"."""
+    """A principal and the source of the decision: "hit", "miss", "stale" or "session"."""
 
     principal: Principal
     source: str
 
 
 class FailureLimit(Protocol):
-    """The limit of failed attempts, counted for a client's address or network."""
+    """The limit of failed attempts per client address or network."""
 
     def check_failures(self, client_ip: str) -> None:
-        """RateLimited if too many attempts failed lately."""
+        """Raise RateLimited if too many recent attempts failed."""
 
     def guess(self, client_ip: str) -> AbstractContextManager[None]:
-        """Surrounds a question about a key that may be a guess; RateLimited as above, Overloaded
-        where too many wait."""
+        """Wrap the validation of a key that may be a guess. Raises RateLimited as above, or
+        Overloaded if too many wait."""
 
     def note_failure(self, client_ip: str) -> None:
-        """Counts a failed attempt."""
+        """Count a failed attempt."""
 
 
 class Authenticator:
-    """Sole owner of authentication: the cache, the single flight, the auth service, sessions, and
-    the limit of failed attempts."""
+    """The only owner of authentication: cache, single flight, auth service, sessions, and the
+    limit of failed attempts."""
 
     def __init__(  # noqa: PLR0913 (each by its name)
         self,
@@ -70,11 +69,11 @@ class Authenticator:
         sessions: Callable[[Sequence[str], str], Principal] | None = None,
         most_waiting: int = 1000,
     ) -> None:
-        """`patience` is how long one waits for another's question, in seconds; more than a question
-        takes that gets no answer, or both would ask. `sessions` finds the principal of the
-        first valid one of some browser sessions, by their names and the client's address; raises
-        Unauthenticated or AuthServiceUnavailable. So many requests wait for the auth service at
-        once: each holds a connection, and health checks need some."""
+        """`patience`: seconds to wait for another request's validation of the same key. It must
+        exceed the auth service's timeout, or both requests would call. `sessions` maps browser
+        session tokens and the client's address to the principal of the first valid session; raises
+        Unauthenticated or AuthServiceUnavailable. `most_waiting` bounds the requests that wait for
+        the auth service: each holds a connection, and health checks need some."""
         self._waiting, self._most_waiting = 0, most_waiting
         self._cache = cache
         self._flights = flights
@@ -88,11 +87,11 @@ class Authenticator:
     def authenticate(
         self, credentials: Credentials | SessionTokens, client_ip: str
     ) -> Authentication:
-        """The principal behind a key, or behind a browser's session.
+        """Find the principal behind a key or a browser's session.
 
-        Failed attempts from one address are limited, but not for a key that was good lately: to ask
-        about that again is no guess, and others at its address may have failed. Raises
-        Unauthenticated, RateLimited or AuthServiceUnavailable.
+        Failed attempts are limited per address. A recently valid key is exempt: it is no guess, and
+        the failures may be others' at the same address. Raises Unauthenticated, RateLimited or
+        AuthServiceUnavailable.
         """
         if isinstance(credentials, SessionTokens):
             return Authentication(self._of_session(credentials, client_ip), "session")
@@ -113,10 +112,10 @@ class Authenticator:
         return Authentication(verdict.principal, source)
 
     def _of_session(self, tokens: SessionTokens, client_ip: str) -> Principal:
-        """Not counted as a failed attempt: a page that is still open asks on when it has ended, and
-        nobody guesses 256 bits."""
+        """Find a session's principal. A failure does not count as a failed attempt: an open page
+        keeps sending requests after its session ends, and 256 bits cannot be guessed."""
         if self._sessions is None:
-            raise Unauthenticated("There are no sessions here; send an API key.")
+            raise Unauthenticated("Sessions are not supported; send an API key.")
         try:
             principal = self._sessions(tokens.sessions, client_ip)
         except Unauthenticated:
@@ -126,8 +125,8 @@ class Authenticator:
         return principal
 
     def _ask(self, digest: str, credentials: Credentials, client_ip: str) -> tuple[Verdict, str]:
-        """The verdict and its source. Where the auth service gives no answer, nobody waits for the
-        one request that asks again."""
+        """Return the verdict and its source. While the auth service is unavailable, only the
+        probing request waits."""
         if found := self._while_unanswered(digest):
             return found
         if self._waiting >= self._most_waiting:
@@ -142,8 +141,8 @@ class Authenticator:
     def _ask_once(
         self, digest: str, credentials: Credentials, client_ip: str
     ) -> tuple[Verdict, str]:
-        """The same, in this key's turn: whoever was here before may have left an answer, or the
-        news that there is none."""
+        """Re-check under the key's lock: the previous holder may have stored a verdict or a
+        failure."""
         if verdict := self._cache.fresh(digest):
             return verdict, "hit"
         if found := self._while_unanswered(digest):
@@ -161,9 +160,9 @@ class Authenticator:
             return found
 
     def _known(self, credentials: Credentials, client_ip: str) -> str:
-        """Under what the last answer about a key is kept for all of a network: failed attempts are
-        counted for it, so a key that is in use there is no guess at a neighbour's new address. Nor
-        at the address where it was good, whatever the neighbour was told."""
+        """The cache digest of a key's last verdict for the client's network. Failed attempts count
+        per network, so a key in use there is no guess when it comes from a new address in it, nor
+        at the address where it was good."""
         return self._cache.digest(credentials.key, network(client_ip), self._service_id)
 
     def _validated(
@@ -174,7 +173,7 @@ class Authenticator:
         client_ip: str,
         was_good: Callable[[], bool],
     ) -> tuple[Verdict, str]:
-        """The auth service's answer, or what holds where it gives none."""
+        """Call the auth service; fall back to a stale verdict if it is unavailable."""
         self._cache.unanswered.extend(digest, self._patience)
         try:
             asked_at = time.time()
@@ -188,12 +187,13 @@ class Authenticator:
             raise
         if known != digest:
             self._cache.put(known, verdict)
-        if not self._cache.put(digest, verdict):  # revoked while the answer was on its way
+        if not self._cache.put(digest, verdict):  # revoked during the call
             return Verdict(None, asked_at), "miss"
         return verdict, "miss"
 
     def _while_unanswered(self, digest: str) -> tuple[Verdict, str] | None:
-        """What holds while the auth service is not to be asked about this key; None if it is."""
+        """Apply the negative cache: a stale verdict, or an error. None if the auth service may be
+        called about this key."""
         throttled_for = self._cache.unanswered.get(digest)
         if throttled_for is None:
             return None
@@ -207,8 +207,8 @@ class Authenticator:
         verdict = self._cache.stale(digest)
         if verdict is None:
             raise unavailable or AuthServiceUnavailable(
-                "API keys cannot be validated at the moment (the auth service gives no answer); "
-                "repeat the request later.",
+                "API keys cannot be validated: the auth service is unavailable. Repeat the request "
+                "later.",
                 int(self._retry_interval) or 1,
             )
         return verdict, "stale"

@@ -1,8 +1,8 @@
-"""What a key may do: its scopes against the access that the route table asks for.
+"""What a key may do: its scopes against the access that the route table requires.
 
-Deny by default: a route that nobody has classified needs admin, and MLflow's assistant routes,
-which can run programs, are refused to everyone. Only this module makes a Permit, and nothing is
-forwarded without one.
+Deny by default: an unclassified route needs admin, and MLflow's assistant routes, which can run
+programs, are refused to everyone. Only this module makes a Permit, and no request is forwarded
+without one.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ READ_SCOPES = frozenset(("read", "mlflow:read"))
 WRITE_SCOPES = frozenset(("write", "mlflow:write", "model:write", "mlflow:access", "full_access"))
 ADMIN_SCOPES = frozenset(("admin", "mlflow:admin", "registry:admin"))
 
-#: The operation of MLflow's scripts, styles and pictures: public code, the same for everybody.
+#: The operation of MLflow's scripts, styles and images: public code, the same for everyone.
 STATIC_FILES = "ServeStaticFile"
 
 
@@ -28,10 +28,10 @@ def authorize(
     route: Route | None,
     unknown: Callable[[str], NoSuchPath | None] = lambda path: None,
 ) -> Permit:
-    """A Permit, or Forbidden with the scope that is missing.
+    """Make a Permit; raise Forbidden with the missing scope.
 
-    `unknown` says whether MLflow cannot have a path without a row: NoSuchPath then, but for an
-    admin, whose request goes on.
+    `unknown` returns a NoSuchPath for a path without a row that MLflow cannot have. It is raised
+    unless the caller is an admin, whose request is forwarded.
     """
     if route is not None and route.access is Access.REFUSED:
         raise Forbidden(
@@ -45,12 +45,12 @@ def authorize(
     return Permit(principal, inbound, route)
 
 
-#: Who asks for public files: nobody in particular, with no identity that goes on to MLflow.
+#: The anonymous principal of requests for public files; MLflow gets no identity.
 ANYBODY = Principal("", "", "", frozenset(), None, False)
 
 
 def authorize_anybody(inbound: Inbound, route: Route | None) -> Permit:
-    """A Permit without a key, for MLflow's static files and nothing else."""
+    """Make a Permit without a key, for MLflow's static files only."""
     if route is None or route.operation != STATIC_FILES or inbound.method not in ("GET", "HEAD"):
         raise NoSuchPath("MLflow has no static file of this name.")
     if inbound.chunked or inbound.content_length:
@@ -59,7 +59,7 @@ def authorize_anybody(inbound: Inbound, route: Route | None) -> Permit:
 
 
 def granted(principal: Principal) -> frozenset[Access]:
-    """The kinds of access that a principal's scopes grant; scopes that are not ours grant none."""
+    """The kinds of access that a principal's scopes grant; unknown scopes grant none."""
     if principal.is_admin or principal.scopes & ADMIN_SCOPES:
         return frozenset((Access.READ, Access.WRITE, Access.ADMIN))
     if principal.scopes & WRITE_SCOPES:
@@ -70,7 +70,7 @@ def granted(principal: Principal) -> frozenset[Access]:
 
 
 def _missing(needed: Access, inbound: Inbound, route: Route | None) -> str:
-    """What to say, and what to ask the key's owner for."""
+    """The message that names the missing scope."""
     what = f"{inbound.method} {inbound.path}"
     if route is None:
         what += ", which is not a known MLflow route,"

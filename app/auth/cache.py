@@ -1,8 +1,8 @@
-"""The cache of the auth service's answers, by a hash of the key: in this process, then in Redis.
+"""Cache of the auth service's verdicts, by a hash of the key: in this process, then in Redis.
 
-A failure here is a miss: the cache is a convenience, and the auth service decides. A hit never
-extends a life: the age counts from when the auth service was asked. A revocation ends every older
-verdict at once: in this process by the announcement, elsewhere by a mark in Redis.
+A failure here counts as a miss; the auth service decides. A hit never extends a TTL: a verdict's
+age counts from the start of the validation. A revocation ends every older verdict at once: in this
+process by the announcement, elsewhere by a mark in Redis.
 """
 
 import hashlib
@@ -17,15 +17,15 @@ from app.state.shared_values import SharedValues
 
 PREFIX = "hokusai:auth:v1:"
 
-#: Seconds for which a verdict is taken from this process without a look into Redis. Short, so that
-#: what another instance learnt (a 401, say) is known here soon; revocations do not wait for it.
+#: Seconds for which a verdict in this process is used without a look into Redis. Short, so that
+#: another instance's newer verdict (a 401, say) arrives soon; revocations do not wait for it.
 RECHECK = 5.0
 
-#: Seconds after its life for which a yes is remembered at least: a key that was valid lately is not
-#: a guess. It lets nobody in; AUTH_STALE_TTL may be less.
+#: The minimum in seconds for which a positive verdict is remembered after its TTL: a recently valid
+#: key is no guess. It admits no request by itself; AUTH_STALE_TTL may be shorter.
 KNOWN = 600.0
 
-#: Verdicts kept in one process, the least recently used go first. One takes about 1 KB.
+#: Verdicts kept in one process; the least recently used is evicted first. Each takes about 1 KB.
 MAX_LOCAL = 20_000
 
 
@@ -49,17 +49,17 @@ class VerdictCache:
         self._stale_ttl = stale_ttl
         self._kept = ttl + max(stale_ttl, KNOWN)
         self._local: OrderedDict[str, tuple[Verdict, float]] = OrderedDict()
-        #: Kept for as long as a verdict or a browser's session lives.
+        #: Marks outlive every verdict and every browser session.
         self.revocations = RevocationMarks(values, max(self._kept, session_lifetime))
         self.unanswered = Unanswered(values, PREFIX)
 
     def digest(self, key: str, client_ip: str, service_id: str) -> str:
-        """The name under which a key's verdict is kept: a keyed hash of all that was validated."""
+        """The cache key of a verdict: an HMAC of everything that was validated."""
         question = "\0".join((key, client_ip, service_id)).encode()
         return hmac.digest(self._secret, question, hashlib.sha256).hex()
 
     def fresh(self, digest: str) -> Verdict | None:
-        """A verdict that is valid without asking, or None."""
+        """A verdict within its TTL, or None."""
         known = self._local.get(digest)
         if known is not None and time.monotonic() < known[1] and self._is_fresh(known[0]):
             self._local.move_to_end(digest)
@@ -71,24 +71,23 @@ class VerdictCache:
         return verdict
 
     def stale(self, digest: str) -> Verdict | None:
-        """A positive verdict that is past its life but within AUTH_STALE_TTL, or None: for while
-        the auth service gives no answer."""
+        """A positive verdict past its TTL but within AUTH_STALE_TTL, or None. Used while the auth
+        service is unavailable."""
         verdict = self._last_yes(digest)
         return verdict if verdict and verdict.age < self._ttl + self._stale_ttl else None
 
     def was_good(self, digest: str) -> bool:
-        """Whether the key was valid lately, whatever AUTH_STALE_TTL says: asking about it again is
-        not a guess."""
+        """Whether the key was valid lately, regardless of AUTH_STALE_TTL: then it is no guess."""
         verdict = self._last_yes(digest)
         return verdict is not None and verdict.age < self._kept
 
     def put(self, digest: str, verdict: Verdict) -> bool:
-        """Keeps a verdict; False if its key was revoked since the auth service was asked."""
+        """Store a verdict; False if its key was revoked since the validation began."""
         if self.revocations.is_known_to_end(verdict):
             return False
         lifetime = self._kept
         if verdict.principal is None and not self.was_good(digest):
-            lifetime = self._negative_ttl  # else it must outlive the yes that others may hold
+            lifetime = self._negative_ttl  # else outlive a positive verdict that others may hold
         self._remember(digest, verdict)
         self.unanswered.clear(digest)
         if lifetime > 0:
@@ -96,11 +95,11 @@ class VerdictCache:
         return True
 
     def is_ended(self, verdict: Verdict) -> bool:
-        """Whether the key was revoked since, or has expired."""
+        """Whether the key has expired, or was revoked after the verdict."""
         return self.revocations.ends(verdict) or verdict.is_expired
 
     def _last_yes(self, digest: str) -> Verdict | None:
-        """The last verdict, if it was a yes and its key was not revoked since."""
+        """The last verdict, if it is positive and its key was not revoked since."""
         known, verdict = self._local.get(digest), self._read(digest)
         if known is not None and (verdict is None or known[0].asked_at > verdict.asked_at):
             verdict = known[0]
@@ -109,7 +108,7 @@ class VerdictCache:
         return verdict
 
     def _read(self, digest: str) -> Verdict | None:
-        """The shared verdict, unless it is ended."""
+        """The shared verdict, or None if its key has expired or was revoked."""
         stored = self._values.get_handed_over(PREFIX + digest)
         verdict = parse(stored) if stored else None
         return None if verdict is None or self.is_ended(verdict) else verdict

@@ -1,8 +1,8 @@
-"""Client of the auth service: one question, and its answers and failures in our words.
+"""Client of the auth service: validate a key; translate its responses and failures.
 
-The table of answers stands in the contract. What is not clearly a yes or a no (5xx, time-out,
-refused, not JSON, fields of the wrong kind) is "unavailable", never a no: an outage must not tell
-users that their keys are bad.
+The auth service's contract lists its responses. Anything not clearly valid or invalid (5xx,
+timeout, refused, not JSON, fields of the wrong type) is "unavailable", never "invalid": an outage
+must not tell users that their keys are bad.
 """
 
 import math
@@ -28,15 +28,15 @@ from app.request.principal import Principal
 from app.upstream.circuit import Circuit, Open
 from app.upstream.connection import TARGET, Connection
 
-#: Bytes of an answer that are read; a real one has a few hundred.
+#: The longest response that is read, in bytes; a real one has a few hundred.
 MAX_ANSWER = 64 * 1024
 
-#: Seconds after its connect for which a connection is reused: the service's name may move.
+#: Seconds after connecting for which a connection is reused: the service's name may move.
 MAX_AGE = 60.0
 
 INVALID = (401, 403, 404)
 
-#: Seconds for a question without a key, after one about a key that may be made up got no answer.
+#: Timeout in seconds of the probe without a key, sent after a call about a possible fake failed.
 PROBE_TIMEOUT = 1.0
 
 #: So many questions about keys in a row without a verdict are a failure of the service, whatever it
@@ -45,18 +45,18 @@ IN_A_ROW, REMEMBERED = 3, 60.0
 
 
 class _NoVerdict(Exception):
-    """The service is there, and what it says of this one key cannot be used. It does not open the
-    circuit: one caller's key, good or bad, must not shut the others out."""
+    """The service is up, but its response about this key is unusable. Does not open the circuit:
+    one caller's key must not lock out the others."""
 
 
 class AuthService:
-    """The auth service at `url`, asked for keys of `service_id`. Safe to share among threads."""
+    """The auth service at `url`, for keys of `service_id`. Thread-safe."""
 
     def __init__(
         self, url: str, *, service_id: str, timeout: float, retry_after: int, circuit: Circuit
     ) -> None:
-        """`timeout` and `retry_after` (what a caller is told after a failure) are in seconds. The
-        circuit spares callers the time-out while the service is down; it is not MLflow's."""
+        """`timeout` and `retry_after` (sent to callers after a failure) are in seconds. The circuit
+        spares callers the timeout while the service is down; it is separate from MLflow's."""
         self._url = f"{url}/api/v1/keys/validate"
         self._service_id = service_id
         self._timeout = timeout
@@ -74,11 +74,11 @@ class AuthService:
     def validate(
         self, key: str, client_ip: str, was_good: Callable[[], bool] = lambda: True
     ) -> Principal | None:
-        """Asks about one key; None means that it is invalid. `was_good` tells whether it was valid
-        lately: anybody can make up another at which the service fails, or which it delays. So such
-        a failure opens the circuit only if a question without a key fails too.
+        """Validate one key; None if it is invalid. `was_good` returns whether it was valid lately.
+        Anyone can invent a key that makes the service fail or stall, so a failure at any other key
+        opens the circuit only if a probe without a key fails too.
 
-        Raises RateLimited if the service throttles us, AuthServiceUnavailable if it has no answer.
+        Raises RateLimited if the service throttles, AuthServiceUnavailable if it gives no verdict.
         """
         answer = "unavailable"
         try:
@@ -91,7 +91,7 @@ class AuthService:
             raise
         except Open:
             answer = "not_asked"
-            self._give_up("is left alone, its circuit is open")
+            self._give_up("was not called: its circuit is open")
         except AuthServiceUnavailable as why:
             self._note_failure(str(why.__cause__))
             raise
@@ -108,7 +108,7 @@ class AuthService:
     def _answer_about(
         self, key: str, client_ip: str, was_good: Callable[[], bool]
     ) -> Principal | None:
-        """The answer; _NoVerdict for a failure that the key may have caused."""
+        """Validate; raise _NoVerdict for a failure that the key may have caused."""
         try:
             return self._validate(key, client_ip)
         except AuthServiceUnavailable as why:
@@ -116,10 +116,11 @@ class AuthService:
                 raise
             if self.circuit.state == "half-open":  # this key was the probe
                 self.circuit.reset()
-            raise _NoVerdict(f"fails at this key, not without one: {why.__cause__}") from why
+            raise _NoVerdict(f"fails with this key, not without one: {why.__cause__}") from why
 
     def _is_there(self) -> bool:
-        """Whether it refuses a question without a key, as it should: by its status or in words."""
+        """Whether the service refuses a probe without a key, as it should: by its status or in its
+        body."""
         try:
             status, _, body = self.ping(min(PROBE_TIMEOUT, self._timeout))
             return 400 <= status < 500 or (status == 200 and self._principal(body) is None)
@@ -142,10 +143,10 @@ class AuthService:
         return self._principal(body)
 
     def ping(self, timeout: float, beside: str = "") -> tuple[int, str, bytes]:
-        """Asks without a key, past the circuit, to see who answers: the status, which should be
-        401, the Content-Type, and the body. `beside` is added to the path.
+        """Probe without a key, bypassing the circuit: (status, Content-Type, body). The status
+        should be 401. `beside` is appended to the path.
 
-        Raises AuthServiceUnavailable if nobody does.
+        Raises AuthServiceUnavailable if there is no usable response.
         """
         question = {"service_id": self._service_id}
         try:
@@ -161,7 +162,7 @@ class AuthService:
         timeout: float | None = None,
         url: str = "",
     ) -> tuple[int, Any, bytes]:
-        """POSTs the question; (status, headers, body)."""
+        """POST the JSON `question`; return (status, headers, body)."""
         timeout = timeout or self._timeout
         deadline = time.monotonic() + timeout
         try:
@@ -175,57 +176,57 @@ class AuthService:
             ) as response:
                 return response.status_code, response.headers, self._body(response, deadline)
         except (requests.RequestException, HTTPError, OSError, ValueError) as why:
-            # Its text is not passed on: it can hold the address, and the request's headers.
-            self._give_up(f"gave no answer: {type(why).__name__}")
+            # The exception's text is withheld: it can hold the address and the request's headers.
+            self._give_up(f"did not respond: {type(why).__name__}")
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
-        """The answer's body, within the deadline and MAX_ANSWER."""
+        """Read the response body, within the deadline and MAX_ANSWER."""
         body = b""
-        # What is there, however little: waiting for a whole piece could take for ever.
+        # read1 returns what has arrived: waiting for a full chunk could exceed the deadline.
         while piece := response.raw.read1(8192, decode_content=True):
             body += piece
             if len(body) > MAX_ANSWER:
-                raise _NoVerdict("answered too much")
+                raise _NoVerdict(f"sent more than {MAX_ANSWER} bytes")
             if time.monotonic() > deadline:
-                self._give_up("answered too slowly")
+                self._give_up("responded too slowly")
         return body
 
     def _principal(self, body: bytes) -> Principal | None:
-        """Reads a 200: the principal, None for a no."""
+        """Parse a 200: the principal, or None for an invalid key."""
         try:
             answer = orjson.loads(body)
         except ValueError:
-            self._give_up("answered something that is not JSON")
+            self._give_up("sent a response that is not JSON")
         if not isinstance(answer, dict):
-            self._give_up("answered something that is not an object")
+            self._give_up("sent JSON that is not an object")
         verdicts = (answer.get("valid", True), answer.get("is_valid", True))
         if False in verdicts:
             return None
         if verdicts != (True, True):
-            raise _NoVerdict("answered neither yes nor no")
+            raise _NoVerdict("sent a verdict that is neither true nor false")
         try:
             return read_principal(answer, self._service_id)
         except ValueError as why:
-            raise _NoVerdict(f"answered without a usable {why}") from None
+            raise _NoVerdict(f"sent no usable {why}") from None
 
     def _give_up(self, why: str) -> NoReturn:
-        """Raises AuthServiceUnavailable; its cause is for the operator."""
+        """Raise AuthServiceUnavailable. Its cause is logged, not sent to the caller."""
         raise AuthServiceUnavailable(
-            "API keys cannot be validated at the moment (the auth service gives no answer); "
-            "nothing is wrong with your key as far as we know. Repeat the request later.",
+            "API keys cannot be validated: the auth service is unavailable. This says nothing "
+            "about your key. Repeat the request later.",
             self._retry_after,
         ) from RuntimeError(f"the auth service {why}")
 
 
 def throttled(seconds: int) -> RateLimited:
-    """What a caller is told while the auth service throttles validations."""
+    """The error for callers while the auth service throttles validations."""
     return RateLimited(
         "The auth service is throttling validations; repeat the request later.", seconds
     )
 
 
 def retry_after_seconds(value: str, default: int) -> int:
-    """A Retry-After as whole seconds, 1 to 3600: it may come as a number or as a date."""
+    """Parse a Retry-After, a number or a date, to whole seconds from 1 to 3600."""
     try:
         seconds = float(value)
     except ValueError:
@@ -239,9 +240,9 @@ def retry_after_seconds(value: str, default: int) -> int:
 
 
 def _bare_session() -> requests.Session:
-    """A session that adds nothing of its own: no .netrc, no proxy variables (trust_env), no cookie
-    that one user's answer sets and the next user's request carries. No retries: the caller decides.
-    """
+    """Build a session that adds nothing to a request: no .netrc, no proxy variables (trust_env),
+    no cookie carried from one user's response to the next user's request. No retries: the caller
+    decides."""
     session = requests.Session()
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -252,17 +253,17 @@ def _bare_session() -> requests.Session:
 
 
 class _Connection(Connection):
-    """The connection that MLflow is asked on, with its bounds, for requests. Its write timeout is
-    Connection's: a question is a few hundred bytes."""
+    """MLflow's Connection with its bounds, adapted to requests. It inherits the write timeout: a
+    call sends a few hundred bytes."""
 
-    reuse_for = math.inf  # urllib3 asks whether it is still open
+    reuse_for = math.inf  # urllib3 checks whether it is still open
     max_age = MAX_AGE
     counted = False
 
     def request(
         self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any
     ) -> None:
-        """Sends the question, with the target and Host that http.client would add."""
+        """Send the request with the target and the Host that http.client would add."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         if self.port != self.default_port:
             host = f"{host}:{self.port}"
@@ -270,7 +271,7 @@ class _Connection(Connection):
 
 
 class _ConnectionTLS(_Connection, HTTPSConnection):
-    """The same over TLS."""
+    """_Connection over TLS."""
 
 
 class _Pool(HTTPConnectionPool):
@@ -282,8 +283,8 @@ class _PoolTLS(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """For requests: uses these connections. It trusts whom MLflow's connections trust (the
-    machine's store, or SSL_CERT_FILE), and certifi's authorities, all that requests would trust."""
+    """Adapter that makes requests use these connections. It trusts the CAs of MLflow's connections
+    (the system store, or SSL_CERT_FILE) and certifi's, the only ones that requests would trust."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Called by HTTPAdapter's constructor."""
@@ -294,5 +295,5 @@ class _Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Called for each request; requests would load certifi's authorities anew."""
+        """Called for each request. The base class would reload certifi's CAs each time."""
         conn.cert_reqs = "CERT_REQUIRED"

@@ -1,4 +1,4 @@
-"""Which keys were revoked, and when: known to this process, and marked in Redis for the others."""
+"""Revoked keys and their times: in this process's memory, and as marks in Redis for the others."""
 
 import math
 import time
@@ -8,12 +8,12 @@ from app.state.shared_values import SharedValues
 
 TOMBSTONE = "hokusai:auth:revoked:"
 
-#: Seconds by which the clocks of instances may differ.
+#: The tolerated clock difference between instances, in seconds.
 CLOCK_SKEW = 1.0
 
 
 class RevocationMarks:
-    """The marks. `memory` is in seconds: longer than anything lives that a revocation could end."""
+    """The marks. `memory` (seconds) exceeds the lifetime of anything that a revocation can end."""
 
     def __init__(self, values: SharedValues, memory: float) -> None:
         self._values = values
@@ -22,7 +22,7 @@ class RevocationMarks:
         self._subscribed = (math.inf, 0.0)
 
     def revoke(self, key_id: str) -> bool:
-        """Ends everything about this key that is older than now; False if Redis has no mark."""
+        """End every older verdict and session of this key; False if Redis took no mark."""
         now = time.time()
         self._revoked[key_id] = now
         horizon = now - self._memory - CLOCK_SKEW
@@ -31,12 +31,13 @@ class RevocationMarks:
         return self._values.set(TOMBSTONE + key_id, repr(now).encode(), now - horizon)
 
     def note_subscribed(self, since: float, until: float) -> None:
-        """This process receives every announcement since a time (epoch) until another (monotonic):
-        younger verdicts need no look for a mark."""
+        """Record that this process receives every announcement from `since` (epoch) to `until`
+        (monotonic): newer verdicts need no look for a mark."""
         self._subscribed = (since, until)
 
     def ends(self, verdict: Verdict) -> bool:
-        """Whether the key was revoked since. Asks Redis where this process may have missed it."""
+        """Whether the key was revoked after the verdict. Reads the mark in Redis if this process
+        may have missed the announcement."""
         if verdict.principal is None:
             return False
         since, until = self._subscribed
@@ -45,7 +46,7 @@ class RevocationMarks:
         return self.is_known_to_end(verdict)
 
     def is_known_to_end(self, verdict: Verdict) -> bool:
-        """The same, from this process's memory."""
+        """Whether this process's memory holds a revocation after the verdict."""
         if verdict.principal is None:
             return False
         revoked_at = self._revoked.get(verdict.principal.key_id)

@@ -1,6 +1,6 @@
-"""Revoked keys, on a Redis channel: hears of them and ends their verdicts, and announces them.
+"""Revocations on a Redis channel: announce revoked keys; end the verdicts of announced ones.
 
-While it cannot listen, a verdict's lifetime is the bound; it tries again once a second.
+While the listener is down, a revoked key works until its verdict's TTL. It retries every second.
 """
 
 import logging
@@ -15,42 +15,42 @@ from app.state.redis_faults import FAILURES, is_refusal, said
 from app.state.redis_link import RedisLink
 from app.state.redis_rights import CHANNEL
 
-#: Seconds between two pings on a silent subscription, and of silence until another one is begun:
-#: after a fail-over the old master may be frozen, and must not be listened to for long.
+#: Seconds between pings on a silent subscription, and of silence before it is replaced: after a
+#: failover the old master may be frozen.
 PING_INTERVAL, SILENCE = 1.0, 3.0
 
-#: Seconds after which the next subscription is begun: another server may have the name by then, or
-#: the cluster may have forgotten this one, which still answers.
+#: Seconds after which a subscription is renewed: the name may have moved to another server, or the
+#: cluster may have dropped this node, which still responds.
 MAX_AGE = 60.0
 
-#: Seconds after the end of a subscription until that is logged; a refusal is at once.
+#: Seconds from the end of a subscription to its log line; a refusal is logged at once.
 SAID_AFTER = 10.0
 
-#: Seconds for which an announcement waits for this process's own subscription.
+#: Timeout in seconds of an announcement's wait for this process's own subscription.
 PATIENCE = 2.0
 
 log = logging.getLogger("hokusai.revocations")
 
 
 class NotAnnounced(Exception):
-    """Not every worker hears of it; the message says why, and what to do. Its cause is what Redis,
-    or the client, said."""
+    """Some worker may miss the revocation. The message says why and what to do; the cause is the
+    error of Redis or its client, if there is one."""
 
 
 class Revocations:
-    """The listener of one worker, in a thread of its own."""
+    """The listener of one worker, in its own thread."""
 
     def __init__(self, link: RedisLink, marks: RevocationMarks) -> None:
         self._link = link
         self._marks = marks
         self.listening = threading.Event()
-        self._is_settled = threading.Event()  # it listens, or Redis has refused that
+        self._is_settled = threading.Event()  # subscribed, or refused by Redis
         self._failure: BaseException | None = None
         self._lost_at = math.inf  # when a subscription ended, if there was one
         self._is_said = False
 
     def start(self) -> None:
-        """Listens until the process ends; nothing to do without Redis."""
+        """Listen until the process ends; do nothing without Redis."""
         if self._link.client is None:
             show_listener("off")
             return
@@ -58,14 +58,14 @@ class Revocations:
         threading.Thread(target=self._run, name="revocations", daemon=True).start()
 
     def announce(self, key_id: str) -> int:
-        """Ends all verdicts about this key; returns how many workers hear it, without this process.
+        """End all verdicts about this key; return how many other processes received the message.
 
-        Whoever does not hear it finds the mark that is left in Redis before. Raises NotAnnounced.
+        A worker that misses it finds the mark that is first left in Redis. Raises NotAnnounced.
         """
         if self._link.client is None:
             raise NotAnnounced(
-                "REDIS_URL is memory://, and no other process can reach the proxy's memory; "
-                "restart the proxy instead."
+                "REDIS_URL is memory://, so a command cannot reach the proxy's memory; restart the "
+                "proxy instead."
             )
         self._is_settled.wait(PATIENCE)
         if not self._is_settled.is_set():
@@ -76,21 +76,22 @@ class Revocations:
         return self._announce(key_id)
 
     def _announce(self, key_id: str) -> int:
-        """Leaves the mark and publishes: each reaches workers that the other does not."""
+        """Set the mark and publish: each reaches workers that the other does not."""
         marked = self._marks.revoke(key_id)
-        mark = "its mark stands in Redis" if marked else "no mark could be left in Redis"
+        mark = "its mark is in Redis" if marked else "its mark could not be set in Redis"
         try:
             listeners = int(self._link.client.publish(CHANNEL, key_id))
         except FAILURES as why:
-            raise NotAnnounced(f"Redis says: {said(why)}; {mark}.") from why
+            raise NotAnnounced(f"Publishing failed (Redis error: {said(why)}); {mark}.") from why
         if self._failure is not None:
             raise NotAnnounced(
-                f"This user may not subscribe to {CHANNEL} (Redis says: {said(self._failure)}), so "
-                f"proxies with this user hear nothing. Others that heard it: {listeners}; {mark}."
+                f"This user may not subscribe to {CHANNEL} (Redis error: {said(self._failure)}), "
+                "so proxies with this user receive nothing. Others that received it: "
+                f"{listeners}; {mark}."
             ) from self._failure
         if not marked:
             trouble = self._link.trouble()
-            raise NotAnnounced(f"Workers that heard it: {listeners - 1}; but {mark}.") from (
+            raise NotAnnounced(f"Workers that received it: {listeners - 1}; but {mark}.") from (
                 trouble.error if trouble else None
             )
         return listeners - 1
@@ -102,16 +103,16 @@ class Revocations:
                 self._note_end(TimeoutError("the subscription is silent"))
             except FAILURES as why:
                 self._note_end(why)
-            except Exception as why:  # a defect; without this thread nothing would be heard again
-                log.exception("the listener failed, and begins again")
+            except Exception as why:  # a defect; without this thread no revocation would arrive
+                log.exception("the revocation listener failed; restarting it")
                 self._note_end(why)
             self._marks.note_subscribed(math.inf, 0.0)
             time.sleep(1.0)
 
     def _note_begin(self) -> None:
-        """Redis has confirmed the subscription."""
+        """Record that Redis confirmed the subscription."""
         if self._is_said:
-            log.warning("revocations are heard again")
+            log.warning("revocations are received again")
         self._failure, self._link.subscription = None, True
         self._lost_at, self._is_said = math.inf, False
         self.listening.set()
@@ -120,7 +121,7 @@ class Revocations:
         self._link.watch()
 
     def _note_end(self, why: BaseException) -> None:
-        """No subscription: it has broken, none came about, or Redis refuses it."""
+        """Record the loss of the subscription: it broke, failed to start, or Redis refuses it."""
         refused, now = is_refusal(why), time.monotonic()
         if self.listening.is_set():
             self._lost_at = now
@@ -129,7 +130,7 @@ class Revocations:
         show_listener("refused" if refused else "away")
         if not self._is_said and (refused or now - self._lost_at > SAID_AFTER):
             self._is_said = True
-            log.warning("revocations are not heard: %s", said(why))
+            log.warning("revocations are not received: %s", said(why))
         if refused:
             self._is_settled.set()
             self._link.watch()
@@ -137,9 +138,9 @@ class Revocations:
             self._is_settled.clear()
 
     def _listen(self) -> None:
-        """One subscription after the other, until one breaks, or nothing is heard any more. The
-        next one is confirmed before one ends, so that nothing is missed between them; where none
-        comes about (no connection is left, say), this one goes on."""
+        """Hold one subscription after the other, until one breaks or falls silent. Each new one is
+        confirmed before the old one closes, so no message is lost in between. If the new one fails
+        (no connection left, say), the old one stays."""
         channel = self._subscribe()
         try:
             self._note_begin()
@@ -158,7 +159,7 @@ class Revocations:
             channel.close()
 
     def _subscribe(self) -> Any:
-        """A subscription that Redis has confirmed."""
+        """Subscribe, and wait for Redis to confirm. Raises TimeoutError after SILENCE."""
         channel = self._link.client.pubsub(ignore_subscribe_messages=False)
         try:
             channel.subscribe(CHANNEL)
@@ -170,7 +171,7 @@ class Revocations:
         return channel
 
     def _listen_on(self, channel: Any) -> bool:
-        """Until a new subscription is MAX_AGE old: then True. False where nothing is heard."""
+        """Listen until the subscription is MAX_AGE old: True. False if it falls silent."""
         since, began = time.time(), time.monotonic()
         heard = began
         self._marks.note_subscribed(since, heard + SILENCE)
@@ -187,7 +188,7 @@ class Revocations:
         return False
 
     def _take(self, message: Any) -> bool:
-        """What came, if anything did."""
+        """Handle a message; False if there was none."""
         if message is not None and message["type"] == "message":
             self._end(message["data"])
         return message is not None

@@ -1,10 +1,10 @@
-"""Browser sessions: a random name in a cookie, and behind its hash in Redis who signed in.
+"""Browser sessions: a random token in a cookie; Redis maps its hash to who signed in.
 
-The key itself is not kept, so it cannot be validated again: a session ends with the announced
-revocation of its key, when the auth service said that it expires, on sign-out, after SESSION_IDLE
-without a request, and after SESSION_LIFETIME. It is valid from the network that signed in only, as
-the key was validated for an address. While Redis is away nobody is let in by a session that stands
-there; who signs in then has one in the instance's own store.
+The key itself is not stored, so it cannot be validated again. A session ends when its key is
+announced as revoked, when the key expires, on sign-out, after SESSION_IDLE without a request, and
+after SESSION_LIFETIME. It is valid only from the network of the sign-in, as the key was validated
+for an address. While Redis is unavailable, sessions in Redis are refused; a new sign-in stores its
+session in the instance's own store.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ from app.state.redis_link import RedisAway, RedisLink
 
 PREFIX = "hokusai:session:v1:"
 
-#: Neither Redis nor the instance's folder can be written: other workers would not know.
-NOT_KEPT = "Sessions cannot be kept at the moment. Try again later; programs go on with the key."
-NOT_ENDED = "The session could not be ended at the moment. Try again later."
+#: Neither Redis nor the instance's folder is writable, so other workers would not see the change.
+NOT_KEPT = "Sessions cannot be kept: storage is unavailable. Try again later; API keys still work."
+NOT_ENDED = "The session could not be ended: storage is unavailable. Try again later."
 
 #: Seconds.
 RETRY_AFTER = 10
@@ -37,7 +37,7 @@ ENDED = "Your session has ended; sign in again."
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What stands behind a name: who, since and until when (epoch seconds), from which address."""
+    """A stored session: who signed in and when, its end (epoch seconds), the client's address."""
 
     verdict: Verdict
     until: float
@@ -51,8 +51,8 @@ class Session:
 
 
 class Sessions:
-    """The sessions of all instances. Times are in seconds; `is_ended` tells of a verdict whether
-    its key was revoked since."""
+    """The sessions of all instances. Times are in seconds; `is_ended` returns whether a verdict's
+    key has expired or was revoked."""
 
     def __init__(
         self,
@@ -70,8 +70,11 @@ class Sessions:
         self._idle = min(idle, lifetime)
 
     def begin(self, principal: Principal, client_ip: str, since: float) -> str:
-        """A new session's name, for its cookie. `since` (epoch seconds) is before the key was found
-        valid: a revocation after that ends the session."""
+        """Create a session; return the token for its cookie. `since` (epoch seconds) is a time
+        before the key's validation: a later revocation ends the session.
+
+        Raises AuthServiceUnavailable if it cannot be stored.
+        """
         token = secrets.token_urlsafe(32)
         until = min(since + self._lifetime, principal.expires_at or math.inf)
         session = Session(Verdict(principal, since), until, client_ip)
@@ -84,13 +87,15 @@ class Sessions:
         return token
 
     def principal(self, tokens: Sequence[str], client_ip: str) -> Principal:
-        """Who signed in; the idle time begins anew with each request. Raises as find()."""
+        """Return who signed in, and restart the idle time. Raises as find()."""
         return self.find(tokens, client_ip, self._idle).principal
 
     def find(self, tokens: Sequence[str], client_ip: str, idle: float = 0.0) -> Session:
-        """The first valid session of one or more; its idle time begins anew with `idle`, and runs
-        on without. Where none is valid, raises AuthServiceUnavailable if one of them could not be
-        looked up (Redis is away), else Unauthenticated."""
+        """Find the first valid session. Its idle time restarts if `idle` is given.
+
+        If none is valid, raises AuthServiceUnavailable if one could not be looked up (Redis is
+        unavailable), else Unauthenticated.
+        """
         refused: list[Unauthenticated | AuthServiceUnavailable] = []
         for token in tokens:
             try:
@@ -107,22 +112,22 @@ class Sessions:
             raise SessionEnded(ENDED)
         if network(session.client_ip) != network(client_ip):
             raise SessionEnded(
-                f"Your session began at another address than yours ({client_ip}); sign in again."
+                f"Your session is from another address than yours ({client_ip}); sign in again."
             )
         if time.time() >= session.until or self._is_ended(session.verdict):
             raise SessionEnded(ENDED)
         return session
 
     def end(self, tokens: Sequence[str]) -> None:
-        """Ends sessions everywhere. AuthServiceUnavailable where Redis cannot be told."""
+        """End sessions on all instances. Raises AuthServiceUnavailable if the store fails."""
         left = [token for token in tokens if not self._end_one(_name(token))]
         if left and self._link.client is not None:
             raise AuthServiceUnavailable(
-                "The session could not be ended (Redis is away); repeat it in a moment.", 1
+                "The session could not be ended: Redis is unavailable. Repeat it in a moment.", 1
             )
 
     def _end_one(self, name: str) -> bool:
-        """False where Redis is away, or there is none."""
+        """End one session; False if Redis is unavailable or not configured."""
         if self._store.get_value(name):
             if not self._store.forget(name):
                 raise AuthServiceUnavailable(NOT_ENDED, RETRY_AFTER)
@@ -134,8 +139,8 @@ class Sessions:
         return True
 
     def _read(self, name: str, idle: float) -> bytes | None:
-        """What is stored. A session of an outage stands in the instance's store, before and after
-        Redis is back."""
+        """Read a stored session. One from a Redis outage is in the instance's store, and stays
+        there when Redis is back."""
         away, px = False, int(idle * 1000) or None
         try:
             value = self._link.call(lambda: self._link.client.getex(name, px=px))
@@ -148,25 +153,25 @@ class Sessions:
             self._store.set_value(name, own, idle)
         elif away and not own:
             raise AuthServiceUnavailable(
-                "Sessions cannot be looked up at the moment (Redis is away). Try again "
-                "in a moment, or sign in anew.",
+                "Sessions cannot be looked up: Redis is unavailable. Try again in a moment, or "
+                "sign in again.",
                 1,
             )
         return own
 
 
 def _name(token: str) -> str:
-    """Where a session stands. A hash: who reads Redis cannot make a cookie of it."""
+    """The Redis key of a session. Hashed, so read access to Redis yields no valid cookies."""
     return PREFIX + hashlib.sha256(token.encode()).hexdigest()
 
 
 def _dump(session: Session) -> bytes:
-    said = dump(session.verdict).decode()
-    return orjson.dumps({"until": session.until, "ip": session.client_ip, "said": said})
+    verdict = dump(session.verdict).decode()
+    return orjson.dumps({"until": session.until, "ip": session.client_ip, "said": verdict})
 
 
 def _parse(stored: bytes) -> Session | None:
-    """None for what another version, or nobody, could have written."""
+    """Parse a stored session; None if malformed or written by another schema version."""
     try:
         row: dict[str, Any] = orjson.loads(stored)
         verdict = parse(row["said"])

@@ -1,7 +1,7 @@
-"""One at a time per subject, across the threads and the worker processes of this instance.
+"""One holder at a time per subject, across the threads and worker processes of this instance.
 
-N requests at once with one key that is not cached must make one call to the auth service: the first
-one asks, the others wait for their turn and find the answer in the cache.
+N concurrent requests with one uncached key must make one call to the auth service: the first one
+calls, the others wait for the lock and find the verdict in the cache.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from app.observability import folders
 
 
 class SingleFlight:
-    """Turns by subject. Between processes a turn is a lock on one byte of a shared file, at an
-    offset taken from the subject: no files to clean up, and a process that dies gives its lock back
+    """Locks by subject. Between processes it is a lock on one byte of a shared file, at an offset
+    taken from the subject: no files to clean up, and the lock of a process that dies is released
     (POSIX record locks, fcntl(2))."""
 
     def __init__(self, lock_file: Path | None) -> None:
-        """`lock_file` is shared by the instance's workers; None where there is one process."""
+        """`lock_file` is shared by the instance's workers; None with a single process."""
         self._turns: dict[str, tuple[threading.Lock, int]] = {}
         self._guard = threading.Lock()
         self._path = lock_file
@@ -30,8 +30,8 @@ class SingleFlight:
 
     @contextlib.contextmanager
     def turn(self, subject: str, timeout: float) -> Iterator[None]:
-        """Waits for the turn of `subject` (hex digits), at most `timeout` seconds in another
-        process's favour; after that it goes on regardless, since asking twice beats not asking."""
+        """Hold the lock of `subject` (hex digits). Waits at most `timeout` seconds for another
+        process, then proceeds without the lock: calling twice is better than not calling."""
         lock = self._enter(subject)
         try:
             with lock, self._process_turn(subject, timeout):
@@ -55,7 +55,7 @@ class SingleFlight:
 
     @contextlib.contextmanager
     def _process_turn(self, subject: str, timeout: float) -> Iterator[None]:
-        file = self._lock_file()  # kept open here: another turn may replace it
+        file = self._lock_file()  # kept open here: another holder may replace it
         if file is None:
             yield
             return
@@ -68,8 +68,8 @@ class SingleFlight:
                 fcntl.lockf(file.number, fcntl.LOCK_UN, 1, offset)
 
     def _lock_file(self) -> "_LockFile | None":
-        """The file that is in place, made if need be; None where there is none, or it cannot be
-        opened: each process has turns of its own then, and health names the reason."""
+        """The open lock file, created if missing. None without a path, or if it cannot be opened:
+        then each process locks for itself only, and health reports the reason."""
         if self._path is None:
             return None
         try:
@@ -82,7 +82,7 @@ class SingleFlight:
 
 
 class _LockFile:
-    """An open file, closed when the last turn that uses it is over."""
+    """An open file, closed when its last user releases it."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -93,7 +93,7 @@ class _LockFile:
             os.close(self.number)
 
     def is_at(self, path: Path) -> bool:
-        """Whether it has not been removed, or replaced."""
+        """Whether the file at `path` is still this one, not removed or replaced."""
         try:
             return os.path.samestat(os.stat(path), os.fstat(self.number))
         except FileNotFoundError:
@@ -101,8 +101,8 @@ class _LockFile:
 
 
 def _lock_byte(file: int, offset: int, timeout: float) -> bool:
-    """Whether the byte could be locked in time. Asks again and again instead of blocking: a
-    blocking lock would stop every greenlet of the worker."""
+    """Lock one byte; False after `timeout` seconds. Polls with back-off: a blocking lock would stop
+    every greenlet of the worker."""
     deadline = time.monotonic() + timeout
     pause = 0.002
     while True:

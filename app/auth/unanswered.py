@@ -1,4 +1,4 @@
-"""Negative cache of the auth service's silence: for which keys it was just asked without an answer.
+"""Negative cache of the auth service's failures: keys whose validation just got no response.
 
 One request probes; the others do not wait for it.
 """
@@ -12,7 +12,7 @@ MAX_LOCAL = 20_000
 
 
 class Unanswered:
-    """The keys, by the digest under which their verdicts are kept. Times are in seconds."""
+    """The negative cache, by the digest of the key's verdict. Times are in seconds."""
 
     def __init__(self, values: SharedValues, prefix: str) -> None:
         self._values = values
@@ -20,15 +20,15 @@ class Unanswered:
         self._local: dict[str, tuple[float, int]] = {}  # until (monotonic), throttled for
 
     def note(self, digest: str, seconds: float, throttled_for: int = 0) -> None:
-        """Records for all workers that there was no answer, or with `throttled_for` the answer to
-        come back after so many seconds."""
+        """Record for all workers that the auth service did not respond, or with `throttled_for`
+        that it throttles for so many seconds."""
         self._remember(digest, seconds, throttled_for)
         if seconds > 0:
             self._values.set(self._name(digest), b"%d" % throttled_for, seconds)
 
     def get(self, digest: str) -> int | None:
-        """For how many seconds the auth service throttles, 0 if it gave no answer at all; None if
-        it may be asked about this key."""
+        """Seconds for which the auth service throttles, 0 if it did not respond; None if it may be
+        called about this key."""
         until, throttled_for = self._local.get(digest, (0.0, 0))
         if time.monotonic() < until:
             return throttled_for
@@ -39,12 +39,12 @@ class Unanswered:
         return int(noted)
 
     def extend(self, digest: str, seconds: float) -> None:
-        """Extends an entry that this process knows, so only the probing request waits."""
+        """Extend an entry known to this process, so only the probing request waits."""
         if digest in self._local:
             self.note(digest, seconds, self._local[digest][1])
 
     def clear(self, digest: str) -> None:
-        """There was an answer."""
+        """Remove an entry after a response."""
         if self._local.pop(digest, None):
             self._values.forget(self._name(digest))
 
@@ -53,5 +53,5 @@ class Unanswered:
 
     def _remember(self, digest: str, seconds: float, throttled_for: int) -> None:
         if len(self._local) >= MAX_LOCAL:
-            self._local.clear()  # they are in Redis, or the store, as well
+            self._local.clear()  # Redis or the instance's store has them too
         self._local[digest] = (time.monotonic() + seconds, throttled_for)

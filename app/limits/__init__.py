@@ -1,1 +1,1 @@
-"""How many requests a key, an address or a worker may make."""
+"""Limits: the requests that a key, an address or a worker may make."""

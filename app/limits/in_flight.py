@@ -1,4 +1,4 @@
-"""In-flight limits: how many requests a worker forwards at once, in all and for each key."""
+"""In-flight limits: the requests that a worker forwards at once, in total and per key."""
 
 import threading
 from collections import Counter
@@ -7,46 +7,47 @@ from collections.abc import Callable
 from app.observability.metrics import FORWARDING, count_limit
 from app.request.errors import Overloaded
 
-#: Seconds for which a request without a key waits for a place.
+#: Timeout in seconds of a request without a key that waits for a slot.
 PATIENCE = 10.0
 
 
 class InFlight:
-    """How many requests this worker is forwarding, in all and for each key: so that one key's slow
-    transfers cannot take everybody's place. Those without a key have a quarter of them together:
-    one person has as many networks of IPv6 addresses as it takes.
+    """The requests in flight of this worker, limited in total and per key, so one key's slow
+    transfers cannot take every slot. Requests without a key share a quarter of the slots: one
+    client can have any number of IPv6 networks.
 
-    They wait for a place. A page of MLflow's asks for some 45 files, over HTTP/2 all at once, and a
-    browser does not repeat a script: a colleague at the same address would get half a page."""
+    Requests without a key wait for a slot. A page of MLflow loads about 45 files, over HTTP/2 all
+    at once, and a browser does not retry a script: without the wait, a second user at the same
+    address would get half a page."""
 
     def __init__(
         self, *, per_key: int, in_all: int, most_waiting: int = 100, patience: float = PATIENCE
     ) -> None:
-        """`patience` is how long one without a key waits, in seconds; so many wait at once. Each
-        holds a connection, and health checks need some."""
+        """`patience`: seconds for which a request without a key waits. `most_waiting` bounds how
+        many wait at once: each holds a connection, and health checks need some."""
         self._per_key = per_key
         self._in_all = in_all
         self._of_strangers = max(1, in_all // 4)
         self._most_waiting = most_waiting
         self._patience = patience
         self._guard = threading.Lock()
-        self._left = threading.Condition(self._guard)  # a stranger left its place
+        self._left = threading.Condition(self._guard)  # a request without a key ended
         self._keys: Counter[str] = Counter()
         self._strangers = 0
         self._waiting = 0
         self.total = 0
 
     def acquire(self, key_id: str, has_key: bool = True) -> "Slot":
-        """A slot among the requests in flight; Overloaded if there is none. Without a key,
-        `key_id` is what else is counted."""
+        """Acquire a slot; raise Overloaded if there is none. Without a key, `key_id` names what is
+        counted instead."""
         with self._guard:
             if not has_key and self._waiting < self._most_waiting:
                 self._wait(lambda: self._keys[key_id] < self._per_key and self._has_room())
             if self._keys[key_id] >= self._per_key:
                 count_limit("in_flight_of_key", False)
                 raise Overloaded(
-                    f"You have {self._per_key} requests under way on this worker, the most that "
-                    "a key, or an address without one, may have. Let some end, then repeat this.",
+                    f"You have {self._per_key} requests in flight on this worker, the limit for a "
+                    "key, or for an address without one. Let some end, then repeat the request.",
                     1,
                 )
             if self.total >= self._in_all or not (has_key or self._has_room()):
@@ -59,7 +60,7 @@ class InFlight:
         return Slot(self, key_id, has_key)
 
     def _has_room(self) -> bool:
-        """Whether one more without a key may be on its way."""
+        """Whether one more request without a key may be in flight."""
         return self._strangers < self._of_strangers
 
     def _wait(self, may_go: Callable[[], bool]) -> None:
@@ -70,7 +71,7 @@ class InFlight:
             self._waiting -= 1
 
     def release(self, key_id: str, has_key: bool) -> None:
-        """One slot less; called by the Slot."""
+        """Free a slot; called by Slot."""
         with self._guard:
             self.total -= 1
             self._strangers -= not has_key
@@ -90,7 +91,7 @@ class Slot:
         self._taken = (key_id, has_key)
 
     def release(self) -> None:
-        """The request and its response are over."""
+        """Release the slot once the request and its response are over."""
         if self._in_flight is not None:
             self._in_flight.release(*self._taken)
             self._in_flight = None

@@ -1,13 +1,12 @@
 """Counted limits: requests per key and hour, failed authentications per network.
 
-The counts stand in Redis, shared by all instances, one round trip for each request; a sliding
-window, so that no caller gets twice the limit around a full hour.
+The counts are in Redis, shared by all instances, at one round trip per request. The window slides,
+so no caller gets twice the limit around a full hour.
 
-While Redis is away the limits stay on: each instance grants its part (the limit divided by
-INSTANCES, at least 1), counted by its workers together, and goes back to the shared count by
-itself. That is the one thing here that is looser in an outage: what an instance grants then is
-counted from nothing, and is not added to the shared count afterwards. authentication.py says what
-an outage means for who is let in.
+While Redis is unavailable the limits stay on: each instance grants its part (the limit divided by
+INSTANCES, at least 1), counted by its workers together, and returns to the shared count by itself.
+Limits are looser in an outage in one point: an instance then counts from zero, and does not add its
+count to the shared one afterwards. authentication.py covers authentication in an outage.
 """
 
 import math
@@ -46,22 +45,21 @@ T = TypeVar("T")
 
 STRATEGY = "sliding-window-counter"
 
-#: Of AUTH_FAILURE_LIMIT, the part that a worker asks about at once for one network; and seconds for
-#: which one more waits, since it holds one of everybody's places to wait for the auth service.
+#: A worker validates AUTH_FAILURE_LIMIT / GUESSES possible guesses of one network at once. Another
+#: waits GUESS_PATIENCE seconds, because it holds one of the shared slots for the auth service.
 GUESSES, GUESS_PATIENCE = 3, 3.0
 
 
 USED_UP: dict[Counted, str] = {
     "key": "This API key may make {requests} an hour, and has used them up.",
     "session": "The browser sessions of this API key may make {requests} an hour, and have used "
-    "them up. Requests with the key itself are counted separately and go on.",
+    "them up. Requests with the key itself are counted separately and still work.",
 }
 
 
 class Limits:
-    """The counted limits. `instances` (a number, 1 or more) is by how much a limit is divided
-    while Redis is away; `failure_limit` is in failed authentications per minute and address, or
-    /64 network of IPv6 addresses."""
+    """The counted limits. `instances` (1 or more) divides a limit while Redis is unavailable.
+    `failure_limit` is in failed authentications per minute and IPv4 address or IPv6 /64 network."""
 
     def __init__(
         self,
@@ -81,12 +79,12 @@ class Limits:
         self._guesses: WeakValueDictionary[str, Semaphore] = WeakValueDictionary()  # by network
 
     def limit(self, permit: Permit, counted: Counted = "key") -> dict[str, str]:
-        """Counts one request of a key, or of its browser sessions; RateLimited if it is one too
-        many. What is left, as header fields of the answer; none for a key without a limit."""
+        """Count one request of a key, or of its browser sessions; raise RateLimited if it exceeds
+        the limit. Returns the rest as response header fields; none for a key without a limit."""
         return self.count(permit.principal, counted)
 
     def count(self, principal: Principal, counted: Counted = "key") -> dict[str, str]:
-        """The same for what needs no permit: signing in."""
+        """Count a request that needs no permit, such as sign-in; otherwise like limit()."""
         if principal.limit_per_hour is None:
             return {}
         item = RateLimitItemPerHour(principal.limit_per_hour)
@@ -98,51 +96,51 @@ class Limits:
         return _state(item, granting, windows)
 
     def left(self, principal: Principal, counted: Counted = "key") -> dict[str, str]:
-        """What is left of a key's limit, as the same header fields, for a request that is refused
-        and does not count."""
+        """The rest of a key's limit, as the same header fields, for a refused request, which does
+        not count."""
         if principal.limit_per_hour is None:
             return {}
         item = RateLimitItemPerHour(principal.limit_per_hour)
         return _state(item, *self._look(item, counted, principal.key_id))
 
     def check_failures(self, client_ip: str) -> None:
-        """RateLimited if too many authentications failed lately from this address, or from the /64
-        network of an IPv6 address: whoever has one address of it has them all."""
+        """Raise RateLimited if too many recent authentications failed from this IPv4 address, or
+        from the /64 network of an IPv6 address: a client with one of its addresses has them all."""
         counted = network(client_ip)
         if wait := seconds_to_wait(*self._look(self._failures, "address", counted)):
             count_limit("address", False)
             where = f"address ({client_ip})"
             if counted != client_ip:
-                where = f"network ({counted}, in which your address {client_ip} lies)"
+                where = f"network ({counted}, which includes your address {client_ip})"
             raise _over(self._failures, wait, f"Too many failed authentications from your {where}.")
 
     @contextmanager
     def guess(self, client_ip: str) -> Iterator[None]:
-        """Surrounds a question about a key that may be a guess. Others from that network wait,
-        except a few: else whoever sends many guesses together would have an answer to each before
-        the first one counts. RateLimited where too many failed; Overloaded where it waits too
-        long, which is no fault of its own."""
+        """Wrap the validation of a key that may be a guess. Only a few from one network run at
+        once; the others wait. Without this, many parallel guesses would all be validated before the
+        first failure counts. Raises RateLimited if too many failed, Overloaded if it waits too
+        long, which is not the caller's fault."""
         self.check_failures(client_ip)
         places = self._guesses.setdefault(network(client_ip), Semaphore(self._most_guesses))
         if not places.acquire(timeout=GUESS_PATIENCE):
             raise Overloaded(
-                f"Too many new keys from your address ({client_ip}) wait for their validation. "
+                f"Too many new keys from your address ({client_ip}) are waiting for validation. "
                 "Repeat the request in 1 s.",
                 1,
             )
         try:
-            self.check_failures(client_ip)  # again: others failed while this one waited
+            self.check_failures(client_ip)  # again: others may have failed during the wait
             yield
         finally:
             places.release()
 
     def note_failure(self, client_ip: str) -> None:
-        """Counts one failed authentication."""
+        """Count one failed authentication."""
         self._take(self._failures, "address", network(client_ip))
 
     def _take(self, item: RateLimitItem, *identity: str) -> tuple[bool, RateLimitItem, Windows]:
-        """Counts one, in Redis or by ourselves; False if it is over the limit. Then the limit that
-        was granted from, the whole or our part of it, and its windows."""
+        """Count one, in Redis or else in this instance. Returns whether it is within the limit, the
+        limit that applied (the whole or this instance's part), and its windows."""
         names = _quoted(identity)
         try:
             return self._in_redis(_taken, self._shared.storage, item, names)
@@ -151,7 +149,7 @@ class Limits:
             return _taken(self._own, self._own_part(item), names)
 
     def _look(self, item: RateLimitItem, *identity: str) -> tuple[RateLimitItem, Windows]:
-        """The limit that one more would be granted from, as in `_take`, and its windows."""
+        """Return the limit that would apply, as in `_take`, and its windows; count nothing."""
         names = _quoted(identity)
         try:
             return item, self._in_redis(look, self._shared.storage, item, names)
@@ -160,7 +158,7 @@ class Limits:
             return part, look(self._own, part, names)
 
     def _in_redis(self, command: Callable[..., T], *arguments: Any) -> T:
-        """Through the guard; with memory:// there is nothing to guard."""
+        """Run a command through RedisLink; directly with memory://."""
         if self._link.client is None:
             return command(*arguments)
         return self._link.call(command, *arguments)
@@ -189,7 +187,7 @@ def _over(item: RateLimitItem, seconds: float, sentence: str) -> RateLimited:
 
 
 def _fields(item: RateLimitItem, left: int, seconds: int) -> dict[str, str]:
-    """What is left of a limit, and until when, as header fields."""
+    """The header fields: limit, rest, and the time of the reset in epoch seconds."""
     return {
         "X-RateLimit-Limit": str(item.amount),
         "X-RateLimit-Remaining": str(left),
@@ -202,13 +200,13 @@ def _requests(requests: int) -> str:
 
 
 def _quoted(identity: tuple[str, ...]) -> tuple[str, ...]:
-    """Names without the characters that have a meaning in the library's keys: / { }."""
+    """Escape the characters that have a meaning in the library's keys: / { }."""
     return tuple(quote(name, safe="@:") for name in identity)
 
 
 def shared_limiter(app: Flask, link: RedisLink) -> Limiter:
-    """flask-limiter on the same Redis as the cache. Its own limits stay empty: it counts when the
-    pipeline says so, after authentication, and never by itself before."""
+    """Build a flask-limiter on the cache's Redis. It has no limits of its own: it counts only when
+    the pipeline calls it, after authentication."""
     url, options = "memory://", {}
     if link.client is not None:
         url, options = "link://", {"client": link.client}

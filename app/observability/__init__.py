@@ -1,1 +1,1 @@
-"""What operators read: metrics, the log line of a request, audit, traces."""
+"""Observability: metrics, a log line per request, the audit log, traces."""

@@ -1,10 +1,10 @@
-"""The audit log: who changed what. One line for each write that reached MLflow, or that a key was
-not allowed to make, on a logger of its own (AUDIT_LOG is its destination).
+"""The audit log: who changed what. One line per write that reached MLflow, or that was forbidden
+for the key, on a separate logger (AUDIT_LOG is its destination).
 
-To MLflow every caller is the proxy, so only this log has the user. A line names what MLflow acts
-on: the names and ids in the path, and in a JSON body that was read whole anyway; never a value of a
-parameter, metric or tag. A body that streams is not read for it, nor is a response: the id of
-something new is in MLflow's response only.
+MLflow sees the proxy as every caller, so only this log has the user. A line names the objects of
+the write: names and ids from the path, and from a JSON body that was buffered anyway; never a value
+of a parameter, metric or tag. Streamed bodies and responses are not read: the id of a new object is
+in MLflow's response only.
 
 Fails open: a line that cannot be written does not undo the write. See docs/observability.md.
 """
@@ -22,8 +22,8 @@ from app.request.errors import Forbidden, UpstreamUnreachable
 
 log = logging.getLogger("hokusai.audit")
 
-#: Fields of MLflow's requests, and parameters of its paths, that name something. The first ones
-#: are always shown.
+#: Fields of MLflow's requests and parameters of its paths that name an object, in order of
+#: priority: a full line omits the last ones.
 NAMES = tuple(
     """experiment_id run_id run_uuid name version model_id new_name alias model_name model_version
     trace_id trace_ids request_id request_ids dataset_id dataset_ids experiment_ids run_ids
@@ -33,11 +33,11 @@ NAMES = tuple(
     role_id role""".split()
 )
 
-#: Routes whose handler reads the names from the query.
+#: Operations whose handler reads the names from the query.
 NAMED_IN_QUERY = frozenset(("UploadArtifactToRun",))
 
-#: Characters of one name, items of one list, and characters of all in JSON. They keep a line below
-#: 4096 bytes: several workers can write that much to one pipe without mixing lines.
+#: Characters of one name, items of one list, and characters of all in JSON. A line stays below 4096
+#: bytes, so writes of several workers to one pipe stay atomic.
 LONGEST, MOST_ITEMS, MOST = 250, 20, 2000
 
 ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
@@ -49,19 +49,19 @@ def _camel(name: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-#: Name by every spelling that MLflow takes: `runId` is `run_id` to protobuf.
+#: The name for every spelling that MLflow accepts: protobuf takes `runId` for `run_id`.
 SPELLINGS = {spelling: name for name in NAMES for spelling in (name, _camel(name))}
 
 
 def write(record: Record) -> None:
-    """Log a finished write, unless MLflow never heard of it."""
+    """Log a finished write, unless it never reached MLflow."""
     if log.isEnabledFor(logging.INFO) and (outcome := result(record)):
         log.info("write", extra={"fields": line(record, outcome)})
 
 
 def result(record: Record) -> str | None:
-    """The result of a write: MLflow accepted or refused it, or the proxy refused it for lack of a
-    scope; "unknown" if it was sent and got no response. None if MLflow never heard of it."""
+    """The result of a write: MLflow accepted or refused it, or the proxy refused it for a missing
+    scope; "unknown" if it was sent and got no response. None if it never reached MLflow."""
     if record.principal is None:
         return None
     if record.outcome == Forbidden.outcome:
@@ -74,7 +74,7 @@ def result(record: Record) -> str | None:
 
 
 def line(record: Record, outcome: str) -> dict[str, Any]:
-    """The line's fields. The caller of `record` must be known."""
+    """The line's fields. `record` must have a principal."""
     principal, inbound = record.principal, record.inbound
     assert principal is not None
     assert inbound is not None
@@ -96,7 +96,7 @@ def line(record: Record, outcome: str) -> dict[str, Any]:
 
 
 def resource(record: Record) -> dict[str, Any]:
-    """What a request names, by MLflow's own field names."""
+    """The objects that a request names, by MLflow's own field names."""
     named: dict[str, Any] = {}
     if record.inbound is not None and record.operation in NAMED_IN_QUERY:
         named.update(parse_qsl(record.inbound.query))
@@ -116,7 +116,7 @@ def _within_limits(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _presentable(value: Any) -> str | list[str] | None:
-    """An id or a name as text, several as a list; None for what is neither."""
+    """An id or name as text, several as a list; None for any other value."""
     if isinstance(value, list):
         texts = [text for item in value[:MOST_ITEMS] if isinstance(text := _presentable(item), str)]
         return texts + ([f"and {len(value) - MOST_ITEMS} more"] if value[MOST_ITEMS:] else [])
@@ -126,7 +126,7 @@ def _presentable(value: Any) -> str | list[str] | None:
 
 
 def _in_body(body: bytes | None) -> Mapping[str, Any]:
-    """The fields of a JSON object, parsed as MLflow does: Python's json takes more than orjson
+    """Parse the fields of a JSON object as MLflow does: Python's json accepts more than orjson
     (NaN, UTF-16), and old clients send the object as a string."""
     if not body:
         return {}

@@ -1,10 +1,10 @@
-"""Metrics for CloudWatch: the embedded metric format, one JSON object a line of the log.
+"""Metrics for CloudWatch: the embedded metric format, one JSON object per log line.
 
-CloudWatch Logs makes metrics of such lines; nobody calls AWS. Every METRICS_EMF_INTERVAL they are
-computed from this worker's counts for Prometheus, so they cost no request anything. Each worker
-writes one line for each endpoint type that had requests, and one for the service, which sums them
-and is written without requests too. The proxy's own paths (health, metrics, scanners' requests)
-are in neither: they say nothing about MLflow's users.
+CloudWatch Logs turns such lines into metrics; the proxy never calls AWS. Every METRICS_EMF_INTERVAL
+they are computed from this worker's Prometheus counts, at no cost to a request. Each worker writes
+one line per endpoint type that had requests, and one for the service, the sum, even without
+requests. The proxy's own paths (health, metrics, scanners' requests) are in neither: they say
+nothing about MLflow's users.
 
 The format: "Specification: Embedded metric format" in the CloudWatch user guide. Durations are
 Values and Counts, as Amazon's own agent writes histograms: percentiles need them.
@@ -26,7 +26,7 @@ from app.observability.periodic import Periodic
 
 log = logging.getLogger("hokusai.emf")
 
-#: Metric by outcome, for the outcomes that have one of their own.
+#: The metric of each outcome that has one.
 BY_OUTCOME = {
     "upstream_unreachable": "Upstream502",
     "upstream_reset": "Upstream502",
@@ -40,7 +40,7 @@ BY_OUTCOME = {
 BY_STATUS = {"4xx": "Errors4xx", "5xx": "Errors5xx"}
 COUNTS = ("Requests", *BY_STATUS.values(), *dict.fromkeys(BY_OUTCOME.values()))
 
-#: Metric by circuit: 1 if it is not closed in this worker, or opened since the last line.
+#: The metric of each circuit: 1 if it is not closed in this worker, or opened since the last line.
 CIRCUITS = {"mlflow": "CircuitOpen", "auth_service": "AuthCircuitOpen"}
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -48,7 +48,7 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(slots=True)
 class Tally:
-    """The counts of one endpoint type, or of all. `durations`: requests by the middle of their
+    """The counts of one endpoint type, or of all. `durations`: requests by the midpoint of their
     bucket, in milliseconds; `milliseconds`: the exact sum."""
 
     counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0.0))
@@ -56,7 +56,7 @@ class Tally:
     milliseconds: float = 0.0
 
     def add(self, other: "Tally") -> None:
-        """Add the counts of another."""
+        """Add another's counts."""
         for name, count in other.counts.items():
             self.counts[name] += count
         for duration, count in other.durations.items():
@@ -75,7 +75,7 @@ class EmbeddedMetrics:
         self._loop = Periodic(name="emf", interval=interval, action=self.write, at_once=False)
 
     def start(self) -> None:
-        """Write lines periodically, in a thread."""
+        """Start a thread that writes lines periodically."""
         self._loop.start()
 
     def stop(self) -> None:
@@ -84,7 +84,7 @@ class EmbeddedMetrics:
         self.write()
 
     def write(self) -> None:
-        """Write the lines for the counts since the last time."""
+        """Write the lines for the counts since the last call."""
         with self._guard:
             for line in self._lines():
                 log.info("%s", orjson.dumps(line).decode())
@@ -114,7 +114,7 @@ class EmbeddedMetrics:
         return {"_aws": meta, "Worker": os.getpid()} | dimensions | values
 
     def _tallies(self) -> dict[str, Tally]:
-        """By endpoint type, the counts since the last time."""
+        """The counts since the last call, by endpoint type."""
         tallies: dict[str, Tally] = defaultdict(Tally)
         for _, labels, grown in self._growth(REQUESTS, "_total"):
             counts = tallies[labels["kind"]].counts
@@ -137,7 +137,7 @@ class EmbeddedMetrics:
         return dict(tallies)
 
     def _growth(self, metric: Any, *suffixes: str) -> Iterator[tuple[str, dict[str, str], float]]:
-        """(name, labels, growth since the last time) of a metric's samples."""
+        """Yield (name, labels, growth since the last call) of a metric's samples."""
         for sample in _samples(metric):
             if sample.name.endswith(suffixes):
                 series = (sample.name, tuple(sample.labels.items()))
@@ -162,7 +162,7 @@ def _unit(name: str) -> str:
 
 
 def _between(lower: float, upper: float) -> float:
-    """The middle of a bucket in milliseconds, from its bounds in seconds."""
+    """The midpoint of a bucket in milliseconds, from its bounds in seconds."""
     middle = lower if upper == float("inf") else (lower + upper) / 2
     return round(middle * 1000, 3)
 

@@ -1,7 +1,7 @@
-"""Folders that the processes of one instance share, made when they are missing.
+"""Folders shared by the processes of one instance, created when missing.
 
 A folder can vanish under a running instance (a session cleaner, `systemd-tmpfiles`, an operator's
-`rm`), so each process makes it again when it needs it.
+`rm`), so each process recreates it when needed.
 """
 
 import fcntl
@@ -13,11 +13,11 @@ from pathlib import Path
 
 
 def make(folder: Path) -> None:
-    """Make the folder, for this user alone, unless it is there.
+    """Create the folder with mode 0700 unless it exists.
 
-    Raises OSError where it cannot be made, where something else is in its place, and where it
-    belongs to a user other than this one or root: in a place that everybody may write to, such as
-    /dev/shm, another user could make a folder of that name and put forged data into it.
+    Raises OSError if it cannot be created, if something else is in its place, and if its owner is
+    neither this user nor root: in a world-writable place such as /dev/shm, another user could
+    create a folder of that name with forged data.
     """
     folder.mkdir(0o700, parents=True, exist_ok=True)
     owner = os.stat(folder).st_uid
@@ -27,8 +27,8 @@ def make(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, *, shared: bool, timeout: float) -> Iterator[bool]:
-    """Lock the folder for this process, or with others that share it. Yields False if that takes
-    more than `timeout` seconds. Polls, so that a worker serves others meanwhile. Raises OSError."""
+    """Lock the folder, exclusively or shared. Yields False if the lock is not free within `timeout`
+    seconds. Polls, so the worker serves other requests meanwhile. Raises OSError."""
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield _lock(directory, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, timeout)

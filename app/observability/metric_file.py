@@ -1,11 +1,11 @@
-"""One file of a process's metrics, in the format of prometheus_client, but not mapped into memory.
+"""A process's metric file in prometheus_client's format, but not mapped into memory.
 
-The library's mapped files are sparse: on a full file system a write to a page without a block ends
-the process (SIGBUS), and so does a truncated file. Here each change is one pwrite(2), which can
-only fail. It takes about a microsecond.
+The library's mapped files are sparse: on a full file system a write to a page without a block kills
+the process (SIGBUS), and so does a truncated file. Here each change is one pwrite(2), which can at
+worst fail. It takes about a microsecond.
 
-The values stay in memory too. A value that cannot be written is written once there is room again,
-so a full file system loses no count of a process that survives it.
+The values stay in memory too. A failed write is repeated once there is space again, so a full file
+system loses no count of a process that survives it.
 """
 
 import errno
@@ -22,7 +22,7 @@ from app.observability import folders
 
 log = logging.getLogger("hokusai.metrics")
 
-#: Seconds between two log lines about the same trouble.
+#: Seconds between two log lines about the same problem.
 LOG_INTERVAL = 60.0
 
 _NUMBER, _VALUE = struct.Struct("i"), struct.Struct("dd")
@@ -32,26 +32,26 @@ HEAD = 8
 
 
 def entry(key: str, value: float, timestamp: float) -> bytes:
-    """The bytes of one value: length of the key, key padded to a multiple of 8, value, time."""
+    """Encode one value: length of the key, key padded to a multiple of 8, value, time."""
     name = key.encode()
     padding = b" " * (8 - (len(name) + 4) % 8)
     return _NUMBER.pack(len(name)) + name + padding + _VALUE.pack(value, timestamp)
 
 
 def head(used: int) -> bytes:
-    """The first bytes of a file with `used` bytes in use."""
+    """Encode the head of a file with `used` bytes in use."""
     return _NUMBER.pack(used).ljust(HEAD, b"\0")
 
 
 def whole(counts: Mapping[str, float]) -> bytes:
-    """The content of a file with these values by key, without timestamps."""
+    """Encode a file with these values by key, without timestamps."""
     body = b"".join(entry(key, count, 0.0) for key, count in counts.items())
     return head(HEAD + len(body)) + body
 
 
 def read(file: Path) -> dict[str, tuple[float, float]]:
-    """Value and timestamp by key. Raises OSError, or ValueError where the file is damaged."""
-    from prometheus_client.mmap_dict import MmapedDict  # not before it is needed: it imports much
+    """Read value and timestamp by key. Raises OSError, or ValueError if the file is damaged."""
+    from prometheus_client.mmap_dict import MmapedDict  # lazily: it imports much
 
     library: Any = MmapedDict
     try:
@@ -62,15 +62,15 @@ def read(file: Path) -> dict[str, tuple[float, float]]:
 
 
 def write(file: int, data: bytes, position: int) -> None:
-    """Write all of the data, or raise OSError; a full file system takes a part without an error."""
+    """Write all of the data, or raise OSError: on a full file system a write can be partial."""
     if os.pwrite(file, data, position) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class MetricFile:
-    """Has the methods that prometheus_client.values calls on its MmapedDict. Raises no OSError."""
+    """The interface of MmapedDict that prometheus_client.values uses. Raises no OSError."""
 
-    #: Those of this process.
+    #: The open files of this process.
     _open: ClassVar["WeakSet[MetricFile]"] = WeakSet()
     _logged: ClassVar[float] = -LOG_INTERVAL
 
@@ -83,7 +83,7 @@ class MetricFile:
         #: Why the file lacks a value that is in memory; "" if it lacks none.
         self.trouble = ""
         try:
-            self._values = read(self._path)  # of an earlier process that had the same id
+            self._values = read(self._path)  # from an earlier process with the same id
         except (OSError, ValueError):
             self._values = {}
         self._begin()
@@ -91,25 +91,24 @@ class MetricFile:
 
     @classmethod
     def troubles(cls) -> list[str]:
-        """What is wrong with this process's files; empty where all values are written."""
+        """The problems of this process's files; empty if all values are written."""
         return sorted({file.trouble for file in cls._open if file.trouble})
 
     @classmethod
     def refresh_all(cls) -> list[str]:
-        """Make missing files again, and write what could not be written before. Returns what is
-        still wrong."""
+        """Recreate missing files, and repeat failed writes. Returns the remaining problems."""
         for file in list(cls._open):
             file._refresh()
         return cls.troubles()
 
     def read_value(self, key: str) -> tuple[float, float]:
-        """Value and timestamp; zeros for a new key, which is in the file from now on."""
+        """Read value and timestamp. A new key is added to the file with zeros."""
         if key not in self._values:
             self.write_value(key, 0.0, 0.0)
         return self._values[key]
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
-        """Keep a value, in the file too if possible."""
+        """Store a value in memory and, if possible, in the file."""
         self._values[key] = value, timestamp
         if self._file is None:
             return
@@ -123,14 +122,14 @@ class MetricFile:
             self._fail(why)
 
     def close(self) -> None:
-        """Nothing is written from now on."""
+        """Close the file; write nothing more."""
         MetricFile._open.discard(self)
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     def _begin(self) -> None:
-        """Open the file and write all values; the head last, so no scrape reads a part."""
+        """Open the file and write all values, the head last, so no scrape reads a partial file."""
         try:
             folders.make(self._path.parent.parent)
             folders.make(self._path.parent)
@@ -145,7 +144,7 @@ class MetricFile:
         self._write_all()
 
     def _write_all(self) -> None:
-        """Entries in the file keep their positions, so that a reader never sees them move."""
+        """Write all values. Entries keep their positions, so a reader never sees them move."""
         assert self._file is not None
         missing = [key for key in self._values if key not in self._positions]
         positions, body = {}, b""
@@ -160,7 +159,7 @@ class MetricFile:
             return
         self._positions, self._used = positions, HEAD + len(body)
         if self.trouble:
-            log.info("all metrics of this worker are written again")
+            log.info("this worker's metrics can be written again; no count is lost")
         self.trouble = ""
 
     def _append(self, key: str) -> None:
@@ -186,14 +185,14 @@ class MetricFile:
             return False
 
     def _is_whole(self) -> bool:
-        """Whether nobody has truncated or overwritten the file."""
+        """Whether the file is neither truncated nor overwritten."""
         assert self._file is not None
         cut = os.fstat(self._file).st_size < self._used
         return not cut and os.pread(self._file, HEAD, 0) == head(self._used)
 
     def _fail(self, why: OSError) -> None:
-        """Log once for all files of this process, and again after LOG_INTERVAL."""
+        """Log the problem, at most once per LOG_INTERVAL for all files of this process."""
         self.trouble = why.strerror or str(why)
         if time.monotonic() > MetricFile._logged + LOG_INTERVAL:
             MetricFile._logged = time.monotonic()
-            log.error("metrics of this worker are missing from /metrics for now: %s", why)
+            log.error("this worker's metrics cannot be written; /metrics lacks them: %s", why)

@@ -1,8 +1,8 @@
-"""Every metric of the proxy, by name, once. Labels are bounded: never a path, a user or a key.
+"""Every metric of the proxy, defined once. Labels are bounded: never a path, a user or a key.
 
-A request's own metrics are written at its end, by count in record.py: some twenty writes of a
-microsecond each. Each worker imports this file once, and starts with the values whose labels are
-known: a rate needs a zero to begin with. docs/observability.md explains each metric.
+A request's own metrics are written at its end, by count in record.py: about twenty writes of a
+microsecond each. Each worker imports this file once and sets all values with known labels: a rate
+needs an initial zero. docs/observability.md explains each metric.
 """
 
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ from prometheus_client import Counter, Gauge, Histogram, values
 
 from app.observability.metric_file import MetricFile
 
-#: Upper bounds in seconds: MLflow answers in 2 to 50 ms; transfers take minutes. 42 s is just above
-#: the timeout for MLflow's answers (40 s), whose requests would otherwise count as two minutes.
+#: Upper bounds in seconds: MLflow responds in 2 to 50 ms; transfers take minutes. 42 s is just
+#: above MLflow's response timeout (40 s); without it, a timed-out request would count as 2 minutes.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 42.0, 120.0)
-#: The same for what the proxy itself and the auth service take.
+#: Upper bounds in seconds for the proxy itself and the auth service.
 SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -25,8 +25,8 @@ CIRCUITS, STATES = ("mlflow", "auth_service"), ("closed", "open", "half-open")
 LISTENER_STATES = ("hearing", "refused", "away", "off")
 
 if values.ValueClass is not values.MutexValue:  # several processes, one folder
-    # The library looks this name up when a value is made. Its own class maps its files into memory:
-    # on a full file system that ends the process.
+    # The library looks this name up when it creates a value. Its own class maps files into memory:
+    # a full file system then kills the process.
     values.MmapedDict = MetricFile  # type: ignore[assignment,attr-defined]
 
 
@@ -35,7 +35,7 @@ def _counter(name: str, labels: str, text: str) -> Counter:
 
 
 def _gauge(name: str, labels: str, text: str) -> Gauge:
-    """Summed over the workers that live."""
+    """A gauge summed over the live workers."""
     return Gauge(f"hokusai_proxy_{name}", text, labels.split(), multiprocess_mode="livesum")
 
 
@@ -73,7 +73,7 @@ RESPONSE_BYTES = _counter("response_bytes_total", "kind", "Bytes of response bod
 DROPPED_HEADERS = _counter(
     "dropped_header_requests_total",
     "",
-    "Requests with a header field that MLflow did not get and that the caller may miss.",
+    "Requests with a header field that was not forwarded and that the caller may need.",
 )
 IN_FLIGHT = _gauge("in_flight", "", "Requests being served.")
 
@@ -89,7 +89,7 @@ BUFFER_REFUSALS = _counter(
 ADDRESS_FALLBACKS = _counter(
     "address_fallbacks_total",
     "reason",
-    "Requests counted for the address of the proxy in front: X-Forwarded-For is of no use.",
+    "Requests counted for the address of the proxy in front: X-Forwarded-For is unusable.",
 )
 
 # --- authentication and limits ---------------------------------------------------------------
@@ -102,7 +102,7 @@ AUTHENTICATIONS = _counter(
 AUTH_ANSWERS = _counter(
     "auth_service_answers_total",
     "answer",
-    "Calls of the auth service by its answer; not_asked: its circuit was open.",
+    "Calls of the auth service by response; not_asked: its circuit was open.",
 )
 LIMIT_DECISIONS = _counter("limit_decisions_total", "limit decision", "Decisions of the limiter.")
 LIMIT_FALLBACKS = _counter(
@@ -122,7 +122,7 @@ WRITE_BOUND = _gauge(
 WRITES_WAITING = _gauge("writes_waiting", "", "Writes that wait because of that bound.")
 CONNECTIONS = _counter("upstream_connects_total", "", "Connections opened to MLflow.")
 CONNECTIONS_OPEN = _gauge("upstream_connections", "", "Open connections to MLflow, idle or not.")
-RETRIES = _counter("upstream_retries_total", "", "Requests sent to MLflow once more.")
+RETRIES = _counter("upstream_retries_total", "", "Requests sent to MLflow again.")
 CIRCUIT_CHANGES = _counter(
     "circuit_changes_total", "circuit state", "Changes of a circuit's state, by the new state."
 )
@@ -130,37 +130,37 @@ CIRCUIT_STATE = _gauge("circuit_workers", "circuit state", "Workers by the state
 
 # --- Redis, names, workers -------------------------------------------------------------------
 
-REDIS_AWAY = _gauge("redis_away", "", "Workers that make no use of Redis because it failed.")
+REDIS_AWAY = _gauge("redis_away", "", "Workers that do not use Redis because it failed.")
 REDIS_FAILURES = _counter(
-    "redis_failures_total", "", "Commands that Redis did not answer, or refused."
+    "redis_failures_total", "", "Commands to which Redis did not respond, or that it refused."
 )
 REDIS_REFUSED = _gauge(
     "redis_refused",
     "right",
-    "Workers to which Redis refuses a command, a pattern of keys, or the channel.",
+    "Workers to which Redis denies a command, a key pattern, or the channel.",
 )
 LISTENERS = _gauge(
     "revocation_listeners", "state", "Workers by the state of their subscription to revocations."
 )
 NAMES_FAILING = _gauge(
-    "names_failing", "", "Host names whose look-ups fail, each counted by every worker affected."
+    "names_failing", "", "Host names whose lookups fail, each counted by every affected worker."
 )
 WORKER_STARTS = _counter("worker_starts_total", "", "Workers that were started.")
 INSTANCE_DEGRADED = _gauge(
-    "instance_degraded", "", "Workers that cannot use a folder of their instance as they should."
+    "instance_degraded", "", "Workers that cannot properly use a folder of their instance."
 )
 
-#: What Redis has refused so far; the channel, which is refused most, is shown from the start.
+#: What Redis has denied so far. The channel, denied most often, is exported from the start.
 _refused = {"hokusai:auth:revoked"}
 
 
 def count_refused_head(status: int) -> None:
-    """The server refused a request before it reached the application."""
+    """Count a request that the server refused before the application got it."""
     labelled(REQUESTS, "own", "other", f"{status // 100}xx", "malformed").inc()
 
 
 def count_authentication(source: str, accepted: bool) -> None:
-    """A decision about a key: cached ("hit"), fresh ("miss") or "stale"; or about a browser's
+    """Count a decision about a key, cached ("hit"), fresh ("miss") or "stale", or about a browser
     "session"."""
     labelled(AUTHENTICATIONS, source, "accepted" if accepted else "refused").inc()
 
@@ -176,12 +176,12 @@ def count_limit(limit: str, granted: bool) -> None:
 
 
 def count_fallback(limit: str) -> None:
-    """A request was counted here, not in Redis, for a key, a session or an address."""
+    """Count a request counted here, not in Redis. `limit`: key, session or address."""
     labelled(LIMIT_FALLBACKS, limit).inc()
 
 
 def count_connection(opened: bool) -> None:
-    """A connection to MLflow was opened, or else closed."""
+    """Count a connection to MLflow as opened or closed."""
     if opened:
         CONNECTIONS.inc()
     CONNECTIONS_OPEN.inc(1 if opened else -1)
@@ -194,33 +194,33 @@ def count_circuit_change(circuit: str, state: str) -> None:
 
 
 def show_circuit(circuit: str, state: str) -> None:
-    """The state of a circuit, without counting a change."""
+    """Set the state of a circuit, without counting a change."""
     for known in STATES:
         labelled(CIRCUIT_STATE, circuit, known).set(known == state)
 
 
 def count_dropped(reason: str) -> None:
-    """`reason`: slow_head, took_nothing (of a response), or no_room (others needed the place)."""
+    """`reason`: slow_head, took_nothing (stopped reading), or no_room (evicted)."""
     labelled(DROPPED, reason).inc()
 
 
 def count_buffer_refusal(reason: str) -> None:
-    """`reason`, where there is no room: total (the worker), key or disk."""
+    """`reason`: the limit that was full: total (the worker), key or disk."""
     labelled(BUFFER_REFUSALS, reason).inc()
 
 
 def count_address_fallback(reason: str) -> None:
-    """`reason`: the X-Forwarded-For entry is missing or unusable."""
+    """`reason`: missing or unusable, about the X-Forwarded-For entry."""
     labelled(ADDRESS_FALLBACKS, reason).inc()
 
 
 def show_instance(is_well: bool) -> None:
-    """Whether this worker can use the instance's folders as it should."""
+    """Set whether this worker can use the instance's folders properly."""
     INSTANCE_DEGRADED.set(0 if is_well else 1)
 
 
 def show_redis_refusals(rights: Iterable[str]) -> None:
-    """What Redis refuses to this worker now."""
+    """Set the rights that Redis denies this worker now."""
     now = frozenset(rights)
     for right in _refused | now:
         labelled(REDIS_REFUSED, right).set(right in now)
@@ -235,12 +235,12 @@ def show_listener(state: str) -> None:
 
 @cache
 def labelled(metric: Any, *labels: str) -> Any:
-    """A metric's child, found once: the library looks each up under a lock."""
+    """A metric's child, cached: the library looks each up under a lock."""
     return metric.labels(*labels)
 
 
 def _begin() -> None:
-    """This worker's first values."""
+    """Set this worker's initial values."""
     WORKER_STARTS.inc()
     show_redis_refusals(())
     for circuit in CIRCUITS:

@@ -1,4 +1,4 @@
-"""/metrics, summed over the workers of this instance, those that ended included.
+"""/metrics: the sum over this instance's workers, ended ones included.
 
 In Prometheus's text format, or as OpenMetrics if the client prefers it.
 """
@@ -22,13 +22,13 @@ from app.request.errors import Overloaded
 
 log = logging.getLogger("hokusai.metrics")
 
-#: Seconds to wait while the master merges the files of a dead worker (app/server/metric_files.py),
-#: which takes milliseconds.
+#: Timeout in seconds for the lock that the master holds while it merges a dead worker's files; a
+#: merge takes milliseconds (app/server/metric_files.py).
 LOCK_TIMEOUT = 2.0
 
 
 def blueprint(folder: Path | None) -> Blueprint:
-    """The one route; the load balancer does not forward it. `folder` holds the workers' files."""
+    """Build the route, which the load balancer does not forward. `folder`: the workers' files."""
     routes = Blueprint("metrics", __name__)
 
     @routes.get("/metrics")
@@ -40,7 +40,7 @@ def blueprint(folder: Path | None) -> Blueprint:
 
 
 def registry(folder: Path | None) -> CollectorRegistry:
-    """All workers' files where there are several processes, else this process's own values."""
+    """All workers' files if there are several processes, else this process's own values."""
     if folder is None or values.ValueClass is values.MutexValue:
         return prometheus_client.REGISTRY
     of_all = CollectorRegistry()
@@ -49,37 +49,37 @@ def registry(folder: Path | None) -> CollectorRegistry:
 
 
 class AllWorkers(Collector):
-    """The metrics in the files of a folder, summed; this worker's own where there is no folder."""
+    """The sum of the metric files in a folder; this worker's own metrics if the folder is gone."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def collect(self) -> Iterable[Any]:
-        """Every metric. Raises Overloaded if merging the files takes too long."""
+        """Collect every metric. Raises Overloaded if the folder stays locked for LOCK_TIMEOUT."""
         MetricFile.refresh_all()
         try:
             with folders.locked(self._folder, shared=True, timeout=LOCK_TIMEOUT) as is_locked:
                 if not is_locked:
-                    raise Overloaded("The metrics are being put in order; ask again.", 1)
+                    raise Overloaded("The metric files are being merged; repeat the request.", 1)
                 return _summed(self.files())
         except OSError as why:  # the folder has vanished, or something else is in its place
-            _warn(f"/metrics shows the worker that answers, no other: {why}")
+            _warn(f"/metrics shows only the worker that serves it: {why}")
             return list(prometheus_client.REGISTRY.collect())
 
     def files(self) -> list[str]:
-        """The files to read, without those that a new worker has just made, which are empty."""
+        """The files to read, without the empty ones that a new worker has just created."""
         return [str(file) for file in self._folder.glob("*.db") if file.stat().st_size]
 
 
 def _summed(files: list[str]) -> list[Any]:
-    """The sums of these files, without damaged ones."""
+    """Sum these files; skip damaged ones."""
     try:
         return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
     except Exception as why:  # whatever the library raises for a damaged file
         good = [file for file in files if _can_be_read(file)]
         if len(good) == len(files):
             raise
-        _warn(f"/metrics lacks {len(files) - len(good)} damaged files: {why!r}")
+        _warn(f"/metrics skips {len(files) - len(good)} damaged files: {why!r}")
         return _summed(good)
 
 
@@ -93,5 +93,5 @@ def _can_be_read(file: str) -> bool:
 
 @cache
 def _warn(message: str) -> None:
-    """Log each message once: scrapes come often."""
+    """Log each message once: scrapes are frequent."""
     log.warning(message)

@@ -1,4 +1,4 @@
-"""Periodic: an action repeated in a thread of its own, in each worker."""
+"""Periodic: an action repeated in its own thread, in each worker."""
 
 import logging
 import threading
@@ -8,8 +8,8 @@ log = logging.getLogger("hokusai.periodic")
 
 
 class Periodic:
-    """Repeats `action` every `interval` seconds, until stop() or the end of the process. A failure
-    is logged with `level`, and the action repeated."""
+    """Repeat `action` every `interval` seconds, until stop() or the end of the process. A failure
+    is logged with `level`, and the loop continues."""
 
     def __init__(
         self,
@@ -20,8 +20,7 @@ class Periodic:
         at_once: bool = True,
         level: int = logging.ERROR,
     ) -> None:
-        """`name` is that of the thread; without `at_once` the first interval passes before the
-        first action."""
+        """`name` is the thread's. Without `at_once` the first action waits one interval."""
         self._name = name
         self._interval = interval
         self._action = action
@@ -31,16 +30,16 @@ class Periodic:
         self._pause = threading.Event()
 
     def start(self) -> None:
-        """Called once, in the process in which it is to run."""
+        """Start the thread. Call once, in the process that runs it."""
         threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def stop(self) -> None:
-        """No further action begins."""
+        """Stop: no further action begins."""
         self._is_stopping = True
         self.wake()
 
     def wake(self) -> None:
-        """Begins the next action now."""
+        """Begin the next action now."""
         self._pause.set()
 
     def _run(self) -> None:
@@ -50,7 +49,7 @@ class Periodic:
             try:
                 self._action()
             except Exception:
-                log.log(self._level, "%s failed; it is repeated", self._name, exc_info=True)
+                log.log(self._level, "%s failed; retrying", self._name, exc_info=True)
             self._wait()
 
     def _wait(self) -> None:

@@ -1,6 +1,6 @@
 """Record: the facts of a request for log, audit and metrics, filled by the pipeline.
 
-Nothing here steers the request; the pipeline's steps hand each other typed results for that.
+It only records. For decisions, the pipeline's steps pass each other typed results.
 """
 
 import re
@@ -16,11 +16,11 @@ from app.request.inbound import Inbound
 from app.request.principal import Principal
 from app.request.route_table import Access, Route
 
-#: Methods that ask for no change, whatever the path.
+#: Methods that change nothing, on any path.
 READING = ("GET", "HEAD", "OPTIONS")
 
-#: Characters of a client's text that a line shows. With two paths of this length, all escaped, it
-#: stays below 4096 bytes: several workers can write that much to one pipe without mixing lines.
+#: Characters of a client's text shown in a log line. A line with two paths of this length, fully
+#: escaped, is below 4096 bytes, so writes of several workers to one pipe stay atomic.
 LONGEST = 768
 
 _KEY_SHAPED = re.compile(r"hk_[A-Za-z]+_[A-Za-z0-9_\-]+")
@@ -28,12 +28,12 @@ _KEY_SHAPED = re.compile(r"hk_[A-Za-z]+_[A-Za-z0-9_\-]+")
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One request's facts. Times are monotonic seconds, sizes bytes, None what did not happen.
+    """One request's facts. Times are monotonic seconds, sizes bytes; None if it did not happen.
 
-    `answered` is the time of the response's head; `status` is 0 where the client had left;
-    `attempts` counts the tries at MLflow; `body` is the request's, if it was read whole before it
-    was forwarded; `dropped` names the client's header fields that MLflow did not get;
-    `limit_fields` are header fields that tell the caller what is left of the limit.
+    `answered` is the time of the response's head; `status` is 0 if the client had left;
+    `attempts` counts the tries at MLflow; `body` is the request's, if it was read completely before
+    it was forwarded; `dropped` names the client's header fields that MLflow did not get;
+    `limit_fields` are response header fields with the rest of the limit.
     """
 
     request_id: str
@@ -64,39 +64,39 @@ class Record:
 
     @property
     def kind(self) -> str:
-        """The endpoint type: the route's, "unclassified" without one, "own" for our paths."""
+        """The endpoint type: the route's, "unclassified" without one, "own" for proxy paths."""
         if self.route is not None:
             return self.route.kind
         return "unclassified" if self.inbound is not None else "own"
 
     @property
     def operation(self) -> str | None:
-        """MLflow's name for what was asked; None for a route that nobody has classified."""
+        """MLflow's name for the operation; None for an unclassified route."""
         return self.route.operation if self.route is not None else None
 
     @property
     def trace_id(self) -> str | None:
-        """The trace that the request belongs to, if its traceparent is well-formed."""
+        """The request's trace id, if its traceparent is well-formed."""
         traceparent = self.inbound.traceparent if self.inbound is not None else None
         return traceparent[3:35] if traceparent else None
 
     @property
     def is_write(self) -> bool:
-        """Whether it asks MLflow to change something, or may: nobody has classified its route."""
+        """Whether it changes something in MLflow, or may: its route is unclassified."""
         if self.method in READING or self.inbound is None:
             return False
         return self.route is None or self.route.access is not Access.READ
 
     def came(self, size: int) -> None:
-        """`size` more bytes of the request's body were read."""
+        """Count `size` more bytes read of the request's body."""
         self.bytes_in += size
 
     def tried(self) -> None:
-        """The request is sent to MLflow, or sent once more."""
+        """Count an attempt to send the request to MLflow."""
         self.attempts += 1
 
     def line(self, target: str) -> dict[str, Any]:
-        """The log line's fields; `target` is MLflow's address. No query, no header, no key."""
+        """The log line's fields, without query, headers or key; `target` is MLflow's address."""
         inbound, principal, now = self.inbound, self.principal, time.monotonic()
         fields = {
             "request_id": self.request_id,
@@ -147,29 +147,29 @@ def count(record: Record, ended: float) -> None:
 
 
 def _own_seconds(record: Record, until: float) -> float:
-    """The proxy's own part of the time to the response's head, or to `until` without one."""
+    """The proxy's share of the time to the response's head, or to `until` without one."""
     own = (record.answered or until) - record.started
     return max(0.0, own - (record.auth_seconds or 0.0) - (record.upstream_seconds or 0.0))
 
 
 def shown(text: str, longest: int = LONGEST) -> str:
-    """A client's text for a log: without keys, and cut."""
+    """A client's text for a log: keys removed, cut to `longest` characters."""
     if "hk_" in text or "%" in text:
         text = without_keys(text)
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def without_keys(text: str) -> str:
-    """The text without what looks like an API key: people paste keys into paths. Nothing of the
-    text is left if a key is percent-encoded, even in part."""
+    """Remove anything that looks like an API key: users paste keys into paths. The whole text is
+    removed if a key is percent-encoded, even in part."""
     if any(_KEY_SHAPED.search(decoded) for decoded in _decodings(text)):
         return "[removed, it held an encoded key]"
     return _KEY_SHAPED.sub("hk_[removed]", text)
 
 
 def _decodings(text: str) -> Iterator[str]:
-    """The text decoded once, twice and so on, until nothing changes; at most as often as MLflow
-    decodes (10 times, mlflow/utils/uri.py)."""
+    """Yield the text decoded once, twice and so on, until nothing changes; at most as often as
+    MLflow decodes (10 times, mlflow/utils/uri.py)."""
     for _ in range(10):
         decoded = unquote(text)
         if decoded == text:

@@ -1,7 +1,7 @@
-"""The last minutes, for the status page: a ring of samples of the metrics.
+"""Samples of the metrics for the status page: a ring buffer of the last minutes.
 
-One worker of an instance reads them every INTERVAL and keeps the ring in the instance's store, for
-whichever worker draws it. It holds counts, no request, and ends with the instance.
+One worker of an instance samples every INTERVAL. The ring is in the instance's store, so any worker
+can draw it. It holds counts, no request data, and ends with the instance.
 """
 
 import time
@@ -18,14 +18,14 @@ from app.request.errors import Overloaded
 
 NAME = "status:samples"
 
-#: Seconds between two samples, and how many are kept: 15 minutes.
+#: Seconds between samples, and the number kept: 15 minutes.
 INTERVAL, KEPT = 10.0, 91
 
 REQUESTS, SECONDS = "hokusai_proxy_requests", "hokusai_proxy_request_seconds"
 
 
 class Store(Protocol):
-    """The part of state/instance_store.py that is used here."""
+    """The subset of state/instance_store.py used here."""
 
     def get_value(self, name: str) -> bytes | None:
         """The value; None if there is none."""
@@ -36,8 +36,8 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The counts so far, of requests to MLflow: `errors` ended in 5xx or without an answer;
-    `buckets` are (upper bound in seconds, requests up to it), the last bound is infinite."""
+    """Cumulative counts of requests to MLflow. `errors` ended in 5xx or without a response.
+    `buckets` are (upper bound in seconds, requests up to it); the last bound is infinite."""
 
     at: float
     requests: float
@@ -47,7 +47,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The time between two samples: requests per second, the part of them that failed (0 to 1),
+    """The interval between two samples: requests per second, the fraction that failed (0 to 1),
     and latencies in seconds, None without a request. `slowest` is the 95th percentile."""
 
     at: float
@@ -58,7 +58,7 @@ class Point:
 
 
 class Samples:
-    """The ring. `registry` gives the metrics of all workers."""
+    """The ring buffer. `registry` returns the metrics of all workers."""
 
     def __init__(self, registry: Callable[[], CollectorRegistry], store: Store) -> None:
         self._registry = registry
@@ -69,14 +69,14 @@ class Samples:
         Periodic(name="samples", interval=INTERVAL, action=self.take).start()
 
     def points(self) -> list[Point]:
-        """The last minutes, the oldest first; up to now."""
+        """The intervals of the last minutes up to now, oldest first."""
         self.take(INTERVAL / 2)
         ring = self._ring()
         return [_between(a, b) for a, b in pairwise(ring) if b.at > a.at]
 
     def take(self, at_least: float = INTERVAL) -> None:
-        """Add a sample, unless the last one is younger than `at_least` seconds, or the metrics are
-        locked: one sample less does no harm."""
+        """Add a sample, unless the last one is younger than `at_least` seconds or the metrics are
+        locked: a missing sample is harmless."""
         ring, now = self._ring(), time.time()
         if ring and now - ring[-1].at < at_least:
             return
@@ -94,7 +94,7 @@ class Samples:
 
 
 def count(now: float, families: Iterable[Any]) -> Sample:
-    """A sample of these metrics; the proxy's own paths (health, and this page) are left out."""
+    """Sample these metrics, without the proxy's own paths (health, the status page)."""
     requests = errors = 0.0
     buckets: dict[float, float] = {}
     for family in families:
@@ -107,7 +107,7 @@ def count(now: float, families: Iterable[Any]) -> Sample:
                 requests += sample.value
                 errors += sample.value if sample.labels["status"] in ("5xx", "0xx") else 0
             elif sample.name == f"{SECONDS}_bucket":
-                bound = min(float(sample.labels["le"]), 1e9)  # JSON knows no infinity
+                bound = min(float(sample.labels["le"]), 1e9)  # JSON has no infinity
                 buckets[bound] = buckets.get(bound, 0.0) + sample.value
     return Sample(now, requests, errors, tuple(sorted(buckets.items())))
 
@@ -126,8 +126,8 @@ def _between(before: Sample, after: Sample) -> Point:
 
 
 def quantile(part: float, buckets: list[tuple[float, float]]) -> float | None:
-    """The latency that a part of the requests stayed below, interpolated within a bucket; None
-    without requests, the last finite bound if it is above that."""
+    """The latency in seconds below which a fraction `part` of the requests stayed, interpolated
+    within a bucket. None without requests; at most the last finite bound."""
     total = buckets[-1][1] if buckets else 0.0
     if total <= 0:
         return None

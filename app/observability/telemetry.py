@@ -1,11 +1,11 @@
-"""Traces for OpenTelemetry: one span a request, from its head to the last byte of its answer.
+"""OpenTelemetry traces: one span per request, from its head to the last byte of the response.
 
 An extra (requirements/telemetry.in), imported only with OTEL_ENABLED. The SDK reads its own OTEL_*
-variables: where spans go, how many, under which name.
+variables: destination, sampling, service name.
 
-The library's WSGI middleware reads host, query and user agent, which can hold a key. So it gets a
-reduced request, and the app the real one, with the traceparent of our span: MLflow's span becomes
-its child, and the log has its trace id.
+The library's WSGI middleware reads host, query and user agent, which can contain a key. So it gets
+a reduced request. The app gets the real one with the span's traceparent: MLflow's span becomes its
+child, and the log has its trace id.
 """
 
 from collections.abc import Callable, Iterable
@@ -36,14 +36,14 @@ REAL = "hokusai.environ"
 
 
 def trace(app: Flask) -> None:
-    """Make a span of each request of the app, sent by OTLP over HTTP in the background."""
+    """Trace each request of the app; spans are sent by OTLP over HTTP in the background."""
     provider = TracerProvider(resource=_resource())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     app.wsgi_app = traced(app.wsgi_app, provider)  # type: ignore[method-assign,assignment]
 
 
 def traced(app: Application, provider: TracerProvider) -> Application:
-    """The WSGI application, with a span around each request."""
+    """Wrap the WSGI application with a span around each request."""
     middleware: Any = OpenTelemetryMiddleware(
         _with_real_request(app),
         response_hook=_describe,
@@ -55,7 +55,7 @@ def traced(app: Application, provider: TracerProvider) -> Application:
 
 
 def _presentable(environ: Environ) -> Environ:
-    """The request for the middleware, without a key anywhere in it."""
+    """The reduced request for the middleware; it contains no key."""
     method = environ["REQUEST_METHOD"]
     path = shown(raw_path(environ))
     presentable = {
@@ -81,7 +81,7 @@ def _with_real_request(app: Application) -> Application:
         environ.update({f"HTTP_{name.upper()}": value for name, value in carrier.items()})
 
         def begin(status: str, *rest: Any) -> Any:
-            # The middleware wants a reason phrase, and MLflow need not send one.
+            # The middleware requires a reason phrase; MLflow may send none.
             return start_response(status if " " in status else f"{status} ", *rest)
 
         return app(environ, begin)
@@ -90,7 +90,7 @@ def _with_real_request(app: Application) -> Application:
 
 
 def _describe(span: Span, environ: Environ, status: str, headers: list[tuple[str, str]]) -> None:
-    """Describe the request when the response begins; a span's name must be one of few."""
+    """Add name and attributes to the span when the response begins. Names must be few."""
     record: Record = g.record
     route = record.route.template if record.route is not None else None
     span.update_name(f"{environ['REQUEST_METHOD']} {route or record.kind}")
@@ -107,6 +107,6 @@ def _describe(span: Span, environ: Environ, status: str, headers: list[tuple[str
 
 
 def _resource() -> Resource:
-    """Name and version, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES give others."""
+    """The service's name and version; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override."""
     ours = Resource({"service.name": SERVICE, "service.version": VERSION})
     return ours.merge(OTELResourceDetector().detect())

@@ -1,1 +1,1 @@
-"""What is read of a request before anything is decided: path, credentials, route."""
+"""The request's parts, parsed before any decision: path, credentials, route."""

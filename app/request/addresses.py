@@ -1,6 +1,6 @@
-"""Client addresses: from what a proxy in front wrote, and the network by which a client is counted.
+"""Client addresses, from X-Forwarded-For, and the network by which a client is counted.
 
-RFC 7239 section 6 lists the forms of an entry. Some load balancers add the client's port.
+RFC 7239 section 6 lists the formats of an entry. Some load balancers add the client's port.
 """
 
 import ipaddress
@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 
 log = logging.getLogger("hokusai.addresses")
 
-#: The address of a peer on a unix socket. The auth service accepts only an IP address, and such a
-#: peer is on this machine.
+#: The address for a peer on a unix socket, which is on this machine. The auth service accepts only
+#: IP addresses.
 LOCAL = "127.0.0.1"
 
-#: IPv6 addresses that a translator writes, each for an IPv4 address (NAT64 and SIIT: RFC 6052,
-#: RFC 8215, RFC 7915). Neighbours there have nothing in common.
+#: IPv6 prefixes in which a translator embeds IPv4 addresses (NAT64 and SIIT: RFC 6052, RFC 8215,
+#: RFC 7915). Neighbouring addresses there belong to unrelated clients.
 _OF_IPV4 = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")))
 
 _WITH_PORT = re.compile(r"(?:\[([^][]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
 
-#: Why the peer's address is used instead of an entry of X-Forwarded-For.
+#: Why the peer's address replaces an entry of X-Forwarded-For.
 FALLBACKS = {
     "missing": "X-Forwarded-For has fewer entries than TRUSTED_PROXY_HOPS",
     "unusable": "the X-Forwarded-For entry of the outermost trusted proxy is not an IP address",
@@ -29,15 +29,15 @@ FALLBACKS = {
 
 
 class ClientAddress(NamedTuple):
-    """An IP address without port, brackets or zone. `fallback` is a key of FALLBACKS where it is
-    the peer's address, although a proxy is trusted to name the client; else None."""
+    """An IP address without port, brackets or zone. `fallback` is a key of FALLBACKS if the address
+    is the peer's although a proxy is trusted to name the client; else None."""
 
     text: str
     fallback: str | None
 
 
 def find_client(environ: Mapping[str, Any], hops: int) -> ClientAddress:
-    """The client's address as the outermost trusted proxy saw it.
+    """Find the client's address as the outermost trusted proxy saw it.
 
     Each of the `hops` trusted proxies appends its peer to X-Forwarded-For. The client is the entry
     `hops` places from the end. Entries further left come from the client itself. Empty entries
@@ -54,14 +54,14 @@ def find_client(environ: Mapping[str, Any], hops: int) -> ClientAddress:
 
 
 def forwarded_entry(value: str, hops: int) -> str | None:
-    """The entry of the outermost of `hops` trusted proxies, blanks stripped; None where there are
+    """The entry of the outermost of `hops` trusted proxies, blanks stripped; None if there are
     fewer entries. The server joins repeated header lines with commas."""
     entries = value.split(",")
     return entries[-hops].strip() if len(entries) >= hops and value.strip() else None
 
 
 def parse(entry: str) -> str | None:
-    """The IP address in an entry, without quotes, brackets, port and zone; IPv4 where it is mapped
+    """Parse the IP address in an entry, without quotes, brackets, port and zone. IPv4 if mapped
     into IPv6. None if there is none ("unknown", "_hidden", a host name)."""
     bare = entry.strip().strip('"')
     if found := _WITH_PORT.fullmatch(bare):
@@ -74,8 +74,8 @@ def parse(entry: str) -> str | None:
 
 
 def network(address: str) -> str:
-    """What stays the same for one client: an IPv4 address, or one that stands for it, or the /64 of
-    another IPv6 address, within which a machine changes its address by itself (RFC 8981)."""
+    """The network that identifies a client: an IPv4 address, an IPv6 address that embeds one, or
+    the /64 of any other, within which a machine rotates its address by itself (RFC 8981)."""
     parsed = parse(address)
     if parsed is None or ":" not in parsed:
         return parsed or address
@@ -88,14 +88,14 @@ _warned: set[str] = set()
 
 
 def note_fallback(client: ClientAddress, hops: int, count: Callable[[str], None]) -> None:
-    """Counts a fallback by its kind, and logs the first one of each kind in this worker."""
+    """Count a fallback by its kind, and log the first of each kind in this worker."""
     if client.fallback is None:
         return
     count(client.fallback)
     if client.fallback not in _warned:
         _warned.add(client.fallback)
         log.warning(
-            "%s (%d): requests are counted for the address of the proxy in front (%s)",
+            "%s (%d): requests count against the address of the proxy in front (%s)",
             FALLBACKS[client.fallback],
             hops,
             client.text,

@@ -1,8 +1,8 @@
-"""Finding the API key in a request, and refusing what could be read two ways.
+"""Find the API key in a request; refuse ambiguous credentials.
 
 Four forms: `Authorization: Bearer K`, `Authorization: ApiKey K`, `Authorization: Basic` with K as
-the password (any user name), and `X-API-Key: K`. Where there is none, the cookie of a browser's
-session stands for the key that was given at sign-in (app/browser/).
+the password (any user name), and `X-API-Key: K`. Without a key, a session cookie represents the key
+that was given at sign-in (app/browser/).
 """
 
 import base64
@@ -20,12 +20,12 @@ _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,512}")  # printable, no blank, no com
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{43}")  # 256 random bits
 
-#: The session's cookie, by the scheme under which the client came. With TLS a page without it can
-#: neither set nor replace the cookie.
+#: The session cookie's name, by the client's scheme. A page without TLS can neither set nor replace
+#: the https one.
 SESSION_COOKIES = {"https": "__Secure-hokusai-session", "http": "hokusai-session"}
 
-#: How many session cookies of one request are looked up. A sibling host can add some of its own;
-#: each costs a round trip to Redis.
+#: The most session cookies of a request that are looked up. A sibling host can add its own; each
+#: costs a round trip to Redis.
 MOST_SESSIONS = 4
 
 HOW = (
@@ -34,35 +34,34 @@ HOW = (
 )
 
 
-#: The schemes of the Authorization header with which a key may come.
+#: The Authorization schemes that may carry a key.
 SCHEMES = ("bearer", "apikey", "basic")
 
-#: Which of a key's two counts, each of the size of its limit: that of the requests with the key, or
-#: that of all its browser sessions together. One count for each session would multiply the limit by
-#: signing in.
+#: Which of a key's two counters applies: requests with the key, or all its browser sessions
+#: together. Each has the full limit. A counter per session would let a user multiply the limit by
+#: signing in again.
 Counted = Literal["key", "session"]
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The one key of a request; never shown, not even in a traceback's repr."""
+    """The one key of a request, hidden even from the repr in a traceback."""
 
     key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class SessionTokens:
-    """The random names of browser sessions, as secret as a key: the first valid one counts. One to
-    MOST_SESSIONS, each once."""
+    """1 to MOST_SESSIONS distinct session tokens, secret like a key. The first valid one counts."""
 
     sessions: tuple[str, ...] = field(repr=False)
 
 
 def identify(environ: Mapping[str, Any], hops: int) -> Credentials | SessionTokens:
-    """The key in a WSGI environment, or the session tokens; `hops` as TRUSTED_PROXY_HOPS.
+    """Find the key or the session tokens in a WSGI environment; `hops` as TRUSTED_PROXY_HOPS.
 
-    Raises Unauthenticated where there is none or it cannot be a key, BadRequest where there are two
-    different ones, Forbidden for a session's write that may not be of our own pages.
+    Raises Unauthenticated if there is none or it cannot be a key, BadRequest if there are two
+    different keys, Forbidden for a session's write that may come from another site.
     """
     if not sends_key(environ) and (tokens := session_tokens(environ, hops)):
         require_own_page(environ, hops)
@@ -79,9 +78,9 @@ def identify(environ: Mapping[str, Any], hops: int) -> Credentials | SessionToke
 
 
 def sends_key(environ: Mapping[str, Any]) -> bool:
-    """Whether a key is sent in a form that no browser chooses by itself. Basic, Digest or Negotiate
-    may be for another application of this host, or for a proxy in front: a browser sends them along
-    (RFC 7617 section 2.2, RFC 7616 section 3.3). So a session, and the form for one, come first."""
+    """Whether a key is sent in a form that no browser sends by itself. A browser may send Basic,
+    Digest or Negotiate for another application on this host, or for a proxy in front (RFC 7617
+    section 2.2, RFC 7616 section 3.3). So sessions and the sign-in form take precedence."""
     authorization = environ.get("HTTP_AUTHORIZATION", "").replace("\t", " ").strip(" ,")
     scheme, _, given = authorization.partition(" ")
     named = scheme.lower() in ("bearer", "apikey") and given.strip()
@@ -89,8 +88,8 @@ def sends_key(environ: Mapping[str, Any]) -> bool:
 
 
 def session_tokens(environ: Mapping[str, Any], hops: int) -> SessionTokens | None:
-    """The session cookies of a request, in their order, or None. Browsers send the one with the
-    longest path first: ours, before one that another host set for the whole domain."""
+    """The session cookies of a request in their order, or None. Browsers send the longest path
+    first: the proxy's cookie precedes one that another host set for the whole domain."""
     cookie = SESSION_COOKIES[scheme_of(environ, hops)]
     sessions: dict[str, None] = {}
     for part in re.split("[;,]", environ.get("HTTP_COOKIE", "")):  # the server joins lines with ,
@@ -101,27 +100,27 @@ def session_tokens(environ: Mapping[str, Any], hops: int) -> SessionTokens | Non
 
 
 def _unquoted(value: str) -> str:
-    """A cookie's value may stand in quotes (RFC 6265 section 4.1.1)."""
+    """Remove the optional quotes of a cookie's value (RFC 6265 section 4.1.1)."""
     return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
 def _proxy_authorization(environ: Mapping[str, Any]) -> str:
-    """What to say to a client whose only credentials are in a header that is for other proxies."""
+    """The message for a client whose only credentials are in Proxy-Authorization."""
     if "HTTP_PROXY_AUTHORIZATION" in environ:
         return "Proxy-Authorization is not read here. "
     return ""
 
 
 def checked(key: str, how: str = HOW) -> Credentials:
-    """What was given as a key, if it can be one; else Unauthenticated, which says `how`."""
+    """Check the format of a key; raise Unauthenticated with the advice `how`."""
     if not _KEY.fullmatch(key):
         raise Unauthenticated(f"This cannot be an API key. {how}")
     return Credentials(key)
 
 
 def _from_authorization(value: str) -> set[str]:
-    """The keys in the Authorization header, which the server joins with commas if it is repeated.
-    Neither a key nor base64 holds a comma; what another scheme sends may (Digest, AWS's)."""
+    """The keys in the Authorization header. The server joins repeated headers with commas; no key
+    and no base64 contains a comma, but other schemes may (Digest, AWS's)."""
     fields = [field.strip() for field in value.split(",") if field.strip()]
     if len(fields) < 2 or not any(_scheme(field) in SCHEMES for field in fields):
         return _key_of(fields[0]) if fields else set()
@@ -147,12 +146,12 @@ def _key_of(field: str) -> set[str]:
         return {given} if given else set()
     if scheme == "basic":
         return {key} if (key := _basic_password(given)) else set()
-    raise Unauthenticated(f"This Authorization scheme is not known. {HOW}")
+    raise Unauthenticated(f"This Authorization scheme is not supported. {HOW}")
 
 
 def _basic_password(encoded: str) -> str:
-    """The password of Basic credentials (RFC 7617). The user name may be anything, in any encoding:
-    it ends at the first colon. A key is ASCII."""
+    """The password of Basic credentials (RFC 7617). The user name, in any encoding, is ignored; it
+    ends at the first colon. A key is ASCII."""
     try:
         decoded = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):

@@ -1,54 +1,54 @@
-"""Everything that can go wrong with a request, as classes that know their HTTP status.
+"""The errors of a request, as classes with an HTTP status.
 
     ProxyError
     ├── BadRequest            400  malformed path, ambiguous credentials, key in the query
-    │   └── InvalidName            a file's name that leaves its folder; MLflow's code for it
-    ├── FeatureDisabled       400  a workspace is named, and MLflow has none
+    │   └── InvalidName            a file name that leaves its folder, with MLflow's error code
+    ├── FeatureDisabled       400  the request names a workspace, but MLflow has none
     ├── Unauthenticated       401  no key, bad key
     │   └── SessionEnded           a browser's session is over
     ├── Forbidden             403  scope missing, route refused to everyone
-    ├── NoSuchPath            404  nothing of ours
+    ├── NoSuchPath            404  no such path
     ├── RequestTimeout        408  the client stopped sending in mid-body, or was too slow
     ├── BodyTooLarge          413  a chunked body over MAX_BUFFERED_BODY
     ├── RateLimited           429  over the key's limit, too many failed attempts, auth throttled
-    ├── NotForwarded          503  + Retry-After; MLflow never saw the request, repeat it safely
-    │   ├── CircuitOpen            (429 instead where the request would create something: MLflow's
+    ├── NotForwarded          503  + Retry-After; MLflow never saw the request: safe to repeat
+    │   ├── CircuitOpen            (429 instead if the request would create something: MLflow's
     │   ├── Overloaded              client repeats a create on 429 only)
     │   ├── NoRoomForBody          MAX_BUFFERED_TOTAL is reached, or TMPDIR takes no file
     │   └── AuthServiceUnavailable
-    ├── UpstreamOverloaded    503  + Retry-After; MLflow had no database connection for it, and did
-    │                              nothing (429 for a create, as above)
+    ├── UpstreamOverloaded    503  + Retry-After; MLflow had no database connection and did nothing
+    │                              (429 for a create, as above)
     ├── UpstreamUnreachable   502  no connection to MLflow
-    ├── UpstreamReset         502  MLflow broke the connection before its answer
+    ├── UpstreamReset         502  MLflow broke the connection before its response
     ├── UpstreamRefusal       502  MLflow refuses the proxy itself: its credentials, its Host header
     ├── UpstreamTimeout       504  MLflow was too slow
     ├── LoopDetected          508  MLFLOW_SERVER_URL leads to a proxy instead of to MLflow
-    └── InternalError         500  a defect of ours
+    └── InternalError         500  a defect in the proxy
 
-    ClientGone                the client hung up: nobody is left to answer
-    BrokenTransfer            after the first byte: break off, never look complete
+    ClientGone                the client hung up: no response can reach it
+    BrokenTransfer            after the first byte: abort, so it never looks complete
 
-What the framework refuses (405, say) is a ProxyError with its status: app/responses.py. The codes
-are those of MLflow's client (mlflow/protos/databricks.proto).
+app/responses.py converts the framework's refusals (405, say) to a ProxyError with the same status.
+The codes are those of MLflow's client (mlflow/protos/databricks.proto).
 """
 
 import errno
 from collections.abc import Mapping
 
-#: A field each: Java's HttpClient, and Apache's, find Basic only at the beginning of a field.
+#: One header field each: Java's and Apache's HttpClient find Basic only at the start of a field.
 CHALLENGES = ('Bearer realm="mlflow"', 'Basic realm="mlflow", charset="UTF-8"')
 
-#: A field's value, or the values of one that is sent several times.
+#: A header field's value, or the values of a repeated field.
 Value = str | tuple[str, ...]
 
 
 class ProxyError(Exception):
-    """A refusal or failure with an HTTP answer.
+    """A refusal or failure with an HTTP response.
 
-    `message` (str) says what happened and what to do, for the caller's eyes: no internal address,
-    no credential. `outcome` names the step that refused, for the log and the metrics.
-    `headers` are added to the answer; a tuple is several fields of one name. `wants_429`: the
-    request's client repeats it on 429 only (Route).
+    `message` tells the caller what happened and what to do, without internal addresses or
+    credentials. `outcome` names the step that refused, for the log and the metrics. `headers` are
+    added to the response; a tuple repeats the field. `wants_429`: the request's client retries it
+    on 429 only (Route).
     """
 
     status = 500
@@ -71,8 +71,8 @@ class InvalidName(BadRequest):
 
 
 class Unauthenticated(ProxyError):
-    """No key or a bad one. Tells the client by which schemes it may try. A browser gets a page
-    instead (app/browser/pages.py): Basic would make it ask in a window of its own."""
+    """No key or a bad one. The response lists the accepted schemes. A browser gets a page instead
+    (app/browser/pages.py): Basic would make it open its own password dialog."""
 
     status, code, outcome = 401, "UNAUTHENTICATED", "unauthenticated"
 
@@ -81,14 +81,14 @@ class Unauthenticated(ProxyError):
 
 
 class SessionEnded(Unauthenticated):
-    """No key, and the browser's session is over, or began at another address."""
+    """No key, and the browser's session has ended or is from another address."""
 
     outcome = "session_ended"
 
 
 class FeatureDisabled(ProxyError):
-    """The client names a workspace, and MLflow has none. MLflow itself says 500 with this code;
-    its client repeats that for minutes, so the status here is one that it does not repeat."""
+    """The client names a workspace, and MLflow has none. MLflow itself sends 500 with this code,
+    which its client retries for minutes; it does not retry this status."""
 
     status, code, outcome = 400, "FEATURE_DISABLED", "no_workspaces"
 
@@ -110,7 +110,7 @@ class BodyTooLarge(ProxyError):
 
 
 class RateLimited(ProxyError):
-    """Over a limit. `retry_after` is in whole seconds, at least 1."""
+    """A limit is exceeded. `retry_after` is in whole seconds, at least 1."""
 
     status, code, outcome = 429, "REQUEST_LIMIT_EXCEEDED", "rate_limited"
 
@@ -122,7 +122,7 @@ class RateLimited(ProxyError):
 
 
 class NotForwarded(ProxyError):
-    """MLflow never saw the request, so the client may repeat it, after `retry_after` seconds."""
+    """MLflow never saw the request, so the client may repeat it after `retry_after` seconds."""
 
     status, code, outcome = 503, "TEMPORARILY_UNAVAILABLE", "shed"
 
@@ -147,7 +147,7 @@ class AuthServiceUnavailable(NotForwarded):
 
 
 class UpstreamOverloaded(ProxyError):
-    """MLflow took the request and did nothing. `retry_after` is in seconds."""
+    """MLflow received the request and did nothing. `retry_after` is in seconds."""
 
     status, code, outcome = 503, "TEMPORARILY_UNAVAILABLE", "upstream_overloaded"
 
@@ -180,15 +180,15 @@ class InternalError(ProxyError):
 
 
 class ClientGone(Exception):
-    """The client hung up, or sent something unreadable, before its request was whole. Not an
-    OSError, or urllib3 would take it for MLflow's fault."""
+    """The client hung up, or sent something unreadable, before its request was complete. Not an
+    OSError, or urllib3 would blame MLflow."""
 
     outcome = "client_gone"
 
 
 class BrokenTransfer(ConnectionResetError):
-    """MLflow broke off in mid-body. Raised out of the response's iterator: the server then drops
-    the client's connection without a final chunk, so that the transfer cannot look complete."""
+    """MLflow broke off in mid-body. Raised from the response's iterator: the server then drops the
+    client's connection without a final chunk, so the transfer cannot look complete."""
 
     def __init__(self, message: str) -> None:
         super().__init__(errno.ECONNRESET, message)

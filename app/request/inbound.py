@@ -1,8 +1,8 @@
 """Inbound: the request as it arrived, read once, immutable.
 
-The path is taken from the raw request line, not from WSGI's PATH_INFO, which is decoded: what is
-authorized must be, byte for byte, what goes on to MLflow. `path` is that string; `decoded_path` is
-how MLflow will read it (it decodes once) and is what the route table is asked about.
+The path comes from the raw request line, not from WSGI's decoded PATH_INFO: the authorized path and
+the forwarded path must be the same bytes. `path` is that string; `decoded_path` is how MLflow will
+read it (it decodes once), and the key for the route table.
 """
 
 import os
@@ -19,17 +19,17 @@ from app.request.errors import BadRequest, LoopDetected
 #: Both public prefixes; the rest of the path is MLflow's.
 PREFIXES = ("/api/mlflow", "/mlflow")
 
-#: The methods that are passed on; the pipeline and the pages beside it know no other.
+#: The methods that are forwarded; the pipeline and the pages beside it accept no other.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-#: Query parameters in which people put keys. A key in a URL ends up in logs and histories.
+#: Query parameters in which users put keys. A key in a URL ends up in logs and browser histories.
 KEY_PARAMETERS = frozenset("api_key apikey api-key x-api-key x_api_key access_token".split())
 
 #: Query parameters with which MLflow names a file below an artifact root.
 FILE_PARAMETERS = frozenset(("path", "artifact_file_path", "artifact_directory_path"))
 
-#: What each request to MLflow carries. Whoever gets it back is not MLflow, but one of our proxies;
-#: see docs/decisions/doctor.md.
+#: Sent with each request to MLflow. A server that receives it is not MLflow but one of these
+#: proxies: a loop. See docs/decisions/doctor.md.
 HOP = {"X-Hokusai-Hop": "1"}
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
@@ -40,12 +40,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DOT_SEGMENT = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
 _EMPTY_SEGMENT = re.compile(r"(?:(?i:https?)://[^/]*)?(?P<prefix>/api/mlflow|/mlflow)//(?!/)")
 
-#: File parameters in one query; each is decoded as often as MLflow would.
+#: The most file parameters in one query; each is decoded as often as MLflow decodes it.
 MOST_FILES = 16
 
 
 def _spelt(name: str) -> str:
-    """A parameter's name as a regular expression: each character plain or percent-encoded."""
+    """A regular expression for a parameter's name, each character plain or percent-encoded."""
     return "".join(
         f"(?:{re.escape(letter)}|%{ord(letter):x}|%{ord(letter.upper()):x})" for letter in name
     )
@@ -55,8 +55,8 @@ def _any(names: frozenset[str]) -> str:
     return "|".join(map(_spelt, sorted(names, key=len, reverse=True)))
 
 
-#: Finds these parameters in a raw query, in any case and spelling, at a cost that hardly depends on
-#: how many others it has: nobody has shown a key yet. All their names begin with a, p or x.
+#: Finds these parameters in a raw query, in any case and encoding. Fast even with many others, as
+#: the request is not authenticated yet. All the names begin with a, p or x.
 _PARAMETER = re.compile(
     rf"(?:^|&)(?=[apx%])(?:(?P<of_key>{_any(KEY_PARAMETERS)})|{_any(FILE_PARAMETERS)})"
     r"(?:=(?P<value>[^&]*)|(?=&)|\Z)",
@@ -73,8 +73,8 @@ KEY_IN_URL = (
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """One request. `path` and `query` (without "?") go on to MLflow as they are; `content_length`
-    is None for a chunked body, which `chunked` tells; `headers` maps WSGI's HTTP_* names."""
+    """One request. `path` and `query` (without "?") are forwarded unchanged. `content_length` is
+    None without the header; `chunked` means that Transfer-Encoding was sent."""
 
     request_id: str
     method: str
@@ -97,12 +97,12 @@ def receive(
     hops: int,
     count_fallback: Callable[[str], None] = lambda reason: None,
 ) -> Inbound:
-    """Reads the request from a WSGI environment with gunicorn's RAW_URI in it.
+    """Read the request from a WSGI environment with gunicorn's RAW_URI.
 
-    Where the client's address is unknown and that of the proxy in front is used, `count_fallback`
-    gets the reason.
+    `count_fallback` gets the reason if the address of the proxy in front replaces an unknown client
+    address.
 
-    Raises BadRequest for a path that MLflow and we could read differently, or a key in the URL.
+    Raises BadRequest for a path that MLflow could read differently, or a key in the URL.
     """
     target, _, query = _origin_form(environ["RAW_URI"]).partition("?")
     prefix, path = _strip_prefix(target)
@@ -132,8 +132,8 @@ def receive(
 
 
 def _check_coding(codings: str) -> None:
-    """Refuses a body in a transfer coding such as gzip: MLflow takes none, and without the field,
-    which is not passed on, it would take the coded bytes for the content."""
+    """Refuse a transfer coding such as gzip. MLflow supports none. Transfer-Encoding is hop-by-hop
+    and not forwarded, so MLflow would read the coded bytes as content."""
     if set(re.split(r"[ \t]*,[ \t]*", codings.lower().strip())) - {"", "identity", "chunked"}:
         raise BadRequest(
             "The only Transfer-Encoding of a request may be chunked. Compressed content is named "
@@ -142,10 +142,10 @@ def _check_coding(codings: str) -> None:
 
 
 def without_empty_segment(application: Callable[..., Any]) -> Callable[..., Any]:
-    """The WSGI application, for requests without one empty segment right behind the prefix.
+    """Wrap the WSGI application to remove one empty segment right after the prefix.
 
-    Clients send it (`/api/mlflow//api/2.0/…`) that join a base with a trailing slash and a path. It
-    is taken off before anything is routed or judged; a second one, or an encoded one, stays.
+    Clients that join a base with a trailing slash and a path send it (`/api/mlflow//api/2.0/…`). It
+    is removed before routing and checks; a second one, or an encoded one, stays.
     """
 
     def normalised(environ: dict[str, Any], start_response: Any) -> Any:
@@ -161,14 +161,13 @@ def without_empty_segment(application: Callable[..., Any]) -> Callable[..., Any]
 
 
 def raw_path(environ: Mapping[str, Any]) -> str:
-    """The path as the client sent it, undecoded; for what does not steer the request."""
+    """The path as the client sent it, undecoded; not for routing or authorization."""
     path: str = environ.get("RAW_URI") or environ["PATH_INFO"]
     return path.partition("?")[0]
 
 
 def request_id_of(environ: Mapping[str, Any]) -> str:
-    """The caller's X-Request-ID if it is usable as one, else a fresh one. Something that looks
-    like a key is not repeated."""
+    """The caller's X-Request-ID if it is valid and does not look like a key, else a new one."""
     given: str = environ.get("HTTP_X_REQUEST_ID", "")
     if _REQUEST_ID.fullmatch(given) and not _KEY_SHAPED.search(given):
         return given
@@ -176,11 +175,11 @@ def request_id_of(environ: Mapping[str, Any]) -> str:
 
 
 def refuse_loop(environ: Mapping[str, Any]) -> None:
-    """LoopDetected for a request that one of our proxies sent, taking us for its MLflow."""
+    """Raise LoopDetected for a request from one of these proxies that takes this one for MLflow."""
     if environ.get("HTTP_X_HOKUSAI_HOP") == HOP["X-Hokusai-Hop"]:
         raise LoopDetected(
             "MLFLOW_SERVER_URL points back at this proxy, or at another one, instead of at MLflow. "
-            "Whoever runs it must set it to MLflow's own address."
+            "The proxy's operator must set it to MLflow's own address."
         )
 
 
@@ -190,12 +189,12 @@ def client_address(environ: Mapping[str, Any], hops: int) -> str:
 
 
 def checked_path(path: str) -> str:
-    """The decoded form of a raw path; BadRequest if the path is ambiguous.
+    """Decode a raw path; raise BadRequest if it is ambiguous.
 
     Refused: dot segments and backslashes (plain or encoded), `//`, NUL and other control
     characters, a percent sign that escapes nothing, and escapes that are not UTF-8. An artifact's
-    name may have an encoded backslash, and encoded control characters but the line feed, for which
-    MLflow has no route; it is judged by what MLflow decodes it to (InvalidName).
+    name may have an encoded backslash, and any encoded control character except the line feed,
+    for which MLflow has no route. It is checked as MLflow decodes it (InvalidName).
     """
     if _BAD_ESCAPE.search(path):
         raise BadRequest("The path has a percent sign that escapes nothing; encode it as %25.")
@@ -219,8 +218,8 @@ def checked_path(path: str) -> str:
 
 
 def check_query(query: str) -> None:
-    """BadRequest for a query that could not go on as it is, that has a key in it, or a file
-    parameter that climbs out of its folder."""
+    """Raise BadRequest for a query that cannot be forwarded unchanged, that contains a key, or
+    whose file parameter leaves its folder."""
     if not query:
         return
     if not _PLAIN_QUERY.fullmatch(query):
@@ -235,7 +234,7 @@ def check_query(query: str) -> None:
 
 
 def _origin_form(target: str) -> str:
-    """A request target without scheme and host, which it may have (RFC 9112 section 3.2.2)."""
+    """Remove the optional scheme and host of a request target (RFC 9112 section 3.2.2)."""
     if target.startswith("/"):
         return target
     scheme, separator, rest = target.partition("://")
@@ -246,24 +245,24 @@ def _origin_form(target: str) -> str:
 
 
 def _strip_prefix(target: str) -> tuple[str, str]:
-    """The public prefix, and MLflow's path behind it (begins with a slash)."""
+    """Split the public prefix from MLflow's path, which begins with a slash."""
     for prefix in PREFIXES:
         if target.startswith(prefix + "/"):
             return prefix, target[len(prefix) :]
-    raise BadRequest("The path's prefix must be written plainly: /api/mlflow/ or /mlflow/.")
+    raise BadRequest("The path's prefix must not be encoded: write /api/mlflow/ or /mlflow/.")
 
 
 def scheme_of(environ: Mapping[str, Any], hops: int) -> str:
-    """http or https, as the client came to the outermost of `hops` trusted proxies. Most proxies
-    replace X-Forwarded-Proto, so there may be fewer entries than hops: then the first counts."""
+    """http or https, as used by the client towards the outermost of `hops` trusted proxies. Most
+    proxies replace X-Forwarded-Proto; with fewer entries than hops the first counts."""
     entries = str(environ.get("HTTP_X_FORWARDED_PROTO", "")).split(",")
     forwarded = entries[-min(hops, len(entries))].strip().lower() if hops else ""
     return forwarded if forwarded in ("http", "https") else str(environ["wsgi.url_scheme"])
 
 
 def public_host(environ: Mapping[str, Any], hops: int) -> str:
-    """The host (with port, if it has one) that the client asked for. A trusted proxy in front that
-    replaces Host may say it in X-Forwarded-Host."""
+    """The host (with port, if any) that the client requested. A trusted proxy in front that
+    replaces Host may send the original in X-Forwarded-Host."""
     entries = str(environ.get("HTTP_X_FORWARDED_HOST", "")).split(",")
     forwarded = entries[-min(hops, len(entries))].strip() if hops else ""
     return forwarded or str(environ.get("HTTP_HOST", ""))

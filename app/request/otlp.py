@@ -1,7 +1,7 @@
-"""Errors on `/v1/traces` in the form that OTLP exporters read: google.rpc.Status.
+"""Errors on `/v1/traces` in the format that OTLP exporters read: google.rpc.Status.
 
-The form follows the request's Content-Type (https://opentelemetry.io/docs/specs/otlp/#failures).
-MLflow's own SDK sends protobuf there too, but reads MLflow's JSON only, so it keeps that.
+The format follows the request's Content-Type (https://opentelemetry.io/docs/specs/otlp/#failures).
+MLflow's own SDK sends protobuf there too, but reads only MLflow's JSON, so it gets that.
 """
 
 import orjson
@@ -32,9 +32,9 @@ INTERNAL = 13
 
 
 def as_exporters_read_it(response: Response, path: str, content_type: str, agent: str) -> Response:
-    """The error in OTLP's form, if the request went to the trace route; else as it was.
+    """Convert an error to OTLP's format if the request was to the trace route.
 
-    `response` is one of our errors in JSON; the others describe the request it answers.
+    `response` is a JSON error of the proxy; the other arguments describe the request.
     """
     if path not in PATHS:
         return response
@@ -55,7 +55,7 @@ def as_exporters_read_it(response: Response, path: str, content_type: str, agent
 
 
 def _status(code: int, message: bytes) -> bytes:
-    """A google.rpc.Status as protobuf: `int32 code = 1; string message = 2;`."""
+    """Encode a google.rpc.Status as protobuf: `int32 code = 1; string message = 2;`."""
     return b"\x08" + _varint(code) + b"\x12" + _varint(len(message)) + message
 
 

@@ -1,4 +1,4 @@
-"""A Permit: what the pipeline needs to forward a request. Only auth/authorization.py makes one."""
+"""Permit: required to forward a request. Only auth/authorization.py makes one."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from app.request.route_table import Route
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Leave for one request to go on. `inbound.path` is the very string that was authorized and
-    that goes on; `route` is None for an unclassified route, which an admin may use."""
+    """Permission to forward one request. `inbound.path` is the string that was authorized, and is
+    forwarded unchanged; `route` is None for an unclassified route, which an admin may use."""
 
     principal: Principal
     inbound: Inbound

@@ -1,4 +1,4 @@
-"""Principal: who calls, and Verdict: what the auth service said of a key, and when."""
+"""Principal: who calls. Verdict: the auth service's decision about a key, and its time."""
 
 import math
 import time
@@ -7,19 +7,19 @@ from typing import Any
 
 import orjson
 
-#: Of the stored form. A new version reads another's entries as misses, so that two versions of the
-#: proxy can share a Redis during a rollout.
+#: The schema version of stored verdicts. Entries of another version are misses, so two versions of
+#: the proxy can share a Redis during a rollout.
 STORED_VERSION = 1
 
-#: Seconds by which a verdict may come from the future, and be believed for longer.
+#: Seconds by which a verdict's time may lie in the future; it then lives that much longer.
 CLOCKS_DIFFER = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls, as the auth service told. Ids are text, never empty; `limit_per_hour` is a number
-    of requests, None for no limit; `expires_at`, in seconds since the epoch, is when the key ends
-    by itself, None where that was not told."""
+    """The caller, from the auth service's response. Ids are non-empty text. `limit_per_hour` is a
+    number of requests, None for no limit. `expires_at` is when the key expires, in seconds since
+    the epoch, None if unknown."""
 
     user_id: str
     key_id: str
@@ -32,29 +32,29 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An answer of the auth service. `principal` is None for an invalid key; `asked_at` is when the
-    question was put, in seconds since the epoch: the age of a verdict counts from there, and a
-    revocation after it ends it."""
+    """The auth service's decision. `principal` is None for an invalid key. `asked_at` is when the
+    validation began, in seconds since the epoch: the verdict's age counts from it, and a later
+    revocation ends the verdict."""
 
     principal: Principal | None
     asked_at: float
 
     @property
     def age(self) -> float:
-        """Seconds since the auth service was asked. Instances' clocks may differ a little; what
-        comes from further ahead, a clock that was set back since, is of no use any more."""
+        """Seconds since the validation began. A time slightly in the future counts as 0 (clock
+        skew); one further ahead, after a clock was set back, makes the verdict unusable."""
         age = time.time() - self.asked_at
         return max(0.0, age) if age > -CLOCKS_DIFFER else math.inf
 
     @property
     def is_expired(self) -> bool:
-        """Whether a valid key has reached its own end meanwhile."""
+        """Whether a valid key has expired since."""
         until = self.principal.expires_at if self.principal else None
         return until is not None and time.time() >= until
 
 
 def dump(verdict: Verdict) -> bytes:
-    """The verdict as JSON, for the cache. It holds no key and no hash of one."""
+    """Serialize a verdict for the cache, as JSON without a key or a hash of one."""
     principal = verdict.principal
     stored: dict[str, Any] = {"v": STORED_VERSION, "at": verdict.asked_at}
     if principal is not None:
@@ -71,7 +71,7 @@ def dump(verdict: Verdict) -> bytes:
 
 
 def parse(stored: bytes) -> Verdict | None:
-    """The verdict from the cache; None for what another version, or nobody, could have written."""
+    """Parse a cached verdict; None if malformed or written by another schema version."""
     try:
         row = orjson.loads(stored)
         if row["v"] != STORED_VERSION:

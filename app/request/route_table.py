@@ -1,8 +1,8 @@
-"""The table of MLflow's routes (mlflow_routes.tsv), and which row a request falls under.
+"""The table of MLflow's routes (mlflow_routes.tsv), and the lookup of a request's row.
 
-A request is matched as MLflow's own routers match it: exactly in case and in trailing slash, a row
-without parameters before one with parameters, and among the latter the first in the file. The
-question is asked with the path decoded once, because that is what MLflow routes by.
+A request matches as in MLflow's own routers: case and trailing slash are exact, a row without
+parameters wins over one with parameters, and among the latter the first in the file. The lookup
+takes the path decoded once, because MLflow routes by that.
 """
 
 import re
@@ -36,8 +36,8 @@ TRAITS = {
 #: What {api} stands for: MLflow serves the client and its own UI under one prefix each.
 API_PREFIXES = ("/api", "/ajax-api")
 
-#: Characters up to which a path is searched for several parameters that may hold slashes: the time
-#: grows with the square. MLflow's names there have 256 at most.
+#: The longest path, in characters, that is matched against several parameters with slashes: the
+#: time grows with the square. MLflow's names there have at most 256.
 LONGEST_SEARCH = 2048
 
 _PARAMETER = re.compile(r"{(?P<name>[a-z_]+)(?P<path>:path)?}")
@@ -45,7 +45,7 @@ _OPERATION = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 
 class Access(Enum):
-    """What a route needs: a scope, or REFUSED, which no scope opens."""
+    """The access that a route requires: a scope, or REFUSED, which no scope grants."""
 
     READ = "read"
     WRITE = "write"
@@ -57,10 +57,10 @@ class Access(Enum):
 class Route:
     """One row of the file, whose header explains the columns.
 
-    `repeatable`: clients repeat it on 503, though it is a POST that writes.
-    `takes_chunked`: a request body may go on chunked (MLflow loses one on all its other routes).
-    `copies`, `is_slow` and `asks_model` choose the time limit until MLflow answers. `partial`: a
-    failure may leave a part of the work done.
+    `repeatable`: clients retry it on 503, although it is a POST that writes.
+    `takes_chunked`: the request body may be forwarded chunked (all other routes of MLflow lose a
+    chunked body). `copies`, `is_slow` and `asks_model` select the timeout for MLflow's response.
+    `partial`: a failure may leave part of the work done.
     """
 
     methods: frozenset[str]
@@ -84,14 +84,14 @@ class Route:
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The template once per prefix that {api} stands for."""
+        """The template, once per prefix in {api}."""
         if not self.template.startswith("{api}"):
             return (self.template,)
         return tuple(prefix + self.template.removeprefix("{api}") for prefix in API_PREFIXES)
 
 
 class Match(NamedTuple):
-    """The row of a request, and the parameters of its template as they stand in the path."""
+    """A request's row, and the template's parameters as written in the path."""
 
     route: Route
     parameters: Mapping[str, str]
@@ -99,14 +99,14 @@ class Match(NamedTuple):
 
 @dataclass(slots=True)
 class _Branch:
-    """The templates with parameters, by their leading literal segments: a tree, so that a request
-    is held against the few patterns that share its beginning."""
+    """The templates with parameters, as a tree of their leading literal segments: a request is
+    matched only against the patterns that share its beginning."""
 
     children: dict[str, "_Branch"] = field(default_factory=dict)
     patterns: list[tuple[re.Pattern[str], Route]] = field(default_factory=list)
 
     def add(self, head: list[str], pattern: re.Pattern[str], route: Route) -> None:
-        """Adds a pattern at `head` and below, so that the deepest branch has all candidates."""
+        """Add a pattern at `head` and below, so the deepest branch holds all candidates."""
         if not head:
             self.patterns.append((pattern, route))
             for child in self.children.values():
@@ -117,7 +117,7 @@ class _Branch:
 
 
 class RouteTable:
-    """The rows, and a `match` that costs about as much as a dictionary look-up."""
+    """The rows, with a `match` that costs about as much as a dictionary lookup."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
@@ -130,16 +130,16 @@ class RouteTable:
 
     @classmethod
     def load(cls, path: Path = DEFAULT_FILE) -> Self:
-        """Reads the file; ValueError with the line's number for one that makes no sense."""
+        """Read the file. Raises ValueError with the number of an invalid line."""
         return cls(_parse(path.read_text(encoding="utf-8").splitlines()))
 
     def match(self, method: str, path: str) -> Match | None:
-        """The row under which MLflow will serve this, and the parameters of its template; None for
-        an unknown route.
+        """Find the row by which MLflow will route this, and the template's parameters; None for an
+        unknown route.
 
-        `path` is decoded once and checked: no empty or dot segment, no control character. Should a
-        final line feed come through all the same, it does not hide a refused route: Starlette's
-        patterns end in `$`, which overlooks it, and so do we.
+        `path` is decoded once and checked: no empty or dot segment, no control character. Even so,
+        a final line feed is ignored, as in Starlette's patterns, which end in `$`: it must not hide
+        a refused route.
         """
         method = "GET" if method == "HEAD" else method
         path = path.removesuffix("\n")
@@ -173,8 +173,8 @@ class RouteTable:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """A template as a regular expression with a group for each parameter, in the terms of Starlette
-    and werkzeug: `[^/]+` for one segment, `.*` for a path."""
+    """Compile a template to a regular expression with a group per parameter, as Starlette and
+    werkzeug do: `[^/]+` for one segment, `.*` for a path."""
     pattern, end = "", 0
     for parameter in _PARAMETER.finditer(template):
         pattern += re.escape(template[end : parameter.start()])
@@ -185,7 +185,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _parse(lines: Iterable[str]) -> Iterator[Route]:
-    """The rows of the file, each checked by itself and against those before it."""
+    """Parse the file's rows; check each by itself and against the rows before it."""
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
@@ -202,7 +202,7 @@ def _parse(lines: Iterable[str]) -> Iterator[Route]:
 
 
 def _claims(route: Route) -> Iterator[str]:
-    """What no two rows may share. The names of parameters do not tell two templates apart."""
+    """What no two rows may share. Templates that differ only in parameter names are equal."""
     yield f"the operation {route.operation}"
     for template in route.templates:
         nameless = _PARAMETER.sub(r"{\g<path>}", template)
@@ -226,7 +226,7 @@ def _route(line: str) -> Route:
 
 
 def _known(column: str, values: list[str], known: Iterable[str]) -> frozenset[str]:
-    """The values, if each is a known one and given once."""
+    """Check that each value is known and occurs once."""
     for value in values:
         if value not in known:
             raise ValueError(f"unknown {column} {value!r}; known are {', '.join(sorted(known))}")

@@ -1,8 +1,8 @@
-"""Requests that no row of the route table matches: what MLflow cannot have, and what it may.
+"""Requests without a row in the route table: paths that MLflow cannot have, and those it may.
 
-Nothing is opened here; it is decided which refusal a key without the admin scope gets. Below
-MLflow's roots (those of the table) a newer MLflow may have routes that nobody has classified: they
-stay closed (403). What cannot be there is 404, with the known path that is nearest.
+This only chooses the refusal for a key without the admin scope. Below MLflow's roots (those of the
+table) a newer MLflow may have unclassified routes, so they stay closed (403). A path that cannot
+exist gets 404 and the nearest known path.
 """
 
 import re
@@ -12,13 +12,13 @@ from functools import lru_cache
 from app.request.errors import NoSuchPath
 from app.request.route_table import METHODS, RouteTable
 
-#: Below these a newer MLflow may have routes that the table does not know.
+#: Roots below which a newer MLflow may have routes that the table lacks.
 ROOTS = re.compile(
     r"/(?:ajax-)?api/[23]\.0/mlflow(?:-artifacts)?/.+|/ajax-api/3\.0/jobs.*|/gateway/.+"
 )
 
-#: What looks as if it were below a root, and is not: a tracking URI that already ends in MLflow's
-#: API, routes that MLflow 2 removed, and tags whose name has a slash (MLflow takes one segment).
+#: Paths that seem to be below a root but cannot exist: a tracking URI that already ends in MLflow's
+#: API, routes that MLflow 2 removed, and tags with a slash in the name (MLflow takes one segment).
 NEVER = (
     re.compile(r"/.+(/(?:ajax-)?api/[0-9.]+/.*|/v1/traces)"),
     re.compile(r"/(?:ajax-)?api/2\.0/mlflow/(?:experiments|registered-models)/list"),
@@ -26,7 +26,7 @@ NEVER = (
     re.compile(r"/(?:ajax-)?api/3\.0/mlflow/datasets/[^/]+/tags/.+/.*"),
 )
 
-#: Characters of a path that are compared; a search through the table costs a few milliseconds.
+#: Characters of a path that are compared; a search of the table takes a few milliseconds.
 LONGEST = 100
 
 
@@ -39,18 +39,18 @@ class UnknownPaths:
         self._near = lru_cache(maxsize=256)(self._nearest)
 
     def refusal(self, path: str) -> NoSuchPath | None:
-        """404 for a path that MLflow cannot have; None where it may have it, or has it for another
-        method: then nobody has classified the request.
+        """Return a 404 for a path that MLflow cannot have; None if it may have the path, or has it
+        for another method: then the request is unclassified.
 
-        `path` is decoded once. Meant for authenticated callers: the search for a near path costs.
+        `path` is decoded once. For authenticated callers only: the search for a near path is slow.
         """
         if self._is_known(path) or self._may_exist(path):
             return None
         near = self._near(path[:LONGEST])
-        hint = f" Near is {near}." if near else ""
+        hint = f" The nearest is {near}." if near else ""
         return NoSuchPath(
-            f"MLflow does not have this path.{hint} The tracking URI is <this host>/api/mlflow; "
-            "MLflow's own paths come behind it."
+            f"MLflow does not have this path.{hint} Append MLflow's own paths to the tracking URI, "
+            "<this host>/api/mlflow."
         )
 
     def _may_exist(self, path: str) -> bool:
@@ -63,7 +63,7 @@ class UnknownPaths:
         return any(self._routes.match(method, path) for method in METHODS)
 
     def _nearest(self, path: str) -> str | None:
-        """The known path in this one, or the one that is written most alike."""
+        """The known path within this one, or the one with the most similar spelling."""
         nested = NEVER[0].fullmatch(path)
         for candidate in (path.rstrip("/"), nested[1] if nested else ""):
             if candidate and self._is_known(candidate):

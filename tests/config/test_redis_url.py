@@ -97,13 +97,16 @@ def test_files_of_tls(files: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ("ssl_ca_certs={}/junk", "no file of certificates"),
-        ("ssl_ca_certs={}", "no file of certificates"),
+        ("ssl_ca_certs={}/junk", "not a file of certificates"),
+        ("ssl_ca_certs={}", "not a file of certificates"),
         ("ssl_keyfile={}/client.key", "ssl_keyfile without ssl_certfile"),
         (CERTIFICATE, "ssl_certfile that cannot be used"),
         (CERTIFICATE + "&ssl_keyfile={}/server.key", "ssl_certfile that cannot be used"),
         (CERTIFICATE + "&ssl_keyfile={}/locked.key", "ssl_certfile that cannot be used"),
-        (CERTIFICATE + "&ssl_keyfile={}/locked.key&ssl_password=s3", "is ssl_password the key's"),
+        (
+            CERTIFICATE + "&ssl_keyfile={}/locked.key&ssl_password=s3",
+            "does ssl_password decrypt the key",
+        ),
     ],
 )
 def test_files_of_tls_that_cannot_be_used_are_refused_at_the_start(
@@ -124,19 +127,19 @@ BAD = {
     "redis:///0": "must name each host",
     "redis://:s3@": "must name each host",
     "redis://:s3#x@cache/0": "has a #",
-    "redis://:s3/x@cache/0": "an @ behind the hosts",
-    "redis://:s3?x@cache/0": "an @ behind the hosts",
+    "redis://:s3/x@cache/0": "an @ after the hosts",
+    "redis://:s3?x@cache/0": "an @ after the hosts",
     "redis://:s3@x@cache/0": "more than one @",
     "redis://:s3%x@cache/0": "a % without two hexadecimal digits",
-    "redis://:s3%E9@cache/0": "no UTF-8",
-    "redis://cache?password=s3%E9": "no UTF-8",
-    "redis+sentinel://a/s3%E9": "no UTF-8",
+    "redis://:s3%E9@cache/0": "not UTF-8",
+    "redis://cache?password=s3%E9": "not UTF-8",
+    "redis+sentinel://a/s3%E9": "not UTF-8",
     "redis://:s3 x@cache/0": "printable ASCII",
     "redis://:s3ü@cache/0": "printable ASCII",
-    "redis+sentinel://:s3/x@a/mine": "an @ behind the hosts",
+    "redis+sentinel://:s3/x@a/mine": "an @ after the hosts",
     "redis+cluster://:s3#x@a": "has a #",
-    "redis://cache?password=s3&x@cache": "an @ behind the hosts",
-    "redis://cache?password=s3&x": "an option (number 2 behind the ?) that is unknown",
+    "redis://cache?password=s3&x@cache": "an @ after the hosts",
+    "redis://cache?password=s3&x": "an unknown option (number 2 after the ?)",
     "redis://cache?password=s3?x": "more than one ?",
     "redis://s3@cache": "a user but no password",
     "redis://ann:@cache": "a username without a password",
@@ -146,19 +149,19 @@ BAD = {
     "redis://cache:": "must name each host",
     "redis://cache:port": "must name each host",
     "redis://::1:6379": "an IPv6 address in brackets",
-    "redis://[cache]:6379": "no IPv6 address",
-    "redis://a,b": "that needs redis+sentinel:// or redis+cluster://",
+    "redis://[cache]:6379": "not an IPv6 address",
+    "redis://a,b": "use redis+sentinel:// or redis+cluster://",
     "redis://cache/zero": "a database that is not a number",
     "redis://cache/0/1": "too many parts",
     "redis://cache/1?db=1": "sets database twice",
-    "redis://cache?socket_timeout=5": "an option (number 1 behind the ?) that is unknown",
-    "redis://cache?ssl=true": "TLS is rediss instead of redis",
+    "redis://cache?socket_timeout=5": "an unknown option (number 1 after the ?)",
+    "redis://cache?ssl=true": "for TLS use rediss instead of redis",
     "redis://cache?ssl_cert_reqs=none": "without TLS",
     "redis://cache?sentinel_password=s3": "without Sentinels",
     "redis://cache?protocol=4": "must be one of 2, 3",
     "redis://cache?db": "no value for its option db",
     "rediss://cache?ssl_cert_reqs=maybe": "must be one of required, optional, none",
-    "rediss://cache?ssl_ca_certs=/no/such/file": "a file or folder that can be read",
+    "rediss://cache?ssl_ca_certs=/no/such/file": "a readable file or folder",
     "unix://run/redis.sock": "absolute path",
     "unix://": "absolute path",
     "redis+sentinel://a:1,b:2": "must name the service",
@@ -170,7 +173,7 @@ BAD = {
     "redis+cluster://u:s3@a:1,b:port": "must name each host",
     "redis+cluster://a/1": "a cluster has only database 0",
     "redis+cluster://a?db=1": "a cluster has only database 0",
-    "memory://1": "nothing behind memory://",
+    "memory://1": "nothing after memory://",
 }
 
 
@@ -203,7 +206,7 @@ def test_a_file_that_vanishes_ends_no_running_instance(
 ) -> None:
     """A reload, and each new worker, reads the settings again."""
     url = "rediss://cache?ssl_ca_certs=/no/such/file"
-    with pytest.raises(ValueError, match="can be read"):
+    with pytest.raises(ValueError, match="readable file or folder"):
         parse(url)
     monkeypatch.setenv(PREPARED, str(process()))
     assert parse(url).tls == {"ssl_ca_certs": "/no/such/file"}

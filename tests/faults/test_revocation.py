@@ -279,7 +279,7 @@ def test_the_command_says_why_no_mark_could_be_left(start_redis: Callable[[], Re
         client.config_set("maxmemory", 1)
     done = run("flask", "revoke", "key_1", REDIS_URL=server.url)
     assert done.returncode == 1
-    assert "no mark could be left" in done.stderr
+    assert "its mark could not be set" in done.stderr
     assert "Redis is out of memory" in done.stderr
 
 

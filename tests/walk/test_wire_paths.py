@@ -269,7 +269,7 @@ def test_the_tracking_uri_itself_is_404_and_says_so(
     """With a slash it is what is left of a pasted address with a fragment."""
     answer = call(front.url, method, path)
     assert answer.error == (404, "ENDPOINT_NOT_FOUND")
-    assert "without a '#' behind it" in answer.json["message"]
+    assert "without a '#' after it" in answer.json["message"]
     assert upstream.requests == []
 
 
@@ -282,7 +282,7 @@ def test_mlflows_client_gets_no_page(
     for client in ("mlflow-python-client/2.3.2", "mlflow-java-client/3.6.0"):
         answer = call(front.url, method, path, bearer(key), f"User-Agent: {client}")
         assert answer.error == (404, "ENDPOINT_NOT_FOUND")
-        assert "without a '#' behind it" in answer.json["message"]
+        assert "without a '#' after it" in answer.json["message"]
     assert upstream.requests == []
 
 

@@ -140,7 +140,7 @@ def test_what_mlflow_cannot_have_is_404_with_what_is_near(
     for who in ("a read key", "a write key"):
         answer = call(front.url, "DELETE", f"/api/mlflow{path}", *keys[who])
         assert answer.error == (404, "ENDPOINT_NOT_FOUND")
-        assert f"Near is {MISSING[path]}" in answer.json["message"] or not MISSING[path]
+        assert f"nearest is {MISSING[path]}" in answer.json["message"] or not MISSING[path]
     assert upstream.requests == []
     assert statuses(front, asked, keys["an admin key"]) == [200], "MLflow answers an admin itself"
 

@@ -431,7 +431,7 @@ def test_a_window_that_is_full_at_its_beginning_is_waited_for_whole(
 def test_one_key_has_so_many_slots() -> None:
     in_flight = InFlight(per_key=2, in_all=10)
     slots = [in_flight.acquire("key-1") for _ in range(2)]
-    with pytest.raises(Overloaded, match="2 requests under way") as caught:
+    with pytest.raises(Overloaded, match="2 requests in flight") as caught:
         in_flight.acquire("key-1")
     assert caught.value.headers == {"Retry-After": "1"}
     in_flight.acquire("key-2").release()
@@ -474,7 +474,7 @@ def test_who_has_no_key_waits_so_long() -> None:
     in_flight = InFlight(per_key=1, in_all=40, patience=0.1)
     in_flight.acquire("network 1", has_key=False)
     began = time.monotonic()
-    with pytest.raises(Overloaded, match="1 requests under way"):
+    with pytest.raises(Overloaded, match="1 requests in flight"):
         in_flight.acquire("network 1", has_key=False)
     assert time.monotonic() - began >= 0.1
 

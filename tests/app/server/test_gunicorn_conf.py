@@ -118,7 +118,7 @@ def test_bad_settings_stop_the_start_with_every_complaint_and_nothing_else(tmp_p
     assert finished.returncode != 0
     assert finished.stdout == ""
     headline, *complaints = finished.stderr.splitlines()
-    assert headline == "the proxy cannot start, 4 setting(s) are wrong:"
+    assert headline == "the proxy cannot start: 4 invalid setting(s):"
     assert [complaint.split()[1] for complaint in complaints] == list(wrong)
     assert "s3cret" not in finished.stderr
     assert not (tmp_path / "unused").exists()
