@@ -68,11 +68,11 @@ class Liveness:
         """Probe MLflow if that is due, and open the circuit if it is silent."""
         if self._circuit.state != "closed" or not self._is_suspicious():
             return
-        asked = time.monotonic()
+        began = time.monotonic()
         for patience in PATIENCE:
             if self._is_there(patience) is not False:
                 self._answered = time.monotonic()
-            if self._answered > asked:
+            if self._answered > began:
                 return
         self._circuit.trip()
 

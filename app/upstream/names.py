@@ -35,7 +35,7 @@ LEAST = 0.05
 SHUN, MOST_FAILED = 30.0, 256
 
 #: The name server responded: the name does not exist, or has no address. Discard the last good
-#: addresses then: they may belong to somebody else by now.
+#: addresses then: they may belong to another host by now.
 NO_SUCH_NAME = frozenset((socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)))
 
 #: Address family, and the socket address without its port: (host,), or (host, flow, scope).

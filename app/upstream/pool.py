@@ -19,7 +19,7 @@ KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
 
 #: While a request is unacknowledged, Linux sends no keep-alive probes, and retransmits it for 15
 #: minutes. This bounds that. It also applies to a host that accepts no more bytes, so it exceeds
-#: the timeout of a write by so many seconds.
+#: the timeout of a write by this many seconds.
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 BEYOND_WRITES = 5.0
 
