@@ -20,7 +20,7 @@ WITH_HEAD = 64 * 1024
 LEAST_RATE = 8 * 1024
 
 #: Reads up to this size are the parser's: of a head, or of chunk framing. Parsing tiny chunks takes
-#: milliseconds per read, so other greenlets run between two reads, after so many seconds.
+#: milliseconds per read, so other greenlets run between two reads, after TURN seconds.
 SMALL_READ = 8 * 1024
 TURN = 0.005
 
@@ -69,7 +69,7 @@ class ClientSocket:
     # --- phases and deadlines ----------------------------------------------------------------
 
     def await_head(self, seconds: float) -> None:
-        """Allow so many seconds for the next request to begin."""
+        """Allow `seconds` for the next request to begin."""
         self._begin(seconds, between_reads=seconds)
 
     def begin_head(self) -> None:
@@ -90,7 +90,7 @@ class ClientSocket:
         self._is_kept = True
 
     def skip(self, seconds: float) -> None:
-        """Allow so many seconds to discard the rest of the body after the response."""
+        """Allow `seconds` to discard the rest of the body after the response."""
         self._begin(seconds)
 
     def _begin(self, allowed: float | None, between_reads: float | None = None) -> None:

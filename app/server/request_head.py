@@ -23,7 +23,7 @@ LONGEST_HEAD = 64 * 1024
 #: field with this name, because of the space.
 DROPPED = "HOKUSAI DROPPED"
 
-#: Maximum fields of a head. MLflow has no such limit; parsing so many takes about a millisecond.
+#: Maximum fields of a head. MLflow has no such limit; parsing this many takes about a millisecond.
 MOST_FIELDS = 500
 
 

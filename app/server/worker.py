@@ -9,7 +9,7 @@ Additions, and their reasons:
 - `100 Continue` is sent at the first read of the body, so after authentication, not before.
 - A request that gunicorn itself refuses (too long, malformed) gets the JSON of all proxy errors,
   and its text is not logged: it may hold a key.
-- SIGTERM first drains: /ready says 503 while requests are still accepted, then idle connections
+- SIGTERM first drains: /ready returns 503 while requests are still accepted, then idle connections
   close.
 docs/decisions/worker-class.md has the measurements.
 """
