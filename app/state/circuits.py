@@ -65,11 +65,11 @@ class CircuitBoard:
 
     def look(self) -> None:
         """Close the circuits of this worker for which a reset is requested; publish all states."""
-        asked = f"{RESET}{os.getpid()}:"
-        for name in self._circuits.keys() & self._store.values(asked):
+        prefix = f"{RESET}{os.getpid()}:"
+        for name in self._circuits.keys() & self._store.values(prefix):
             log.warning("circuit to %s is reset by hand", name)
             self._circuits[name].reset()
-            self._store.forget(asked + name)
+            self._store.forget(prefix + name)
         self._tell({})
 
     def workers(self) -> list[Worker]:
@@ -91,8 +91,8 @@ class CircuitBoard:
 
     def reset(self, names: Collection[str]) -> bool:
         """Ask all workers to close these circuits; return False if that cannot be stored."""
-        asked = [f"{RESET}{worker.pid}:{name}" for worker in self.workers() for name in names]
-        return all([self._store.set_value(name, b"", LIFETIME) for name in asked])
+        requests = [f"{RESET}{worker.pid}:{name}" for worker in self.workers() for name in names]
+        return all([self._store.set_value(name, b"", LIFETIME) for name in requests])
 
     def late(self) -> list[int]:
         """Return the workers with reset requests that are still pending, by process id."""
@@ -109,7 +109,7 @@ class CircuitBoard:
 def instances(folders: Iterable[Path]) -> dict[Path, CircuitBoard]:
     """Return the boards in those of these folders (app/server/instance.py) that belong to an
     instance with a worker."""
-    ours = [folder for folder in folders if os.access(folder / FILE, os.R_OK)]  # opening makes one
+    ours = [folder for folder in folders if os.access(folder / FILE, os.R_OK)]  # else it is made
     boards = {
         folder: CircuitBoard(InstanceStore.at(folder / FILE, is_ours=False)) for folder in ours
     }

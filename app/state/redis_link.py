@@ -1,4 +1,4 @@
-"""The one way to Redis: a client with short timeouts, and a breaker that spares a failed one.
+"""The one way to Redis: a client with short timeouts, behind a circuit breaker.
 
 The callers (verdict_cache, limits) decide what an outage means. A default redis-py client spends
 6.8 s on a silent server; this one at most REDIS_TIMEOUT. After two such failures in a row a thread
@@ -37,7 +37,7 @@ REFUSAL_INTERVAL = 5.0
 PARTIAL = frozenset(("permission", "slots", "is cluster"))
 
 #: Concurrent commands of a worker, each on its own connection; the others wait. Hundreds of
-#: requests may begin together, and so many new connections would take longer than REDIS_TIMEOUT.
+#: requests may begin together, and as many new connections would take longer than REDIS_TIMEOUT.
 AT_ONCE = 64
 
 #: Without these commands no connection is usable.
@@ -61,7 +61,7 @@ class Trouble(NamedTuple):
 
 
 class RedisAway(Exception):
-    """Redis did not execute a command, is spared after a failure, or is not configured."""
+    """Redis did not execute a command, its breaker is open, or it is not configured."""
 
 
 class RedisLink:

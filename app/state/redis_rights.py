@@ -116,7 +116,7 @@ PHRASES = {
 
 def explain(found: Sequence[Lack]) -> str:
     """Explain what is lacking, how to grant it, and what fails meanwhile: one sentence each."""
-    said = [
+    phrases = [
         phrase.format(", ".join(dict.fromkeys(lack.said for lack in found if lack.kind == kind)))
         for kind, phrase in PHRASES.items()
         if any(lack.kind == kind for lack in found)
@@ -124,7 +124,7 @@ def explain(found: Sequence[Lack]) -> str:
     rule = " ".join(dict.fromkeys(lack.kind + lack.right for lack in found if lack.kind))
     template = EXPLAINED if rule else re.sub(r" Add to its ACL.+\{rule\}\.", "", EXPLAINED)
     return template.format(
-        lacks=", ".join(said),
+        lacks=", ".join(phrases),
         rule=rule,
         hurts="; ".join(dict.fromkeys(lack.hurts for lack in found)),
     )
