@@ -112,7 +112,7 @@ def _fingerprint(environment: Environment) -> str:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[IO[str]]:
-    """Hold the set-up lock; say so when another call has it."""
+    """Hold the set-up lock; report it if another call has it."""
     LOCK_FILE.parent.mkdir(exist_ok=True)
     with LOCK_FILE.open("w") as lock:
         try:

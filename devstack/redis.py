@@ -21,7 +21,7 @@ class Redis(Server):
         super().__init__([find_server(), *options], folder)
 
     def is_ready(self) -> bool:
-        """Whether it answers a PING."""
+        """Whether it responds to PING."""
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")

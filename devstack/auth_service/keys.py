@@ -49,7 +49,7 @@ Network = IPv4Network | IPv6Network
 
 
 class StoreUnavailable(Exception):
-    """SQLite failed. This says nothing about a key, so never answer 401 for it."""
+    """SQLite failed. This says nothing about a key, so never respond with 401."""
 
 
 @dataclass(frozen=True)
