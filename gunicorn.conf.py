@@ -1,5 +1,5 @@
-"""gunicorn for production: `gunicorn -c gunicorn.conf.py wsgi:app`. Each line that is not its
-default says why; what is a setting comes from config/."""
+"""gunicorn in production: `gunicorn -c gunicorn.conf.py wsgi:app`. Each line that deviates from the
+defaults states the reason; settings come from config/."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from config import BadSettings, load
 try:
     settings = load(os.environ)
 except BadSettings as bad:
-    sys.exit(str(bad))  # every complaint at once, no traceback, no value
+    sys.exit(str(bad))  # every error at once, no traceback, no value
 
 instance.prepare(settings, os.environ)
 
@@ -27,34 +27,34 @@ ProxyWorker.client_idle_timeout = settings.client_idle_timeout
 ProxyWorker.client_request_timeout = settings.client_request_timeout
 ProxyWorker.drain_delay = settings.drain_delay
 
-# Above the ALB's idle time-out of 60 s, or it sends a request into a connection that we just close.
+# Above the ALB's idle timeout of 60 s, or it sends a request into a connection that is closing.
 keepalive = settings.keepalive
-# Transfers in progress end by themselves; below the orchestrator's stop time-out.
+# Transfers in progress may finish; below the orchestrator's stop timeout.
 graceful_timeout = settings.graceful_timeout
-# Seconds without a sign of life from a worker's loop, not the length of a request; less than
-# LIFETIME in app/state/circuits.py.
+# Seconds without a heartbeat from a worker's loop, not the length of a request; below LIFETIME in
+# app/state/circuits.py.
 timeout = 60
 # No restart after N requests: it cuts long streams. Memory is bounded by design.
 max_requests = 0
 
-# The bytes of a head are bounded as a whole, not by line and field: app/server/request_head.py.
+# The head is bounded in total bytes, not by line and field: app/server/request_head.py.
 limit_request_fields = MOST_FIELDS
-# The C parser accepts bare LF and folded headers, and "auto" would take it where it is installed.
+# The C parser accepts bare LF and folded headers, and "auto" would use it where it is installed.
 http_parser = "python"
-# By default a client of a trusted peer can send Script_Name and move the path after authorization.
+# By default, a trusted peer's client can send Script_Name and change the path after authorization.
 forwarder_headers = ""
-# X-Forwarded-Proto is read by the proxy itself, by TRUSTED_PROXY_HOPS.
+# The proxy reads X-Forwarded-Proto itself, by TRUSTED_PROXY_HOPS.
 secure_scheme_headers: dict[str, str] = {}
 # Names with underscores could fold into identity headers.
 header_map = "drop"
 # A second gunicorn would delete the first one's control socket.
 control_socket_disable = True
-# No folder is needed for the workers' heartbeat files.
+# The workers' heartbeat files need no folder.
 heartbeat.install()
-# The master outlives what fails beside workers that serve.
+# The master survives failures while workers still serve.
 arbiter.install()
 
-# One access line per request is written by the proxy itself, when the last byte went out.
+# The proxy writes one access line per request itself, after the last byte.
 accesslog = None
 logger_class = logs.NoAccessLog
 logconfig_dict = logs.dict_config(settings)
@@ -63,27 +63,27 @@ proc_name = "hokusai-mlflow-proxy"
 
 @harmless
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
-    """Starts what runs beside the requests: see Services.start in app/services.py."""
+    """Start the tasks beside the requests: see Services.start in app/services.py."""
     if hooks := hooks_of(worker):
         hooks.start()
 
 
 @harmless
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
-    """What it counted since its last report. The master calls this too, for a worker long gone."""
+    """Report the last counts. The master calls this, too, for a worker long gone."""
     if worker.pid == os.getpid() and (hooks := hooks_of(worker)):
         hooks.stop()
 
 
 @harmless
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
-    """A dead worker's gauges must not count on, and its counters not slow each scrape. The next
-    worker needs the folder."""
+    """Merge a dead worker's metrics: its gauges must not count on, and its counters not slow each
+    scrape. Restore the folder for the next worker."""
     instance.restore(os.environ)
     metric_files.merge_dead(instance.metrics_folder(os.environ))
 
 
 @harmless
 def on_exit(server):  # type: ignore[no-untyped-def]
-    """The folder that was made for this instance goes with it."""
+    """Remove the folder that was made for this instance."""
     instance.forget(os.environ)

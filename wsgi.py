@@ -1,4 +1,4 @@
-"""The application for a WSGI server: `gunicorn -c gunicorn.conf.py wsgi:app`; and for `flask …`."""
+"""The WSGI application, for `gunicorn -c gunicorn.conf.py wsgi:app` and for `flask …`."""
 
 import os
 import sys
@@ -9,6 +9,6 @@ from config import BadSettings, load
 try:
     settings = load(os.environ)
 except BadSettings as bad:
-    sys.exit(str(bad))  # every complaint at once, no traceback, no value
+    sys.exit(str(bad))  # every error at once, no traceback, no value
 
 app = create_app(settings)

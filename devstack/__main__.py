@@ -18,7 +18,7 @@ from devstack.workspace import BASE, Workspace, claim
 
 
 class Stopped(Exception):
-    """A signal has come."""
+    """A signal has arrived."""
 
 
 class Signals:
@@ -29,7 +29,7 @@ class Signals:
         self._on_terminal = False
 
     def listen(self) -> None:
-        """Note Ctrl-C, SIGTERM, and a closed terminal unless nohup has that ignored."""
+        """Handle Ctrl-C, SIGTERM, and a closed terminal unless nohup ignores that."""
         signal.signal(signal.SIGINT, self._note)
         signal.signal(signal.SIGTERM, self._note)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -40,9 +40,9 @@ class Signals:
         self.received = self.received or signum
 
     def check(self) -> None:
-        """Raise Stopped when a signal has come, or the terminal has gone.
+        """Raise Stopped after a signal, or once the terminal is gone.
 
-        Without a shell between terminal and make only make gets the SIGHUP, and only waits.
+        Without a shell between terminal and make, only make gets the SIGHUP, and it just waits.
         """
         if self._on_terminal and not sys.stdout.isatty():
             self._note(signal.SIGHUP, None)
@@ -61,14 +61,14 @@ def main() -> int:
         say(f"cannot start: {error}")
         return 1
     if options.folder is None and workspace.folder != BASE:
-        say(f"Another run is at work in {BASE}; this one has data of its own.")
+        say(f"Another run uses {BASE}; this one keeps its own data.")
     return _run(workspace, options.port, signals)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make run", description=__doc__)
     parser.add_argument(
-        "--port", type=int, default=8000, help="the proxy's; another when it is taken (8000)"
+        "--port", type=int, default=8000, help="the proxy's; a free one if it is taken (8000)"
     )
     parser.add_argument("--folder", type=Path, help="where data and logs are kept (.devstack)")
     return parser.parse_args()

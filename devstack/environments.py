@@ -1,12 +1,12 @@
-"""The Python environments, made from their lock files and mended when half made.
+"""The Python environments: made from their lock files, and repaired when incomplete.
 
     python3 -m devstack.environments development mlflow-server
 
 Imports only the standard library: it runs before anything is installed. A
-stamp inside an environment says what it was made from. It is removed first and
-written last, so an interrupted set-up is recognised and begun again. A lock on
-a file keeps two calls apart; the installers inherit it, so it is held as long
-as one of them still writes, even when this process is killed.
+stamp inside an environment holds what it was made from. It is removed first and
+written last, so an interrupted set-up is recognised and repeated. A file lock
+keeps two calls apart; the installers inherit it, so it is held while any of
+them still writes, even if this process is killed.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ TABLE = (
     ("basic-auth-server", ".venv-mlflow-basic-auth", "bench-basic-auth", "a few minutes, 650 MB"),
     # What builds the documentation as a site.
     ("docs", ".venv-docs", "docs", "up to a minute, 125 MB"),
-    # A stand-in for AWS, and its client, for `make test-aws`.
+    # A simulated AWS, and its client, for `make test-aws`.
     ("aws", ".venv-aws", "aws", "up to a minute, 180 MB"),
     # Servers that may stand in front of the proxy, for tests/fronts.
     ("fronts", ".venv-fronts", "fronts", "a minute, 330 MB"),
-    # MLflow's clients that the drills call, each beside the others. 3.18 cannot be resolved yet.
+    # MLflow's clients that the drills call, side by side. 3.18 cannot be resolved yet.
     ("client-2.22", ".venv-clients/2.22", "client-2.22", "up to a minute, 100 MB"),
     ("client-3.6", ".venv-clients/3.6", "client-3.6", "up to a minute, 100 MB"),
     ("client-3.17", ".venv-clients/3.17", "client-3.17", "up to a minute, 100 MB"),
@@ -86,7 +86,7 @@ class SetupFailed(Exception):
 
 
 def ensure(*environments: Environment) -> None:
-    """Make or mend the environments; quick when there is nothing to do. Raises SetupFailed."""
+    """Make or repair the environments; quick if there is nothing to do. Raises SetupFailed."""
     if all(is_whole(environment) for environment in environments):
         return
     with _alone() as lock:
@@ -96,7 +96,7 @@ def ensure(*environments: Environment) -> None:
 
 
 def is_whole(environment: Environment) -> bool:
-    """Whether the environment was finished from the present lock file, in this place."""
+    """Whether the environment was completed from the current lock file, in this place."""
     try:
         return environment.stamp.read_text() == _fingerprint(environment)
     except OSError:
@@ -104,7 +104,7 @@ def is_whole(environment: Environment) -> bool:
 
 
 def _fingerprint(environment: Environment) -> str:
-    """What an environment depends on: pins, interpreter, and its place (scripts hold the path)."""
+    """Return what it depends on: pins, interpreter, and its place (scripts hold the path)."""
     pins = hashlib.sha256(INSTALLER_LOCK.read_bytes() + environment.lock.read_bytes()).hexdigest()
     version = ".".join(str(part) for part in sys.version_info[:3])
     return f"{pins}\nPython {version}\n{environment.folder}\n"
@@ -112,13 +112,13 @@ def _fingerprint(environment: Environment) -> str:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[IO[str]]:
-    """Hold the set-up lock; say so when another call has it."""
+    """Hold the set-up lock; report it if another call has it."""
     LOCK_FILE.parent.mkdir(exist_ok=True)
     with LOCK_FILE.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("another set-up is at work here; waiting for it to finish …")
+            _say("another set-up is running here; waiting for it to finish …")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
 
@@ -146,7 +146,7 @@ def _runs(python: Path) -> bool:
 
 
 def _create(environment: Environment, lock: IO[str]) -> None:
-    """An empty environment. Only the first gets pip: it installs for the other one too."""
+    """Make an empty environment. Only `development` gets pip, which installs for all."""
     arguments = [sys.executable, "-m", "venv", "--clear", str(environment.folder)]
     if environment is not DEVELOPMENT:
         arguments.insert(-1, "--without-pip")
@@ -160,7 +160,7 @@ def _install(environment: Environment, lock: IO[str]) -> None:
     """Install what the lock file lists: by uv, or by pip where uv does not run or fails."""
     if _has_uv(lock) and _run(_uv_sync(environment), lock) == 0:
         return
-    _say("uv cannot do it on this machine; using plain pip, which takes a few minutes …")
+    _say("uv is not usable on this machine; falling back to pip, which takes a few minutes …")
     if _run(_pip_install(environment), lock) != 0:
         raise SetupFailed(
             f"could not install {environment.lock.name}: is a package registry reachable?"
@@ -181,7 +181,7 @@ def _uv() -> Path:
 
 def _uv_sync(environment: Environment) -> list[str]:
     locks = [str(environment.lock)]
-    if environment is DEVELOPMENT:  # or it would remove itself
+    if environment is DEVELOPMENT:  # else uv would remove itself
         locks.append(str(INSTALLER_LOCK))
     python = str(environment.python)
     return [str(_uv()), "pip", "sync", "-q", "--require-hashes", "--python", python, *locks]
@@ -215,7 +215,7 @@ def _run(command: Sequence[str], lock: IO[str]) -> int:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """The exit status. Meanwhile say how long it has taken, and how much the disk has filled."""
+    """Return the exit status. Meanwhile report the time taken, and how much the disk filled."""
     began, used = time.monotonic(), shutil.disk_usage(ROOT).used
     try:
         while True:
@@ -228,7 +228,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
 
 def _installer_environment() -> dict[str, str]:
-    """This process's environment, with pip's index for uv too, which does not read pip's files."""
+    """Return this process's environment, with pip's index for uv, which reads no pip files."""
     environment = dict(os.environ)
     if index := os.environ.get("PIP_INDEX_URL") or _pip_index():
         environment.setdefault("UV_DEFAULT_INDEX", index)
@@ -239,7 +239,7 @@ def _installer_environment() -> dict[str, str]:
 
 
 def _pip_index() -> str:
-    """The index in pip's configuration files; empty when there is none."""
+    """Return the index in pip's configuration files; empty if there is none."""
     command = _pip("config", "get", "global.index-url")
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -270,13 +270,13 @@ def main(names: Sequence[str]) -> int:
         _say(f"set-up failed: {failure}")
         return 1
     except KeyboardInterrupt:
-        _say("\nset-up interrupted; the next call begins it again")
+        _say("\nset-up interrupted; the next call repeats it")
         return 130
     return 0
 
 
 def _hand_over(names: Sequence[str]) -> int:
-    """Let a newer Python do it, where `python3` is an old one."""
+    """Run this module with a newer Python, if `python3` is too old."""
     for candidate in NEWER:
         if shutil.which(candidate) and _works(candidate):
             os.execvp(candidate, [candidate, "-m", "devstack.environments", *names])
@@ -285,7 +285,7 @@ def _hand_over(names: Sequence[str]) -> int:
 
 
 def _works(python: str) -> bool:
-    """False for a version manager's stand-in that only says how to install the thing."""
+    """Whether it runs. A version manager's shim may only say how to install that Python."""
     return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
 
 

@@ -1,9 +1,9 @@
-"""Ends servers whose owner is gone, however it went: SIGKILL and a crash included.
+"""End the servers of an owner that is gone, whatever ended it: SIGKILL and crashes included.
 
 The owner starts one guard and holds a pipe to it. It writes the process groups that it has started
-("+123") and those that it has ended itself ("-123"). When the pipe closes, the owner has gone, and
-the guard ends the rest. This works for the children of children too, on every Unix, and whichever
-thread of the owner started the server; PR_SET_PDEATHSIG does none of the three.
+("+123") and those that it has ended itself ("-123"). When the pipe closes, the owner is gone, and
+the guard ends the rest. Unlike PR_SET_PDEATHSIG, this works for the children of children, on every
+Unix, and whichever thread of the owner started the server.
 """
 
 import atexit
@@ -20,7 +20,7 @@ GRACE_SECONDS = 10.0
 
 
 class Guard:
-    """The owner's end. The guard process begins with the first group that is watched."""
+    """The owner's end. The guard process starts with the first group that is watched."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -31,20 +31,20 @@ class Guard:
         self._send(f"+{group}")
 
     def forget(self, group: int) -> None:
-        """The group has ended; its number may soon be another's."""
+        """Stop watching a group that has ended: its number may soon be reused."""
         self._send(f"-{group}")
 
     def _send(self, line: str) -> None:
         with self._lock:
             if self._process is None:
                 self._process = _begin()
-                # Its pipe closes, and no guard is left behind.
+                # At exit, close its pipe and wait for its end.
                 atexit.register(self._process.communicate)
             print(line, file=self._process.stdin, flush=True)
 
 
 def _begin() -> subprocess.Popen[str]:
-    """A guard in a session of its own: a Ctrl-C for the owner must not reach it."""
+    """Start a guard in its own session: a Ctrl-C for the owner must not reach it."""
     return subprocess.Popen(
         [sys.executable, "-I", __file__],
         stdin=subprocess.PIPE,
@@ -58,7 +58,7 @@ def end_groups(
     groups: Iterable[int], grace: float, reap: Callable[[], object] = lambda: None
 ) -> None:
     """End the process groups: SIGTERM, and SIGKILL after `grace` seconds. `reap` is called often: a
-    parent has to reap its children, or their groups stay."""
+    group stays until the parent has reaped its children."""
     left = set(groups)
     for group in left:
         signal_group(group, signal.SIGTERM)
@@ -81,7 +81,7 @@ def signal_group(group: int, signum: int) -> bool:
 
 
 def main() -> None:
-    """The guard: read the pipe to its end, then end what the owner left."""
+    """Run the guard: read the pipe to its end, then end what the owner left."""
     groups: set[int] = set()
     with contextlib.suppress(ValueError):  # half a line: the owner died while writing
         for line in sys.stdin:

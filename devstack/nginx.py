@@ -11,7 +11,7 @@ from infrastructure.nginx.configuration import ROUTES, render
 
 
 class NginxMissing(Exception):
-    """There is no nginx on this machine."""
+    """nginx is not installed."""
 
 
 class Nginx(Server):
@@ -48,8 +48,8 @@ class Nginx(Server):
 
 
 def find_nginx() -> str:
-    """The path of nginx; Debian keeps it where only root looks. Raises NginxMissing."""
+    """Return the path of nginx; Debian keeps it off a user's PATH. Raises NginxMissing."""
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/local/sbin:/usr/sbin:/sbin")
     if found is None:
-        raise NginxMissing("there is no nginx here; on Debian: apt install nginx-light")
+        raise NginxMissing("nginx is not installed; on Debian: apt install nginx-light")
     return found

@@ -1,7 +1,7 @@
 """Free ports on this machine.
 
-No two processes of a user get the same port: for each port each locks the byte of that number in a
-shared file. The kernel releases the locks when the process ends.
+No two processes of a user get the same port: each locks the byte of its port's number in a shared
+file. The kernel releases the locks when the process ends.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ _handed_out: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of `HOST` that nobody listens on. Raises RuntimeError after a hundred tries.
+    """Return a port of `HOST` without a listener. Raises RuntimeError after a hundred tries.
 
     It lies below the range of outgoing connections (from 32768 on Linux), so that no client of this
     machine has it by chance.
@@ -31,10 +31,10 @@ def free_port() -> int:
 
 
 def reserve(preferred: int) -> socket.socket:
-    """A socket that holds the preferred port of `HOST`, or a free one when that is taken.
+    """Return a socket that holds the preferred port of `HOST`, or a free one if that is taken.
 
-    Close it right before the server starts: until then a run beside this one takes another port.
-    It listens, because others could bind to a port that is only bound.
+    Close it right before the server starts: until then a concurrent run takes another port. It
+    listens, because another process could bind to a port that is only bound.
     """
     try:
         return socket.create_server((HOST, preferred))
@@ -59,7 +59,7 @@ def _claims(pid: int) -> int:
 
 
 def _is_free(port: int) -> bool:
-    """Whether a server could listen there; old connections that linger do not count."""
+    """Whether a server could listen there; lingering old connections do not count."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -13,7 +13,7 @@ from devstack.server import Server, answers
 
 
 class Proxy(Server):
-    """gunicorn with the repository's own configuration, by the command for production."""
+    """gunicorn with the repository's own configuration, by the production command."""
 
     name = "proxy"
     in_repository = True
@@ -26,8 +26,8 @@ class Proxy(Server):
         port: int | None = None,
         ready: str = "/ready",
     ) -> None:
-        """`settings` are the proxy's environment variables; `ready` is the path that must be 200:
-        /ready with all its upstreams, /health when it only has to serve."""
+        """`settings` are the proxy's environment variables; `ready` is the path that must return
+        200: /ready with all its upstreams, /health if it only has to serve."""
         self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.api = f"{self.url}/api/mlflow"
@@ -38,7 +38,7 @@ class Proxy(Server):
         super().__init__(command, folder, bind | dict(settings))
 
     def is_ready(self) -> bool:
-        """Whether this process listens, and the path given as `ready` is 200."""
+        """Whether this process listens, and the path `ready` returns 200."""
         return self._listens() and answers(self._ready)
 
     def _listens(self) -> bool:
@@ -49,7 +49,7 @@ class Proxy(Server):
         )
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The lines of the log that are JSON objects, parsed; the last one may be missing."""
+        """Return the log lines that are JSON objects, parsed; the last one may be missing."""
         text = self.log.read_text(errors="replace")
         whole = text[: text.rfind("\n") + 1].splitlines()
         return [json.loads(line) for line in whole if line.startswith("{") and line.endswith("}")]

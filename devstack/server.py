@@ -1,4 +1,4 @@
-"""A server as a child process: with a log file, a wait until it is ready, and a sure end."""
+"""A server as a child process: with a log file, a wait until it is ready, and a certain end."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ class Server:
         self._began = 0.0
 
     def is_ready(self) -> bool:
-        """Whether the server does its work; called often, so quick."""
+        """Whether the server works; called often, so it must be fast."""
         return answers(f"{self.url}/health")
 
     @property
@@ -78,7 +78,7 @@ class Server:
         _guard.watch(self._process.pid)
 
     def check(self) -> bool:
-        """Whether it is ready by now. Raises ServerFailed once it has died, or is too late."""
+        """Whether it is ready by now. Raises ServerFailed if it has died, or is too late."""
         if not self.is_running():
             raise self.failure(f"ended with status {self.exit_status()}")
         if self.is_ready():
@@ -123,11 +123,11 @@ class Server:
             self._process = None
 
     def failure(self, what: str) -> ServerFailed:
-        """An exception with the log's tail. `what` continues a sentence that the name begins."""
+        """Return an exception with the log's tail. `what` completes the sentence "<name> …"."""
         return ServerFailed(f"{self.name} {what}. The end of {self.log}:\n{self.tail()}")
 
     def tail(self) -> str:
-        """The last lines of the log, indented."""
+        """Return the last lines of the log, indented."""
         lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
         return "\n".join(f"    {line}" for line in lines) or "    (it is empty)"
 

@@ -16,8 +16,8 @@ REPORT_SECONDS = 3.0
 
 
 class Stack:
-    """All servers of one workspace. `between` is called often while it waits; it may raise to
-    interrupt."""
+    """All servers of one workspace. `between` is called often during a wait; it may raise to
+    interrupt that."""
 
     def __init__(
         self, workspace: Workspace, *, place: socket.socket, redis_url: str | None
@@ -38,7 +38,7 @@ class Stack:
         self._place = place
 
     def servers(self) -> Iterator[Server]:
-        """All servers, in the order in which they start."""
+        """Yield all servers, in the order in which they start."""
         if self.redis:
             yield self.redis
         yield from (self.auth, self.mlflow, self.proxy)
@@ -51,7 +51,7 @@ class Stack:
         _start([proxy], say, between)
 
     def watch(self, between: Callable[[], None]) -> None:
-        """Stay until a server dies; then raise ServerFailed."""
+        """Block until a server dies; then raise ServerFailed."""
         while True:
             between()
             for server in self.servers():
@@ -60,7 +60,7 @@ class Stack:
             time.sleep(STEP_SECONDS)
 
     def stop(self) -> None:
-        """End all servers, side by side."""
+        """End all servers at the same time."""
         for server in self.servers():
             server.ask_to_stop()
         for server in self.servers():
@@ -68,7 +68,7 @@ class Stack:
 
 
 def _start(servers: list[Server], say: Callable[[str], None], between: Callable[[], None]) -> None:
-    """Report each server as it gets ready, and now and then those that are not."""
+    """Report each server once it is ready, and from time to time those that are not."""
     for server in servers:
         server.start()
     waiting, reported = list(servers), time.monotonic()

@@ -40,7 +40,7 @@ Ctrl-C ends everything; experiments and keys stay in {folder}.
 
 
 def welcome(stack: Stack, workspace: Workspace) -> str:
-    """The text, with everything that a first-time user needs to paste."""
+    """Return the text, with everything that a first-time user needs to paste."""
     database = stack.auth.database
     return TEMPLATE.format(
         logs=workspace.logs,
@@ -55,10 +55,10 @@ def welcome(stack: Stack, workspace: Workspace) -> str:
 
 
 def first_key(database: Path, path: Path) -> str:
-    """The key in the file, or a new one, written there, if that is not (or no longer) active.
+    """Return the key in the file; make and store one if that is missing or not active.
 
-    It is kept because the experiments are: yesterday's `export` in a shell still works today. It
-    may read and write, without a limit.
+    It is reused because the experiments are: yesterday's `export` in a shell still works. It may
+    read and write, without a limit.
     """
     with closing(KeyStore(database)) as store:
         if path.exists():
@@ -71,6 +71,6 @@ def first_key(database: Path, path: Path) -> str:
 
 
 def user_name() -> str:
-    """Who is at the keyboard, if the environment says so in a way that fits a header."""
+    """Return the current user's name, if the environment has one that fits a header."""
     name = os.environ.get("USER") or os.environ.get("LOGNAME") or ""
     return name if re.fullmatch(r"[!-~]{1,128}", name) else "you"

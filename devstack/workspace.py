@@ -32,12 +32,12 @@ class Workspace:
 
 def claim(folder: Path | None = None) -> Workspace:
     """Lock the given folder, or the first of `.devstack`, `.devstack/2`, … that no run holds.
-    Raises BlockingIOError when none is free."""
+    Raises BlockingIOError if none is free."""
     candidates = [folder] if folder else [BASE, *(BASE / str(n) for n in range(2, MOST + 1))]
     for candidate in candidates:
         if workspace := _try(candidate.absolute()):
             return workspace
-    raise BlockingIOError(f"another run is at work in {candidates[-1]}")
+    raise BlockingIOError(f"another run uses {candidates[-1]}")
 
 
 def _try(folder: Path) -> Workspace | None:

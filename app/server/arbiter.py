@@ -1,11 +1,10 @@
-"""gunicorn's master, which nothing may end that goes wrong beside workers that serve.
+"""gunicorn's master, which no failure ends while workers still serve.
 
-gunicorn's own ends, and its workers with it, where it cannot fork (a limit of processes, no
-memory), where a new worker does not come up (after SIGHUP, say, those of a bad release), where the
-configuration cannot be read again on SIGHUP, and where the program is gone on SIGUSR2. At the start
-that is right, and it stays so. Later the workers that serve go on, what failed is logged, and a
-worker is tried again after a pause. When none is left that serves, gunicorn's own decision stands:
-whoever started the instance starts it anew.
+gunicorn's own exits, and its workers with it, if it cannot fork (a limit of processes, no memory),
+if a new worker fails to boot, if the configuration cannot be reloaded on SIGHUP, and if the program
+is missing on SIGUSR2. At startup that is right, and stays so. Later the serving workers continue,
+the failure is logged, and a worker is retried after a pause. If none serves, gunicorn's own
+decision applies: the service manager restarts the instance.
 """
 
 import os
@@ -18,43 +17,43 @@ from gunicorn.app import base
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-#: Seconds until a worker is tried again.
+#: Seconds before a failed worker is retried.
 PAUSE = 5.0
 
 
 class _Reloaded(Exception):
-    """All that a reload has to do is done."""
+    """The reload is complete."""
 
 
 class LastingArbiter(Arbiter):  # type: ignore[misc]
-    """gunicorn's own, but for what ends it. A forked child is in these methods too, and leaves them
-    by SystemExit."""
+    """gunicorn's arbiter, without what ends it. A forked child runs these methods, too, and leaves
+    them by SystemExit."""
 
     _not_before = 0.0
     _is_reloading = False
     _looked_at = _spares_until = 0.0
 
     def signal(self, sig: int, frame: Any) -> None:
-        """Puts a signal into the master's queue. A worker has this handler too, until it has its
-        own: what it put into its copy of the queue would be lost, a stop among it."""
+        """Queue a signal for the master. A new worker has this handler, too, until it sets its own:
+        a signal in its copy of the queue would be lost, SIGTERM included."""
         if self._is_master():
             super().signal(sig, frame)
         elif sig in (signal.SIGTERM, signal.SIGQUIT):
             os._exit(0)
 
     def spawn_worker(self) -> Any:
-        """Forks a worker. None where that fails and others serve."""
+        """Fork a worker. Return None if that fails while others serve."""
         try:
             return super().spawn_worker()
         except (OSError, MemoryError) as why:
             if not self._goes_on():
                 raise
-            self._try_later("a worker cannot be started: %s", why)
+            self._try_later("cannot start a worker: %s", why)
             return None
 
     def spawn_workers(self) -> None:
-        """As many as are missing, unless one has just failed. One that was told to stop, and
-        finishes its transfers, is in nobody's place."""
+        """Fork as many workers as are missing, unless one has just failed. A draining worker, which
+        finishes its transfers, does not count."""
         if time.monotonic() < self._not_before:
             return
         leaving = sum(worker.draining for worker in self.WORKERS.values())
@@ -65,8 +64,8 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
             self.num_workers -= leaving
 
     def manage_workers(self) -> None:
-        """Starts those that are missing, and stops the oldest of those that are too many: of a
-        reload, those of before once the new ones serve, and what an earlier one still starts."""
+        """Start missing workers; stop the oldest if there are too many. After a reload, those of
+        before are stopped once the new ones serve."""
         self.spawn_workers()
         staying = [worker for worker in self.WORKERS.values() if not worker.draining]
         staying.sort(key=lambda worker: worker.age)
@@ -79,13 +78,13 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
                 self.kill_worker(worker.pid, signal.SIGTERM)
 
     def kill_worker(self, pid: int, sig: int) -> None:
-        """Sends a signal, and notes here who was told to stop."""
+        """Send a signal; mark a worker that gets SIGTERM as draining."""
         if sig == signal.SIGTERM and pid in self.WORKERS:
             self.WORKERS[pid].draining = True
         super().kill_worker(pid, sig)
 
     def reap_workers(self) -> None:
-        """Buries the dead. One that did not come up ends the instance only where none serves."""
+        """Reap dead workers. One that failed to boot ends the instance only if none serves."""
         if self._is_reloading:
             raise _Reloaded
         while True:
@@ -95,27 +94,27 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
             except HaltServer as why:
                 if not self._goes_on():
                     raise
-                self._try_later("a worker did not come up: %s", why.reason)
+                self._try_later("a worker failed to boot: %s", why.reason)
 
     def murder_workers(self) -> None:
-        """Ends workers without a sign of life; not at once where this process had none either.
-        Whoever stops a container, or a machine, for a while (a snapshot, `docker pause`) stops all
-        of them, and the clock goes on."""
+        """Kill workers without a heartbeat, but not right after this process itself was stopped.
+        Pausing a container or a machine (a snapshot, `docker pause`) stops all processes, while the
+        clock runs on."""
         if not self.timeout:
             return
         now = time.monotonic()
         if self._looked_at and now > self._looked_at + self.timeout / 2:
             self._spares_until = now + self.timeout / 2
             self.log.warning(
-                "the instance was stopped for %.0f s, and goes on", now - self._looked_at
+                "the instance was paused for %.0f s, and has resumed", now - self._looked_at
             )
         self._looked_at = now
         if now >= self._spares_until:
             super().murder_workers()
 
     def reload(self) -> None:
-        """SIGHUP. gunicorn's own would wait here until the workers of before have finished their
-        transfers, and hear no SIGTERM and replace no dead worker meanwhile."""
+        """Handle SIGHUP. gunicorn's version waits here until the old workers finish their
+        transfers; meanwhile it handles no SIGTERM and replaces no dead worker."""
         before, self._is_reloading = self.app.cfg, True
         try:
             super().reload()
@@ -127,17 +126,17 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
             self.app.cfg = before
             with suppress(Exception):
                 self.setup(self.app)
-            self.log.exception("the reload failed; the instance goes on as it was")
+            self.log.exception("the reload failed; the instance keeps its configuration")
         finally:
             self._is_reloading = False
 
     def reexec(self) -> None:
-        """SIGUSR2. A child that cannot become the new master must not act as this one, which would
-        stop its workers."""
+        """Handle SIGUSR2. A child that cannot become the new master must exit at once: acting as
+        this one, it would stop the workers."""
         try:
             super().reexec()
         except Exception:
-            self.log.exception("no second master can be started")
+            self.log.exception("cannot start a second master")
             if not self._is_master():
                 os._exit(1)
 
@@ -150,15 +149,15 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
 
     def _try_later(self, message: str, why: object) -> None:
         self._not_before = time.monotonic() + PAUSE
-        self.log.error(f"{message}; the others serve, and one that is missing is tried again", why)
+        self.log.error(f"{message}; the others keep serving, and it will be retried", why)
 
 
 def _serves(worker: Any) -> bool:
-    """Whether its loop runs. Its heartbeat file has the time of the clock until the loop puts that
-    of the monotonic clock there, which is less."""
+    """Whether its loop runs. A heartbeat file has the wall-clock time until the worker's loop
+    writes the monotonic time, which is less."""
     return bool(worker.tmp.last_update() <= time.monotonic())
 
 
 def install() -> None:
-    """From now on `gunicorn` starts this one."""
+    """Make `gunicorn` use LastingArbiter."""
     base.Arbiter = LastingArbiter

@@ -7,37 +7,36 @@ from typing import Any
 
 import gevent
 
-#: Bytes that the kernel takes from us before the client's window has room for them. Not everywhere.
+#: Unsent bytes that the kernel accepts beyond the client's window. Not on every platform.
 UNSENT_BYTES = 128 * 1024
 NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
-#: Bytes of a body's piece up to which it goes out in one write with the head. A longer one is not
+#: Bytes up to which a piece of a body is sent in one write with the head. A longer one is not
 #: copied for that: it may be one static file for many slow clients.
 WITH_HEAD = 64 * 1024
 
-#: Bytes a second that a client must send on average, once its time for a request is used up. The
-#: slowest connections in use, old mobile ones, send more.
+#: Minimum average bytes per second from a client, once its time for a request is used up. The
+#: slowest connections in use, old mobile ones, are faster.
 LEAST_RATE = 8 * 1024
 
-#: Reads up to this size are the parser's: of a head, or of the framing of chunks. Parsing tiny
-#: chunks takes milliseconds a read, so others get a turn between two reads, after so many seconds.
+#: Reads up to this size are the parser's: of a head, or of chunk framing. Parsing tiny chunks takes
+#: milliseconds per read, so other greenlets run between two reads, after TURN seconds.
 SMALL_READ = 8 * 1024
 TURN = 0.005
 
-#: Seconds to sleep for that. With 0 gevent runs the same greenlet up to 50 times before it looks at
-#: any socket (0.7 s where each time is long, measured); a timer, however short, comes behind them.
+#: Seconds to sleep for that. With 0 gevent runs the same greenlet up to 50 times before it polls
+#: any socket (0.7 s if each run is long, measured); a timer, however short, runs after the poll.
 BRIEFLY = 1e-9
 
 
 class ClientSocket:
-    """A client's socket that tells a stalled client from a slow one, both ways, and that sends an
-    answer's head with the first piece of its body.
+    """A client's socket that tells a stalled client from a slow one, both ways, and sends a
+    response's head with the first piece of its body.
 
-    Sending: gevent's sendall wants all of its data taken within the time-out; and the kernel, by
-    default, reports progress only when a third of a buffer of some megabytes has been taken.
-    Receiving: a time-out for each read lets a client that sends a byte now and then stay for ever.
-    So a head, and a body unless it is streamed, has a deadline: `request_timeout` seconds, and one
-    more for each LEAST_RATE bytes that came.
+    Sending: gevent's sendall needs all data accepted within the timeout, and the kernel by default
+    reports progress only after a third of a buffer of some megabytes. Receiving: a timeout per read
+    lets a client that sends a byte now and then stay forever. So a head, and a body unless it is
+    streamed, has a deadline: `request_timeout` seconds, plus one per LEAST_RATE bytes received.
     """
 
     def __init__(self, sock: Any, idle_timeout: float, request_timeout: float) -> None:
@@ -45,14 +44,14 @@ class ClientSocket:
         self._sock = sock
         self.idle_timeout = idle_timeout
         self._request_timeout = request_timeout
-        #: When the present wait for a request, or the request itself, began.
+        #: When the current wait for a request, or the request itself, began.
         self.since = time.monotonic()
-        #: Whether a request was served here before.
+        #: Whether this connection has already served a request.
         self.is_in_use = False
-        #: Whether the connection was ended to make room, before its request was whole.
+        #: Whether the connection was closed to make room, before its request was whole.
         self.is_given_up = False
         self._is_kept = False
-        self._waits_for: int | None = None  # what ends the wait, if there is one
+        self._waits_for: int | None = None  # the shutdown() direction that ends the current wait
         self._is_next_the_head = False
         self._held = b""
         self._time_between_reads = idle_timeout
@@ -67,31 +66,31 @@ class ClientSocket:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
-    # --- whose turn it is --------------------------------------------------------------------
+    # --- phases and deadlines ----------------------------------------------------------------
 
     def await_head(self, seconds: float) -> None:
-        """The next request may begin within so many seconds."""
+        """Allow `seconds` for the next request to begin."""
         self._begin(seconds, between_reads=seconds)
 
     def begin_head(self) -> None:
-        """The first bytes of a request's head came."""
+        """Start the deadline for a head whose first bytes have arrived."""
         self._begin(self._request_timeout)
 
     def begin_answer(self) -> None:
-        """The head is whole. The next bytes to send are an answer's head: gunicorn writes it when
-        the first piece of the body is there, so it does not wait here."""
+        """Mark the head as whole. The next bytes sent are a response's head: gunicorn writes it
+        once the first piece of the body is available, so holding it costs no time."""
         self._begin(self._request_timeout)
         self._is_next_the_head = True
         self.is_in_use = True
 
     def keep(self, streams: bool) -> None:
-        """This request has its place among those that are passed on, so it is not given up for
-        another's sake. Its body is read from now on; one that streams has no deadline."""
+        """Mark this request as admitted, so that it is not closed to make room. Its body is read
+        from now on; one that streams has no deadline."""
         self._begin(None if streams else self._request_timeout)
         self._is_kept = True
 
     def skip(self, seconds: float) -> None:
-        """The answer is sent; what is left of the body is ignored, for so long."""
+        """Allow `seconds` to discard the rest of the body after the response."""
         self._begin(seconds)
 
     def _begin(self, allowed: float | None, between_reads: float | None = None) -> None:
@@ -103,11 +102,11 @@ class ClientSocket:
 
     @property
     def may_be_given_up(self) -> bool:
-        """Whether nothing happens here but a wait for a client that has no place."""
+        """Whether this connection only waits for a client that is not admitted."""
         return self._waits_for is not None and not self._is_kept
 
     def has_left(self) -> bool:
-        """Whether the client has ended its side, as far as that is known without a wait."""
+        """Whether the client has closed its side, as far as known without a wait."""
         try:
             return not self._of_the_kernel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -116,25 +115,25 @@ class ClientSocket:
             return True
 
     def give_up(self) -> None:
-        """Ends the wait, to make room for another client."""
+        """End the wait, to make room for another client."""
         self.is_given_up = True
-        with suppress(OSError):  # the client has closed it
+        with suppress(OSError):  # already closed by the client
             self.shutdown(self._waits_for or socket.SHUT_RD)
 
     def shutdown(self, how: int) -> None:
-        """Ends one direction, or both, as the kernel does: what has come is still read, and then
-        comes the end. gevent's own makes an error out of the wait of another greenlet."""
+        """Shut down one direction, or both, in the kernel: data that has arrived is still read,
+        then comes the end. gevent's version raises an error in another greenlet that waits."""
         self._of_the_kernel.shutdown(how)
 
     @property
     def _of_the_kernel(self) -> Any:
-        """The socket below gevent's."""
+        """The plain socket below gevent's."""
         return getattr(self._sock, "_sock", self._sock)
 
     # --- receiving ---------------------------------------------------------------------------
 
     def recv(self, size: int) -> bytes:
-        """Up to `size` bytes; TimeoutError if the client is silent, or too slow altogether."""
+        """Receive up to `size` bytes. Raises TimeoutError if the client is silent or too slow."""
         if size <= SMALL_READ and self._received:
             self._give_way()
         self._wait_for(self._time_between_reads if self._allowed is None else self._patience())
@@ -152,23 +151,23 @@ class ClientSocket:
             self._turn = now
 
     def _wait_for(self, seconds: float) -> None:
-        """Sets the time-out of the next read or write."""
+        """Set the timeout of the next read or write."""
         if seconds != self._timeout:
             self._sock.settimeout(seconds)
             self._timeout = seconds
 
     def _patience(self) -> float:
-        """Seconds for the next read, where there is a deadline."""
+        """Return the seconds for the next read, under a deadline."""
         allowed = (self._allowed or 0.0) + self._received / LEAST_RATE
         left = self.since + allowed - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"not whole after {allowed:.0f} s")
+            raise TimeoutError(f"incomplete after {allowed:.0f} s")
         return min(left, self._time_between_reads)
 
     # --- sending -----------------------------------------------------------------------------
 
     def sendall(self, data: bytes) -> None:
-        """Sends it all; TimeoutError if the client takes no byte for the time-out."""
+        """Send all of it. Raises TimeoutError if the client accepts nothing for the timeout."""
         if self._is_next_the_head:
             self._is_next_the_head, self._held = False, data
             return
@@ -179,7 +178,7 @@ class ClientSocket:
         self.send_now(data)
 
     def send_now(self, data: bytes) -> None:
-        """The same, past a head that is yet to come."""
+        """Send at once, ahead of a response's head."""
         self._wait_for(self.idle_timeout)
         self._waits_for = socket.SHUT_RDWR
         try:
@@ -192,13 +191,13 @@ class ClientSocket:
             self._waits_for = None
 
     def flush(self) -> None:
-        """Sends a head that no body followed."""
+        """Send a held head that no body followed."""
         self._is_next_the_head = False
         if self._held:
             data, self._held = self._held, b""
             self.send_now(data)
 
     def sendfile(self, *arguments: Any, **options: Any) -> Any:
-        """A file, after what came before it."""
+        """Send a file, after a held head."""
         self.flush()
         return self._sock.sendfile(*arguments, **options)

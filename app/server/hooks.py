@@ -1,7 +1,7 @@
-"""gunicorn's hooks: what they call in the application, and that none of them may end a process.
+"""gunicorn's hooks: the application's callbacks, and a guard so that no hook ends a process.
 
-An exception in a hook ends the master (`child_exit`, for one) or keeps a worker from starting, and
-a worker that does not start ends the master too. What hooks do is a convenience.
+An exception in a hook ends the master (`child_exit`, for one) or keeps a worker from booting, which
+ends the master, too. Nothing that hooks do is essential.
 """
 
 import functools
@@ -13,8 +13,8 @@ from typing import Any
 log = logging.getLogger("hokusai.instance")
 
 
-#: Header fields and body of a page; None where JSON is wanted. Called with what came of the request
-#: (as a WSGI environment), its path, the status, the message and the request id.
+#: Header fields and body of an error page; None for JSON. Called with the partial request (as a
+#: WSGI environment), its path, the status, the message and the request id.
 ErrorPage = Callable[[Mapping[str, Any], str, int, str, str], tuple[dict[str, str], bytes] | None]
 
 NAME = "hokusai"
@@ -22,8 +22,8 @@ NAME = "hokusai"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHooks:
-    """What the server calls in the application that it serves. `start` and `stop` surround the life
-    of a worker; `drain` begins a stop; the counters take a status and a reason."""
+    """The server's callbacks into its application. `start` and `stop` surround the life of a
+    worker; `drain` begins a stop; the counters take a status and a reason."""
 
     start: Callable[[], None]
     stop: Callable[[], None]
@@ -33,21 +33,21 @@ class WorkerHooks:
     error_page: ErrorPage
 
     def attach(self, extensions: MutableMapping[str, Any]) -> None:
-        """Leaves the hooks in an application's `extensions`, where hooks_of() finds them."""
+        """Store the hooks in an application's `extensions`, where hooks_of() finds them."""
         extensions[NAME] = self
 
 
 def hooks_of(worker: object) -> WorkerHooks | None:
-    """The hooks of the application that a worker has loaded; None while it has loaded none."""
+    """Return the hooks of a worker's application; None before it is loaded."""
     application = getattr(worker, "wsgi", None)
     hooks: WorkerHooks | None = getattr(application, "extensions", {}).get(NAME)
     return hooks
 
 
 def harmless(hook: Callable[..., None]) -> Callable[..., None]:
-    """The same hook, which logs what goes wrong in it."""
+    """Wrap the hook: log its errors instead of raising them."""
 
-    @functools.wraps(hook)  # gunicorn counts the parameters
+    @functools.wraps(hook)  # gunicorn checks the number of parameters
     def guarded(*arguments: Any) -> None:
         try:
             hook(*arguments)

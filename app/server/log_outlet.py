@@ -1,8 +1,8 @@
-"""Where somebody reads the log as it comes: a pipe, a socket, a terminal.
+"""A log stream with a live reader: a pipe, a socket, a terminal.
 
-The reader may stop: a log driver whose service is away, a terminal that somebody holds (Ctrl-S, a
-container's with a stuck driver behind it). A plain write then blocks the worker, health checks
-included, or the master. Here it never blocks for longer than PATIENCE.
+The reader may stop: a log driver whose service is down, a paused terminal (Ctrl-S, or a
+container's, with a stuck driver behind it). A plain write then blocks the worker, health checks
+included, or the master. Here a write never blocks for longer than PATIENCE.
 """
 
 import errno
@@ -11,16 +11,16 @@ import stat
 from contextlib import suppress
 from select import PIPE_BUF, POLLOUT, poll  # the real one: gevent has not replaced it yet
 
-#: Milliseconds that a line waits for its reader.
+#: Maximum milliseconds that a line waits for its reader.
 PATIENCE = 100
 
-#: Writes that are tried where something says that it has room, and then takes nothing: another
-#: process was quicker.
+#: Attempts to write if poll reports room and the write accepts nothing: another process was
+#: faster.
 TRIES = 3
 
 
 class Outlet:
-    """A stream of text, as far as logging's handlers use one; `file` is its descriptor."""
+    """A text stream, as far as logging's handlers need one; `file` is its descriptor."""
 
     def __init__(self, file: int) -> None:
         self._file = file
@@ -29,8 +29,8 @@ class Outlet:
         self._is_stuck = self._is_cut = False
 
     def write(self, text: str) -> None:
-        """Writes it all, or raises BlockingIOError where the reader does not go on. What follows a
-        part of a line begins on a line of its own."""
+        """Write all of it. Raises BlockingIOError if the reader is stuck. After a partial line, the
+        next one begins on a new line."""
         data = text.encode(errors="backslashreplace")
         if self._is_cut:
             data = b"\n" + data
@@ -39,17 +39,17 @@ class Outlet:
             taken = self._take(rest[:PIPE_BUF])
             if not taken:
                 self._is_cut = self._is_cut or len(rest) < len(data)
-                raise BlockingIOError(errno.EAGAIN, "whoever reads it does not go on")
+                raise BlockingIOError(errno.EAGAIN, "the reader is stuck")
             rest = rest[taken:]
         self._is_cut = False
 
     def has_room(self) -> bool:
-        """A reader that is late is waited for; one that was waited for in vain is not any more."""
+        """Whether the reader accepts data. Wait for a slow reader, but not for a stuck one."""
         self._is_stuck = not self._room.poll(0 if self._is_stuck else PATIENCE)
         return not self._is_stuck
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: nothing is buffered."""
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -60,7 +60,7 @@ class Outlet:
         os.close(self._file)
 
     def _take(self, piece: memoryview) -> int:
-        """How many bytes were taken."""
+        """Write a piece; return how many bytes were accepted."""
         for _ in range(TRIES):
             if not self.has_room():
                 return 0
@@ -70,16 +70,16 @@ class Outlet:
 
 
 def has_reader(file: int) -> bool:
-    """Whether somebody reads what is written to this descriptor, as it comes."""
+    """Whether the descriptor is a pipe, a socket or a terminal, which has a live reader."""
     mode = os.fstat(file).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(file)
 
 
 def opened_anew(file: int) -> int:
-    """A descriptor of our own for the same pipe or terminal, which does not block. With the shared
-    one others would not block either. A terminal that says it has room may have it for one byte.
+    """Open a separate, non-blocking descriptor for the same pipe or terminal. Making the shared one
+    non-blocking would affect other processes. A terminal that reports room may have one byte of it.
 
-    The same descriptor where that cannot be, as for a socket.
+    Falls back to a duplicate of the descriptor, for a socket.
     """
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:

@@ -1,11 +1,11 @@
-"""The files in which prometheus_client keeps the metrics of each worker, when a worker has ended.
+"""Merge prometheus_client's metric files of workers that have ended.
 
-Each scrape reads all files. So what a dead worker counted is added to one file for all the dead,
-and its own files go: 200 restarts later a scrape reads as many files as after the first. What it
-only showed (its gauges) goes with it.
+Each scrape reads all files. So the counts of a dead worker are added to one file for all the dead,
+and its own files are deleted: after 200 restarts a scrape reads as many files as after the first.
+Its gauges are dropped.
 
 The folder is locked meanwhile, exclusively here and shared by a scrape (app/observability/
-metrics_page.py), or a scrape could see a count twice, or not at all.
+metrics_page.py). Otherwise a scrape could see a count twice, or not at all.
 """
 
 import logging
@@ -20,23 +20,23 @@ from app.observability.metric_file import read, whole
 log = logging.getLogger("hokusai.metrics")
 
 #: Seconds that the master waits for a scrape to end. One takes some ten milliseconds; a worker that
-#: is stopped in the middle of one must not stop the master. The next dead worker brings the rest.
+#: is stopped in the middle of one must not block the master. The next merge includes the rest.
 LOCK_TIMEOUT = 0.5
 
-#: What stands for the process id in the name of the file for all the dead.
+#: Replaces the process id in the name of the file for all the dead.
 DEAD = "dead"
 
 
 def merge_dead(folder: Path) -> None:
-    """Merges the files of all processes that are no more. On a full file system they stay as they
-    are until the next time: a scrape reads them too."""
+    """Merge the files of all dead processes. On a full file system they stay until the next merge:
+    a scrape reads them, too."""
     lock = folders.locked(folder, shared=False, timeout=LOCK_TIMEOUT)
     with suppress(FileNotFoundError), lock as is_locked:
         if not is_locked:
             return
         dead = [file for file in sorted(folder.glob("*.db")) if _is_of_the_dead(file)]
         for file in dead:
-            if file.name.startswith("gauge"):  # first: it makes room
+            if file.name.startswith("gauge"):  # first: it frees space
                 file.unlink()
         for kind in ("counter", "histogram", "summary"):
             _merge([file for file in dead if file.name.startswith(f"{kind}_")], kind)
@@ -48,18 +48,18 @@ def _is_of_the_dead(file: Path) -> bool:
 
 
 def _lives(process: int) -> bool:
-    """Whether there is such a process. Another master's workers may be among them (SIGUSR2)."""
+    """Whether the process exists. It may be another master's worker (SIGUSR2)."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's, who got the number since: its turn comes when that one has ended
+        pass  # another user's process reuses the number: merge after its end
     return True
 
 
 def _merge(files: list[Path], kind: str) -> None:
-    """Adds the counts in these files to those of the dead, as a whole or not at all; both counters
+    """Add the counts in these files to those of the dead, completely or not at all; both counters
     and the parts of histograms are sums."""
     if not files:
         return
@@ -82,13 +82,13 @@ def _counts(file: Path) -> dict[str, tuple[float, float]]:
         return read(file)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as why:  # of a worker that was killed while it wrote, say
+    except (OSError, ValueError) as why:  # of a worker killed while it wrote, say
         log.warning("the metrics of a dead worker are lost: %s", why)
         return {}
 
 
 def _replace(total: Path, sums: Counter[str]) -> None:
-    """Puts a new file in the place of the old one. A scrape sees the one or the other."""
+    """Replace the old file by a new one. A scrape sees either of them, complete."""
     draft = total.with_suffix(".new")
     try:
         draft.write_bytes(whole(sums))

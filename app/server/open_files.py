@@ -1,8 +1,8 @@
-"""The limit of open files (`ulimit -n`), raised to what MAX_CONNECTIONS needs.
+"""Raise the limit of open files (`ulimit -n`) to what MAX_CONNECTIONS needs.
 
-The usual one for a service or a login is 1024, of which any process may make more by itself (up to
-the hard limit), as other servers do. A worker that has none left accepts nobody, health checks
-included, before MAX_CONNECTIONS makes it close the connections that it has waited for the longest.
+The usual one for a service or a login is 1024, which any process may raise up to the hard limit, as
+other servers do. A worker without a free descriptor accepts no connection, health checks included,
+before MAX_CONNECTIONS makes it close the connections that have waited the longest.
 """
 
 import logging
@@ -12,19 +12,19 @@ from contextlib import suppress
 
 log = logging.getLogger("hokusai.instance")
 
-#: Files that a worker opens beside connections: logs, the instance's, Redis, the auth service.
+#: Files that a worker opens besides connections: logs, the instance's, Redis, the auth service.
 OTHERS = 100
 
-#: A connection of a client may have one to MLflow, or a temporary file, or both for a moment.
+#: Files per client connection: it may have one to MLflow, or a temporary file, or briefly both.
 EACH = 2
 
-#: The variable, and the fewest connections that it may say.
+#: The variable, and its minimum.
 VARIABLE, FEWEST = "MAX_CONNECTIONS", 10
 
 
 def make_room(connections: int, environ: MutableMapping[str, str]) -> int:
-    """How many connections a worker may hold: so many, or as many as the hard limit has files for.
-    The workers, which inherit the limit, find that number in the environment."""
+    """Return how many connections a worker may hold: `connections`, or as many as the hard limit
+    allows. The workers inherit the limit, and find that number in the environment."""
     wanted = EACH * connections + OTHERS
     soft = _raised_to(wanted)
     if soft >= wanted:
@@ -44,13 +44,13 @@ def make_room(connections: int, environ: MutableMapping[str, str]) -> int:
 
 
 def _raised_to(wanted: int) -> int:
-    """The limit, raised to this number if it was lower and as far as it may be."""
+    """Raise the limit to `wanted` if it is lower, as far as allowed; return it."""
     soft, hard = (
         wanted if limit == resource.RLIM_INFINITY else limit
         for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
     )
     if soft < wanted and soft < hard:
-        with suppress(OSError, ValueError):  # macOS has a lower one that it does not tell
+        with suppress(OSError, ValueError):  # macOS has a lower one that it does not report
             resource.setrlimit(
                 resource.RLIMIT_NOFILE,
                 (min(wanted, hard), resource.getrlimit(resource.RLIMIT_NOFILE)[1]),

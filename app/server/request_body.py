@@ -6,7 +6,7 @@ from gunicorn.http.body import Body, LengthReader
 
 
 def quick(body: Any) -> Any:
-    """The same body; one with a length is then read without gunicorn's copies."""
+    """Return the same body; one with a length is then read without gunicorn's copies."""
     reader = getattr(body, "reader", None)
     return SizedBody(reader) if isinstance(reader, LengthReader) else body
 
@@ -18,13 +18,13 @@ def was_read(body: Any) -> bool:
 
 
 class SizedBody(Body):  # type: ignore[misc]
-    """A body with a length, piece by piece as it comes. gunicorn's own takes a MiB off the socket
-    and copies what is left of it for each piece that is asked for: three times the work, and two
+    """A body with a length, read piece by piece as it arrives. gunicorn's version reads a MiB from
+    the socket, and copies the rest of it for each requested piece: three times the work, and two
     MiB for each upload."""
 
     def read(self, size: int | None = None) -> bytes:
-        """Up to `size` bytes, whatever is there; all that is left without one. Empty at the end,
-        and where the client went away before it."""
+        """Return up to `size` bytes, whatever is available; without a size, all the rest. Empty at
+        the end, and if the client disconnected before it."""
         if size is None or size < 0 or self.buf.tell():
             whole: bytes = super().read(size)
             return whole
@@ -36,8 +36,8 @@ class SizedBody(Body):  # type: ignore[misc]
         return piece
 
     def _take(self, size: int) -> bytes:
-        """What came with the request's head, or else what is next on the socket; of what follows
-        the body, in a small read, nothing."""
+        """Return what came with the request's head, else the next bytes of the socket. Bytes after
+        the body are put back."""
         unreader = self.reader.unreader
         is_buffered = unreader.buf.getbuffer().nbytes > 0
         read: bytes = unreader.take_buffered() if is_buffered else self._receive(size)
@@ -49,15 +49,15 @@ class SizedBody(Body):  # type: ignore[misc]
         try:
             received: bytes = self.reader.unreader.chunk(size)
         except Exception:
-            self.failed = True  # where the next request begins is not known
+            self.failed = True  # the start of the next request is unknown
             raise
         return received
 
 
 class ContinuedBody:
     """A request body whose client waits for `100 Continue` (RFC 9110 section 10.1.1). The first
-    read sends it. Where nothing is read, the client may or may not send the body after all, so the
-    connection must end with the response."""
+    read sends it. If nothing is read, the client may or may not send the body, so the connection
+    must close after the response."""
 
     def __init__(self, req: Any, sock: Any) -> None:
         self._req = req
@@ -68,11 +68,11 @@ class ContinuedBody:
 
     @property
     def failed(self) -> bool:
-        """Whether reading failed; asked by gunicorn before it reuses the connection."""
+        """Whether reading failed; gunicorn checks this before it reuses the connection."""
         return bool(self._body.failed)
 
     def read(self, size: int | None = None) -> bytes:
-        """Up to `size` bytes, as gunicorn's Body reads them."""
+        """Return up to `size` bytes, as gunicorn's Body does."""
         if not self._asked:
             self._asked = True
             self._req.must_close = False

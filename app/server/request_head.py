@@ -1,9 +1,8 @@
 """A request's head, bounded as a whole and read at linear cost.
 
-gunicorn's parser bounds the request line at 8190 bytes and each field; all of them together may
-take 800 KB, and it searches all that came again for each byte that comes. MLflow's server (uvicorn
-with h11) takes 64 KiB in all, whatever it consists of. So does this one. What the lines mean is
-gunicorn's to say.
+gunicorn's parser bounds the request line at 8190 bytes, and each field; together they may take 800
+KB, and it rescans all that has arrived for each new byte. MLflow's server (uvicorn with h11)
+accepts 64 KiB in total, whatever they hold. So does this one. gunicorn interprets the lines.
 """
 
 from typing import Any
@@ -17,28 +16,28 @@ from gunicorn.http.errors import (
 )
 from gunicorn.http.message import Request
 
-#: Bytes of a head, from the request line to the empty line; and of the trailers behind a body.
+#: Maximum bytes of a head, from the request line to the empty line; and of a body's trailers.
 LONGEST_HEAD = 64 * 1024
 
-#: How the names that gunicorn dropped from a head reach the application. The blank keeps a client
-#: from sending a field of that name.
+#: Name under which the application gets the names that gunicorn dropped. A client cannot send a
+#: field with this name, because of the space.
 DROPPED = "HOKUSAI DROPPED"
 
-#: Fields of a head. MLflow has no limit of its own; parsing so many takes about a millisecond.
+#: Maximum fields of a head. MLflow has no such limit; parsing this many takes about a millisecond.
 MOST_FIELDS = 500
 
 
 class HeadTimeout(ParseException):  # type: ignore[misc]
-    """The head did not come in time."""
+    """The head did not arrive in time."""
 
 
 class GivenUp(ParseException):  # type: ignore[misc]
-    """The connection had to make room before the head was whole."""
+    """The connection was closed to make room, before the head was whole."""
 
 
 class BoundedRequest(Request):  # type: ignore[misc]
-    """A request whose head is at most LONGEST_HEAD bytes. A ParseException that it raises has what
-    came of the head in its attribute `received`."""
+    """A request whose head is at most LONGEST_HEAD bytes. Its ParseException has an attribute
+    `received`, with what arrived of the head."""
 
     limit_request_field_size: int
 
@@ -53,7 +52,7 @@ class BoundedRequest(Request):  # type: ignore[misc]
         self._received = bytearray()
 
     def parse(self, unreader: Any) -> bytes:
-        """Reads and parses the head; returns what came behind it."""
+        """Read and parse the head; return the bytes after it."""
         self.max_buffer_headers = LONGEST_HEAD  # for the trailers
         head, rest = self._read(unreader)
         line, _, fields = head.partition(b"\r\n")
@@ -67,35 +66,36 @@ class BoundedRequest(Request):  # type: ignore[misc]
         return rest
 
     def should_close(self) -> bool:
-        """Whether the connection ends with the response. gunicorn looks for `close` alone; it may
-        stand in a list (RFC 9112 section 9.6), as Perl's LWP has it: `TE, close`."""
+        """Whether the connection closes after the response. gunicorn looks for a lone `close`; it
+        may be part of a list (RFC 9112 section 9.6), as Perl's LWP sends it: `TE, close`."""
         options = ",".join(value for name, value in self.headers if name == "CONNECTION")
         is_last = "close" in (option.strip().lower() for option in options.split(","))
         return is_last or bool(super().should_close())
 
     def forget_head(self) -> None:
-        """The answer is out. The parser keeps the request while it waits for the next one, which
-        may be long, on many connections; what it still asks is whether there may be one."""
+        """Free the head after the response. The parser keeps the request while it waits for the
+        next one, maybe for long and on many connections; it only needs to know whether there may be
+        one."""
         option = "close" if self.should_close() else "keep-alive"
         self.headers = [("CONNECTION", option)]
         self.trailers.clear()
         self.uri = self.path = self.query = self.fragment = ""
 
     def _apply_header_policy(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """gunicorn's decision about a field; None drops it, as it does names with an underscore."""
+        """Record a field that gunicorn drops (None), such as one with an underscore in its name."""
         kept = super()._apply_header_policy(name, *arguments, **options)
         if kept is None:
             self._dropped.append(name)
         return kept
 
     def _read(self, unreader: Any) -> tuple[bytes, bytes]:
-        """The head without its last line ends, and what came behind it."""
+        """Return the head without its last line ends, and the bytes after it."""
         head = self._received
         self._receive(unreader)
         unreader.sock.begin_head()
         while head == b"\r":
             self._receive(unreader)
-        if head.startswith(b"\r\n"):  # one empty line may come before (RFC 9112 section 2.2)
+        if head.startswith(b"\r\n"):  # one empty line may precede it (RFC 9112 section 2.2)
             del head[:2]
         searched = 0
         while (end := head.find(b"\r\n\r\n", max(0, searched - 3), LONGEST_HEAD)) < 0:
@@ -105,7 +105,7 @@ class BoundedRequest(Request):  # type: ignore[misc]
         return bytes(head[:end]), bytes(head[end + 4 :])
 
     def _check(self, searched: int) -> None:
-        """Refuses what can no longer become a head; up to `searched` it has been looked at."""
+        """Reject what can no longer become a head; the first `searched` bytes are checked."""
         head = self._received
         if len(head) >= LONGEST_HEAD:
             if head.find(b"\r\n", 0, LONGEST_HEAD) < 0:
@@ -118,7 +118,7 @@ class BoundedRequest(Request):  # type: ignore[misc]
             raise InvalidRequestLine("")
 
     def _receive(self, unreader: Any) -> None:
-        """More of the head. StopIteration where no request begins any more."""
+        """Read more of the head. Raises StopIteration if no request follows."""
         try:
             data = unreader.read()
         except TimeoutError:
@@ -130,13 +130,13 @@ class BoundedRequest(Request):  # type: ignore[misc]
         if not data and unreader.sock.is_given_up:
             raise GivenUp
         if not data:
-            raise NoMoreData(b"")  # nothing of the head, which a log would show
+            raise NoMoreData(b"")  # without the head, which would be logged
         self._received += data
 
 
 def navigation(received: bytes) -> tuple[dict[str, str], str]:
-    """The beginning of a head as a WSGI environment, good enough to tell a browser's navigation
-    from other requests; and the path."""
+    """Parse the beginning of a head into a WSGI environment, enough to recognize a browser's
+    navigation; return it with the path."""
     line, *fields = received[:LONGEST_HEAD].decode("latin-1").split("\r\n")
     method, _, rest = line.partition(" ")
     environ = {"REQUEST_METHOD": method}

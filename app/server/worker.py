@@ -1,15 +1,16 @@
-"""The gunicorn worker: gevent's, with an end to what a client may stall, and errors as JSON.
+"""The gunicorn worker: gevent's, with bounds for stalled clients, and errors as JSON.
 
-What is added, and why:
-- A client that neither sends nor takes a byte for CLIENT_IDLE_TIMEOUT is dropped, and so is one
-  that is too slow with a head or a body (CLIENT_REQUEST_TIMEOUT); gunicorn itself waits for ever.
+Additions, and their reasons:
+- A client that neither sends nor accepts a byte for CLIENT_IDLE_TIMEOUT is disconnected, and so is
+  one that is too slow with a head or a body (CLIENT_REQUEST_TIMEOUT); gunicorn waits forever.
 - A head is bounded as a whole (app/server/request_head.py).
-- When MAX_CONNECTIONS are nearly reached, the client that has been waited for the longest makes
-  room, so that new ones, health checks among them, are still served.
-- `100 Continue` goes out when the body is first read, so after authentication, not before.
-- A request that gunicorn refuses by itself (too long, malformed) is answered in the JSON of all our
-  errors, and its text is not logged: it may hold a key.
-- SIGTERM first drains: /ready says 503 while requests are still taken, then idle connections close.
+- Near MAX_CONNECTIONS, the client that has kept the worker waiting for the longest is disconnected,
+  so that new ones, health checks among them, are still served.
+- `100 Continue` is sent at the first read of the body, so after authentication, not before.
+- A request that gunicorn itself refuses (too long, malformed) gets the JSON of all proxy errors,
+  and its text is not logged: it may hold a key.
+- SIGTERM first drains: /ready returns 503 while requests are still accepted, then idle connections
+  close.
 docs/decisions/worker-class.md has the measurements.
 """
 
@@ -36,32 +37,32 @@ from app.server.hooks import hooks_of
 from app.server.request_body import ContinuedBody, quick, was_read
 from app.server.request_head import LONGEST_HEAD, BoundedRequest, GivenUp, HeadTimeout, navigation
 
-#: Seconds, and bytes, for which a connection that is being closed may still send what we ignore;
-#: closing it at once would reset it, and the client might never read the answer.
+#: Seconds, and bytes, for which a closing connection may still send data, which is discarded;
+#: closing it at once would reset it, and the client might never read the response.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 4 * 1024 * 1024
 
-#: Seconds without a request after which a connection is closed in a stop. One that is in use gets
-#: its next answer with `Connection: close` instead: closing it could lose a request on its way.
+#: Seconds without a request after which a stop closes a connection. One that is in use gets its
+#: next response with `Connection: close` instead: closing it could lose a request on its way.
 UNUSED_SECONDS = 1.0
 
-#: Name look-ups at once; app/upstream/names.py makes one for each name. A thread that is idle ends.
+#: Concurrent name look-ups; app/upstream/names.py makes one for each name. An idle thread ends.
 LOOKUPS = 64
 
-#: Seconds for the rest of a body that was not wanted, and one more for each LEAST_RATE bytes of it.
+#: Seconds for the rest of an unread body, and one more for each LEAST_RATE bytes of it.
 SKIP_SECONDS = 5.0
 
-#: Of MAX_CONNECTIONS, the part that is kept free for new clients, by ending the wait for others.
+#: Share of MAX_CONNECTIONS kept free for new clients, by disconnecting those that wait.
 RESERVE = 1 / 20
 
-#: Seconds between two lines in the log that say so, and until a client may try again.
+#: Seconds between two log lines about that, and in Retry-After.
 QUIET_SECONDS = 60.0
 RETRY_AFTER = 5
 
-#: The status of what the server refuses by itself, where gunicorn's own `code` does not say it. The
-#: first that fits counts. What is not in the table, nor a ParseException at all, is a defect.
+#: Status of what the server itself refuses, where gunicorn's own `code` does not give it. The first
+#: match counts. Anything else that is not a ParseException is a defect.
 STATUSES: tuple[tuple[type[Exception], int], ...] = (
-    (errors.InvalidResponseHeader, 500),  # the application's, though gunicorn calls it a parser's
+    (errors.InvalidResponseHeader, 500),  # the application's, though a parse error to gunicorn
     (errors.InvalidResponseHeaderName, 500),
     (HeadTimeout, 408),
     (GivenUp, 503),
@@ -70,22 +71,22 @@ STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (errors.ExpectationFailed, 417),
 )
 
-#: What to say with a status.
+#: The message for a status.
 MESSAGES = {
     400: "The request is not well-formed HTTP/1.1.",
     403: "The request is refused.",
-    408: "The request's head did not come in time (CLIENT_REQUEST_TIMEOUT).",
+    408: "The request's head did not arrive in time (CLIENT_REQUEST_TIMEOUT).",
     414: f"The request line is longer than {LONGEST_HEAD} bytes. Ask for less in one request.",
-    417: "The Expect header is not one that can be met.",
-    431: f"The request's header fields take more than {LONGEST_HEAD} bytes, or are too many. It is "
-    "cookies in most cases: delete those of this site.",
+    417: "The expectation in the Expect header is not supported.",
+    431: f"The request's header fields take more than {LONGEST_HEAD} bytes, or are too many. "
+    "Cookies are the usual cause: delete those of this site.",
     500: "Internal error in the proxy. Report it with the request id.",
     501: "This transfer coding is not supported.",
     503: "The proxy holds too many connections. Repeat the request later.",
 }
 CODES = {403: "PERMISSION_DENIED", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}
 
-# The one place where gunicorn says which class parses a head.
+# The only place where gunicorn sets the class that parses a head.
 RequestParser.mesg_class = BoundedRequest
 
 
@@ -100,8 +101,8 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
     draining = False
 
     def patch(self) -> None:
-        """Patches the standard library for gevent. Name look-ups run in gevent's threads: those of
-        names whose name server is silent must leave some for the others."""
+        """Patch the standard library for gevent. Name look-ups run in gevent's threads: those at a
+        silent name server must leave some for the others."""
         super().patch()
         gevent.get_hub().threadpool.maxsize = LOOKUPS
 
@@ -116,7 +117,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         self._said_at = -QUIET_SECONDS
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """One connection. Not GeventWorker's: it would make the socket block without a limit."""
+        """Serve one connection. GeventWorker's version makes the socket block without a limit."""
         patient = ClientSocket(client, self.client_idle_timeout, self.client_request_timeout)
         self._connection.socket = patient
         self._clients.add(patient)
@@ -126,20 +127,20 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             self._clients.discard(patient)
 
     def timeout_ctx(self) -> "_Waiting":
-        """Surrounds the wait for a request's head: at most the keep-alive time until it begins, and
-        ended early when the worker stops."""
+        """Surround the wait for a request's head: at most the keep-alive time until it begins, and
+        less if the worker stops."""
         self._make_room()
         self._connection.socket.await_head(self.cfg.keepalive)
         return _Waiting(self._waiting, self._connection.socket)
 
     def notify(self) -> None:
-        """Runs every second, beside what it tells the master."""
+        """Run every second, with the heartbeat."""
         super().notify()
         self._make_room()
 
     def _make_room(self) -> None:
-        """Gives up clients, if there are too many: those that have not made a request yet first,
-        and those that have been waited for the longest. Some more than have to go: to look for them
+        """Disconnect clients, if there are too many: those without a request so far first, and
+        those that have been waited for the longest. Disconnect some more than needed: the search
         takes a millisecond, and the next clients come soon."""
         surplus = len(self._clients) - self._most_clients
         if surplus <= 0:
@@ -153,19 +154,19 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         if idle and time.monotonic() > self._said_at + QUIET_SECONDS:
             self._said_at = time.monotonic()
             self.log.warning(
-                "more connections than %d (MAX_CONNECTIONS is %d): those that were waited for the "
-                "longest are closed",
+                "more connections than %d (MAX_CONNECTIONS is %d): closing those that have waited "
+                "the longest",
                 self._most_clients,
                 self.worker_connections,
             )
 
     def _dropped(self, why: str) -> None:
-        """Counts a client that was not waited for any longer."""
+        """Count a client that was disconnected."""
         if hooks := hooks_of(self):
             hooks.count_dropped(why)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        """One request, from its head to the end of the response."""
+        """Serve one request, from its head to the end of the response."""
         sock.begin_answer()
         req.body = quick(req.body)
         if req._expected_100_continue:
@@ -189,14 +190,14 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             _linger(sock)
             raise
         except TimeoutError:
-            self.log.info("a client took nothing for %g s: dropped", self.client_idle_timeout)
+            self.log.info("a client accepted no data for %g s: closed", self.client_idle_timeout)
             self._dropped("took_nothing")
-            # A plain end would look like the end of a body that has neither length nor chunks.
+            # A normal end would look like the end of a body that has neither length nor chunks.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raise StopIteration from None
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answers what gunicorn could not parse, or could not serve."""
+        """Respond to a request that gunicorn could not parse, or could not serve."""
         if isinstance(exc, gevent.GreenletExit):
             return
         status, request_id = _status(exc), uuid.uuid4().hex
@@ -208,7 +209,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             self._dropped("slow_head")
         if status == 500:
             self.log.error("defect: %s", type(exc).__name__, exc_info=exc, extra={"fields": fields})
-        elif not isinstance(exc, GivenUp):  # which is told of already, once
+        elif not isinstance(exc, GivenUp):  # already logged, once
             self.log.warning("refused: %s", type(exc).__name__, extra={"fields": fields})
         message = MESSAGES.get(status, MESSAGES[400])
         page = self._page(exc, status, message, request_id)
@@ -218,7 +219,8 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
     def _page(
         self, exc: BaseException, status: int, message: str, request_id: str
     ) -> tuple[dict[str, str], bytes] | None:
-        """Fields and body of a page, where a browser navigates; the application makes it."""
+        """Return fields and body of an error page, if a browser navigates; the application renders
+        it."""
         hooks, received = hooks_of(self), getattr(exc, "received", b"")
         if hooks is None or not received:
             return None
@@ -226,7 +228,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         return hooks.error_page(environ, path, status, message, request_id)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: drain, then stop; at once while it boots, as it has no client yet."""
+        """Handle SIGTERM: drain, then stop; at once during boot, when there is no client yet."""
         if not self.booted:
             os._exit(0)
         if not self.draining:
@@ -236,7 +238,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             gevent.spawn_later(self.drain_delay, self._stop)
 
     def _stop(self) -> None:
-        """Takes no more connections; those that wait for a next request are closed."""
+        """Accept no more connections; close those that wait for a next request."""
         self.alive = False
         while True:
             gevent.sleep(0.2)
@@ -248,16 +250,16 @@ class _Waiting:
     """A wait for a request's head, on one connection."""
 
     def __init__(self, waiting: "set[_Waiting]", connection: Any) -> None:
-        """While it lasts it is one of those that are `waiting`."""
+        """Keep this wait in `waiting` while it lasts."""
         self._waiting = waiting
         self._socket = connection
         self._since = time.monotonic()
 
     def end_if_unused(self) -> None:
-        """Lets the wait see the client's end, unless the connection was in use just now. A request
-        that has come already is still read, and answered: nothing is thrown into its way."""
+        """End the wait, unless the connection was used just now. A request that has already arrived
+        is still read and answered."""
         if time.monotonic() > self._since + UNUSED_SECONDS:
-            with suppress(OSError):  # the client has closed it
+            with suppress(OSError):  # already closed by the client
                 self._socket.shutdown(socket.SHUT_RD)
 
     def __enter__(self) -> None:
@@ -268,9 +270,9 @@ class _Waiting:
 
 
 def _skip_rest(body: Any, seconds: float) -> bool:
-    """Reads what is left of a request's body after its answer, for so long; gunicorn would read for
-    as long as a client sends, and nobody else would have a turn. False where the connection must
-    end instead."""
+    """Read the rest of a request's body after its response, for at most `seconds`; gunicorn would
+    read as long as the client sends, and block other greenlets. Return False if the connection must
+    close instead."""
     if was_read(body):
         return True
     with gevent.Timeout(seconds, False):
@@ -278,13 +280,13 @@ def _skip_rest(body: Any, seconds: float) -> bool:
             while not body.failed and body.read(65536):
                 gevent.sleep(BRIEFLY)
             return not body.failed
-        except Exception:  # cut off or malformed, and answered already
+        except Exception:  # truncated or malformed, with the response already sent
             return False
     return False
 
 
 def _status(exc: BaseException) -> int:
-    """The status for what gunicorn, or the application, raised out of a request."""
+    """Return the status for what gunicorn, or the application, raised during a request."""
     for kind, status in STATUSES:
         if isinstance(exc, kind):
             return status
@@ -292,7 +294,7 @@ def _status(exc: BaseException) -> int:
 
 
 def _json(status: int, message: str, request_id: str) -> tuple[dict[str, str], bytes]:
-    """Fields and body of an error in the form that MLflow's client understands."""
+    """Return fields and body of an error, in the form that MLflow's client understands."""
     code = CODES.get(status, "BAD_REQUEST")
     message = f"{message} (request id {request_id})"
     content = {"error_code": code, "message": message, "request_id": request_id}
@@ -300,7 +302,7 @@ def _json(status: int, message: str, request_id: str) -> tuple[dict[str, str], b
 
 
 def _send_error(client: Any, status: int, fields: dict[str, str], body: bytes) -> None:
-    """A whole response, then the end of the connection."""
+    """Send a whole response, then close the connection."""
     fields = fields | {"Content-Length": str(len(body)), "Cache-Control": "no-store"}
     if status == 503:
         fields["Retry-After"] = str(RETRY_AFTER)
@@ -312,11 +314,11 @@ def _send_error(client: Any, status: int, fields: dict[str, str], body: bytes) -
         client.send_now(head + body)
         _linger(client)
     except OSError:
-        return  # the client is gone, nobody is left to answer
+        return  # the client is gone
 
 
 def _linger(sock: Any) -> None:
-    """Ends our side, and ignores for a moment what the client still sends."""
+    """Close the sending side, and briefly discard what the client still sends."""
     ignored = 0
     try:
         sock.shutdown(socket.SHUT_WR)

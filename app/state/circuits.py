@@ -1,10 +1,10 @@
-"""The circuits of all workers of an instance: each worker tells how its own are.
+"""The circuits of all workers of an instance: each worker publishes the states of its own.
 
-A circuit lives in the memory of its worker, and stays there. What is told of it stands in the
-instance's store, one record for each worker: written when a circuit changes, and once a second
-besides, which says that the worker lives. The health checks and `flask circuit` read the same
-records, and the workers find there what `flask circuit` asks them for. That needs no Redis, which
-may be what is broken. docs/decisions/circuit.md says why so.
+A circuit lives in the memory of its worker, and stays there. Its state is published in the
+instance's store, one record per worker: written when a circuit changes, and once a second as a
+heartbeat. The health checks and `flask circuit` read the same records, and the workers find the
+reset requests of `flask circuit` there. That needs no Redis, which may be what is broken.
+docs/decisions/circuit.md gives the reasons.
 """
 
 import json
@@ -23,21 +23,21 @@ from app.upstream.circuit import Circuit
 
 log = logging.getLogger("hokusai.circuit")
 
-#: What the names in the store begin with. A process id follows, and for a reset `:` and a circuit.
+#: Prefixes of the names in the store. A process id follows, and for a reset `:` and a circuit.
 RECORD, RESET = "circuits:", "reset-circuit:"
 
-#: Seconds between two records, and the age at which one says that its worker is frozen.
+#: Seconds between two records, and the age from which a record marks its worker as frozen.
 INTERVAL, FROZEN = 1.0, 5.0
 
-#: Seconds for which a record or what was asked for stands; gunicorn.conf.py (`timeout`) ends a
-#: frozen worker before that.
+#: Seconds for which a record or a reset request is kept; gunicorn.conf.py (`timeout`) ends a frozen
+#: worker before that.
 LIFETIME = 120.0
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What one worker told: its process id, circuit names with states; and whether it told so
-    lately."""
+    """One worker's record: its process id, the states of its circuits by name, and whether the
+    record is recent."""
 
     pid: int
     circuits: dict[str, str]
@@ -45,70 +45,71 @@ class Worker:
 
 
 class CircuitBoard:
-    """What the workers of an instance tell each other, and whoever looks from outside."""
+    """The records of an instance's workers, for themselves and for observers."""
 
     def __init__(self, store: InstanceStore, circuits: Iterable[Circuit] = ()) -> None:
-        """`circuits` are those of this worker; who only looks has none."""
+        """`circuits` are those of this worker; an observer has none."""
         self._store = store
         self._circuits = {circuit.name: circuit for circuit in circuits}
         self._states = {name: circuit.state for name, circuit in self._circuits.items()}
         self._telling = threading.Lock()
 
     def start(self) -> None:
-        """Looks once a second from now on, until the process ends."""
-        # A failure may be that of a full disk, every second: no error.
+        """Look once a second from now on, until the process ends."""
+        # DEBUG: a failure, of a full disk for example, may repeat every second.
         Periodic(name="circuits", interval=INTERVAL, action=self.look, level=logging.DEBUG).start()
 
     def note(self, name: str, state: str) -> None:
-        """A circuit of this worker is about to be closed, open or half-open: told at once."""
+        """Publish at once that a circuit of this worker becomes closed, open or half-open."""
         self._tell({name: state})
 
     def look(self) -> None:
-        """Closes those circuits of this worker that it is asked to close, and tells how all are."""
-        asked = f"{RESET}{os.getpid()}:"
-        for name in self._circuits.keys() & self._store.values(asked):
+        """Close the circuits of this worker for which a reset is requested; publish all states."""
+        prefix = f"{RESET}{os.getpid()}:"
+        for name in self._circuits.keys() & self._store.values(prefix):
             log.warning("circuit to %s is reset by hand", name)
             self._circuits[name].reset()
-            self._store.forget(asked + name)
+            self._store.forget(prefix + name)
         self._tell({})
 
     def workers(self) -> list[Worker]:
-        """The workers, by process id; those that are gone are not among them."""
-        told = {int(pid): json.loads(said) for pid, said in self._store.values(RECORD).items()}
+        """Return the workers that are alive, by process id."""
+        records = self._store.values(RECORD).items()
+        workers = {int(pid): json.loads(record) for pid, record in records}
         late = time.time() - FROZEN
         return [
-            Worker(pid, said["circuits"], said["at"] > late)
-            for pid, said in sorted(told.items())
+            Worker(pid, record["circuits"], record["at"] > late)
+            for pid, record in sorted(workers.items())
             if _lives(pid)
         ]
 
     def not_closed(self, circuit: Circuit) -> dict[str, str]:
-        """The states that are not closed, by worker (its process id); of this one as it is now."""
+        """Return the states that are not closed, by process id; this worker's own is current."""
         states = {str(worker.pid): worker.circuits[circuit.name] for worker in self.workers()}
         states[str(os.getpid())] = circuit.state
         return {pid: state for pid, state in states.items() if state != "closed"}
 
     def reset(self, names: Collection[str]) -> bool:
-        """Asks all workers to close these circuits; False where that cannot be written."""
-        asked = [f"{RESET}{worker.pid}:{name}" for worker in self.workers() for name in names]
-        return all([self._store.set_value(name, b"", LIFETIME) for name in asked])
+        """Ask all workers to close these circuits; return False if that cannot be stored."""
+        requests = [f"{RESET}{worker.pid}:{name}" for worker in self.workers() for name in names]
+        return all([self._store.set_value(name, b"", LIFETIME) for name in requests])
 
     def late(self) -> list[int]:
-        """The workers that have not yet done all that they were asked for."""
+        """Return the workers with reset requests that are still pending, by process id."""
         waiting = {int(name.split(":")[0]) for name in self._store.values(RESET)}
         return [worker.pid for worker in self.workers() if worker.pid in waiting]
 
     def _tell(self, changed: dict[str, str]) -> None:
-        with self._telling:  # or an older record could be written over a newer one
+        with self._telling:  # else an older record could overwrite a newer one
             self._states |= changed
             record = {"at": time.time(), "circuits": self._states}
             self._store.set_value(f"{RECORD}{os.getpid()}", json.dumps(record).encode(), LIFETIME)
 
 
 def instances(folders: Iterable[Path]) -> dict[Path, CircuitBoard]:
-    """The boards in those of these folders (app/server/instance.py) that belong to an instance with
-    a worker."""
-    ours = [folder for folder in folders if os.access(folder / FILE, os.R_OK)]  # opening makes one
+    """Return the boards in those of these folders (app/server/instance.py) that belong to an
+    instance with a worker."""
+    ours = [folder for folder in folders if os.access(folder / FILE, os.R_OK)]  # else it is made
     boards = {
         folder: CircuitBoard(InstanceStore.at(folder / FILE, is_ours=False)) for folder in ours
     }
@@ -119,5 +120,5 @@ def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except OSError as why:
-        return isinstance(why, PermissionError)  # another user's
+        return isinstance(why, PermissionError)  # it is another user's
     return True

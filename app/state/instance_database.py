@@ -1,9 +1,9 @@
 """The database that the workers of this instance share, without Redis: values and counts.
 
-One SQLite file in the instance's folder, which is in memory where there is such a place. Each
-operation takes about 20 µs. While the file cannot be used (a full file system, a removed folder, a
-damaged file), each worker uses a database in its own memory, and merges it into the file when that
-can be used again. No operation raises.
+One SQLite file in the instance's folder, in memory if possible. Each operation takes about 20 µs.
+While the file is unusable (a full file system, a removed folder, a damaged file), each worker falls
+back to a database in its own memory, and merges it into the file once that is usable again. No
+operation raises.
 """
 
 import sqlite3
@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from app.state.instance_file import InstanceFile, connect
 
-#: Its name in the instance's folder.
+#: File name in the instance's folder.
 FILE = "shared.db"
 
 #: Seconds between two removals of expired rows.
@@ -30,15 +30,15 @@ class InstanceDatabase:
     """The file, or this worker's memory. Safe for threads and for several processes."""
 
     def __init__(self, file: Path | None, is_ours: bool = True) -> None:
-        """`file` is shared by the workers; None keeps everything in this process. With `is_ours`
-        false it belongs to another instance and is only read."""
+        """`file` is shared by the workers; None keeps everything in this process. If `is_ours` is
+        false, it belongs to another instance and is only read."""
         self._guard = threading.Lock()
         self._file = InstanceFile(file, is_ours, self._merge_into) if file else None
         self._memory: sqlite3.Connection | None = None
         self._swept = time.time()
 
     def __del__(self) -> None:
-        """Python 3.13 warns of a connection that nobody closed."""
+        """Close the connections: Python 3.13 warns of open ones."""
         if self._memory is not None:
             self._memory.close()
         if self._file is not None:
@@ -46,7 +46,7 @@ class InstanceDatabase:
 
     @property
     def trouble(self) -> str:
-        """Why the file cannot be used; "" where it can, or there is none."""
+        """Why the file is unusable; "" if it works, or there is none."""
         return self._file.trouble if self._file else ""
 
     def run(
@@ -55,7 +55,7 @@ class InstanceDatabase:
         *arguments: P.args,
         **named: P.kwargs,
     ) -> T:
-        """Runs an operation on the file, or on this worker's memory while the file fails."""
+        """Run an operation on the file, or on this worker's memory while the file fails."""
         with self._guard:
             if self._file and (connection := self._file.use()):
                 try:
@@ -67,14 +67,14 @@ class InstanceDatabase:
             return operation(self._own(), *arguments, **named)
 
     def read_stranded(self, query: Callable[[sqlite3.Connection], dict[str, T]]) -> dict[str, T]:
-        """The query's rows in a file that can be read but not written; {} otherwise."""
+        """Run the query on a file that can be read but not written; return {} otherwise."""
         if self._file and self.trouble and self._file.last:
             with self._guard, suppress(sqlite3.Error):
                 return query(self._file.last)
         return {}
 
     def _sweep(self, connection: sqlite3.Connection) -> None:
-        """Removes expired rows."""
+        """Remove expired rows."""
         if time.time() - self._swept > SWEEP_INTERVAL:
             self._swept = time.time()
             of_kept = "delete from kept where until < ? and value is not null"
@@ -82,17 +82,17 @@ class InstanceDatabase:
                 connection.execute(statement, (self._swept,))
 
     def _own(self) -> sqlite3.Connection:
-        """This worker's memory, made at first use: a command may never need it."""
+        """Return this worker's memory, made at first use: a command may never need it."""
         if self._memory is None:
             self._memory = connect(":memory:")
         return self._memory
 
     def _merge_into(self, file: sqlite3.Connection, before: sqlite3.Connection | None) -> None:
-        """Merges the file that was open `before`, and this worker's memory, into a file that was
-        just opened or can be written again."""
+        """Merge the file that was open `before`, and this worker's memory, into a file that was
+        just opened, or can be written again."""
         if before is not None:
             with suppress(sqlite3.Error):  # damaged
-                _copy(before, file, "max(count, excluded.count)")  # each worker brings the same
+                _copy(before, file, "max(count, excluded.count)")  # every worker merges the same
         own = self._own()
         _copy(own, file, "count + excluded.count")
         own.execute("delete from kept")
@@ -100,13 +100,13 @@ class InstanceDatabase:
 
 
 def execute(connection: sqlite3.Connection, statement: str, *values: Any) -> int:
-    """Runs one statement; the number of rows that it changed."""
+    """Run one statement; return the number of rows that it changed."""
     return connection.execute(statement, values).rowcount
 
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection, count: str) -> None:
-    """Copies all rows; always writes. The value with the longer life wins, a forgotten one (null)
-    is deleted, and the SQL expression `count` merges a count that both have."""
+    """Copy all rows; always write. The value with the longer lifetime wins, a deleted one (null) is
+    removed, and the SQL expression `count` merges a count that both have."""
     rows = source.execute("select * from kept").fetchall()
     forgotten = [(name,) for name, value, _ in rows if value is None]
     kept = [row for row in rows if row[1] is not None]

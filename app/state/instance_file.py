@@ -1,7 +1,7 @@
-"""The SQLite file of an instance: opened at first use, and again after it was removed or failed.
+"""The SQLite file of an instance: opened at first use, reopened after it was removed or failed.
 
-SQLite goes on with a file that has been removed, and nobody else sees what is written there. So a
-worker looks once in LOOK_INTERVAL whether its files are still in place.
+SQLite keeps using a file that has been removed, and no other worker sees what is written there. So
+a worker checks once in LOOK_INTERVAL whether its files are still in place.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from app.observability import folders
 
 log = logging.getLogger("hokusai.instance")
 
-#: Seconds between two looks at the files, between two tries after a failure, and between two log
+#: Seconds between two checks of the files, between two tries after a failure, and between two log
 #: lines about failures.
 LOOK_INTERVAL, RETRY_INTERVAL, LOG_INTERVAL = 1.0, 5.0, 60.0
 
@@ -26,27 +26,27 @@ create table if not exists counts (name text, window integer, count integer, unt
                                    primary key (name, window)) without rowid;
 """
 
-#: What SQLite keeps beside its file in this mode.
+#: Suffixes of SQLite's files in this mode.
 SUFFIXES = ("", "-wal", "-shm")
 
-#: Pages of 4 KiB that SQLite's log may hold; its default is 1000, 4 MB of a small /dev/shm.
+#: Pages of 4 KiB that SQLite's write-ahead log may hold; by default 1000, 4 MB of a small /dev/shm.
 MOST_PAGES = 100
 
-#: The file is damaged, or somebody has cut one of the files: only a new one helps.
+#: The file is damaged, or one of the files was truncated: only a new one helps.
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_SHORT_READ)
 
-#: The bits of an error code that say the kind.
+#: Mask for the kind in an error code.
 PRIMARY = 0xFF
 
-#: Somebody else has it for a moment.
+#: Another connection briefly holds the lock.
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 Identity = tuple[tuple[int, int], ...]
 
 
 class InstanceFile:
-    """Not safe for threads. `on_open` gets each new connection and the one before it, or None; it
-    must write, and may raise sqlite3.Error."""
+    """The file's current connection. Not thread-safe. `on_open` gets each new connection and the
+    one before it, or None; it must write, and may raise sqlite3.Error."""
 
     def __init__(
         self,
@@ -54,21 +54,21 @@ class InstanceFile:
         is_ours: bool,
         on_open: Callable[[sqlite3.Connection, sqlite3.Connection | None], None],
     ) -> None:
-        """`is_ours`: the folder may be made and the file replaced, and another user's file is not
-        trusted. Not so for a command, which may be run by root."""
+        """With `is_ours` the folder may be made and the file replaced, and another user's file is
+        not trusted. False for a command, which may be run by root."""
         self._file = file
         self._is_ours = is_ours
         self._on_open = on_open
-        #: The last connection, which may still read where it cannot write.
+        #: The last connection; it may still read when it cannot write.
         self.last: sqlite3.Connection | None = None
         self._identity: Identity | None = None
         self._next_look = 0.0
         self._logged, self._is_logged = -LOG_INTERVAL, False
-        #: Why the file cannot be used; "" where it can.
+        #: Why the file is unusable; "" if it works.
         self.trouble = ""
 
     def use(self) -> sqlite3.Connection | None:
-        """The connection; None while the file cannot be used."""
+        """Return the connection; None while the file is unusable."""
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL
@@ -77,7 +77,7 @@ class InstanceFile:
         return None if self.trouble else self.last
 
     def fail(self, why: Exception) -> None:
-        """The connection did not do what it should; it is tried again after RETRY_INTERVAL."""
+        """Record that the connection failed; it is retried after RETRY_INTERVAL."""
         self._next_look = time.monotonic() + RETRY_INTERVAL
         code = getattr(why, "sqlite_errorcode", 0)
         if (code in DAMAGED or code & PRIMARY in DAMAGED) and self._is_ours:
@@ -87,16 +87,16 @@ class InstanceFile:
         self.trouble = str(why)
         if time.monotonic() > self._logged + LOG_INTERVAL:
             self._logged, self._is_logged = time.monotonic(), True
-            log.error("the instance's store cannot be used; this worker uses its memory: %s", why)
+            log.error("cannot use the instance's store; this worker uses its memory: %s", why)
 
     def close(self) -> None:
-        """Python 3.13 warns of a connection that nobody closed."""
+        """Close the connection: Python 3.13 warns of an open one."""
         if self.last is not None:
             self.last.close()
             self.last = None
 
     def _open(self) -> None:
-        """Opens what is in place now; also tells whether it can be written."""
+        """Open the file in place, and test whether it can be written."""
         before = self.last
         try:
             if before is not None and self._identity == self._found():
@@ -128,12 +128,12 @@ class InstanceFile:
         if before is not None:
             if not self.trouble:
                 log.warning("the instance's store was removed; this worker has opened a new one")
-            before.close()  # removes no file: SQLite sees that those in place are others
+            before.close()  # deletes no file: SQLite sees that others are in place
 
     def _is_spoilt(self) -> bool:
-        """Whether the file in place is the one that was open, but without a file beside it, or was
-        emptied. Cleaners remove single files; without its log SQLite fails for ever, and without
-        the index two processes would each have one of their own."""
+        """Whether the file in place is the one that was open, but lost a file beside it, or was
+        emptied. Cleaners remove single files. Without its log SQLite fails forever, and without the
+        index two processes would each have their own."""
         try:
             place = self._file.stat()
         except OSError:
@@ -142,7 +142,8 @@ class InstanceFile:
         return bool(is_the_same) or not place.st_size
 
     def _check_owner(self) -> None:
-        """Verdicts about keys are in the file: nobody else may have written it."""
+        """Raise PermissionError if another user owns a file: its decisions about keys would be
+        untrusted."""
         for suffix in SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 owner = os.lstat(f"{self._file}{suffix}").st_uid
@@ -150,7 +151,7 @@ class InstanceFile:
                     raise PermissionError(f"{self._file.name} belongs to another user")
 
     def _found(self) -> Identity | None:
-        """Which files are in place; None where one is missing, or the first one empty."""
+        """Return which files are in place; None if one is missing, or the first one empty."""
         try:
             found = [os.stat(f"{self._file}{suffix}") for suffix in SUFFIXES]
         except OSError:
@@ -158,14 +159,14 @@ class InstanceFile:
         return tuple((file.st_dev, file.st_ino) for file in found) if found[0].st_size else None
 
     def _remove(self) -> None:
-        """Removes what is damaged."""
+        """Remove the damaged files."""
         for suffix in SUFFIXES:
             with contextlib.suppress(OSError):
                 os.unlink(f"{self._file}{suffix}")
 
 
 def connect(file: str) -> sqlite3.Connection:
-    """A connection to this file, with its tables. Raises sqlite3.Error."""
+    """Open a connection to this file, with its tables. Raises sqlite3.Error."""
     connection = sqlite3.connect(file, timeout=0.5, isolation_level=None, check_same_thread=False)
     try:
         _switch_to_wal(connection)
@@ -179,8 +180,8 @@ def connect(file: str) -> sqlite3.Connection:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Readers beside a writer. Where several processes switch a new file at once, SQLite answers
-    "database is locked" without waiting; 14 in 60 rounds of 8 processes."""
+    """Let readers run beside a writer. If several processes switch a new file at once, SQLite fails
+    with "database is locked" without waiting: 14 times in 60 rounds of 8 processes."""
     deadline = time.monotonic() + 1.0
     while True:
         try:

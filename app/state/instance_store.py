@@ -6,8 +6,8 @@ from pathlib import Path
 
 from app.state.instance_database import InstanceDatabase, execute
 
-#: By name: value, and until when (epoch seconds). A value of None was forgotten by this worker
-#: while the file could not be written: what the file has under its name no longer counts.
+#: By name: value, and expiry (epoch seconds). None marks a value that this worker deleted while the
+#: file could not be written: it overrides the value in the file.
 Rows = dict[str, tuple[bytes | None, float]]
 
 
@@ -19,41 +19,41 @@ class InstanceStore:
 
     @classmethod
     def at(cls, file: Path | None, is_ours: bool = True) -> "InstanceStore":
-        """A store with a database of its own."""
+        """Make a store with its own database."""
         return cls(InstanceDatabase(file, is_ours))
 
     @property
     def trouble(self) -> str:
-        """Why the shared file cannot be used; "" where it can, or there is none."""
+        """Why the shared file is unusable; "" if it works, or there is none."""
         return self._database.trouble
 
     def check(self) -> str:
-        """The trouble, after a retry of the file where one is due."""
+        """Return the trouble, after a retry of the file if one is due."""
         self.get_value("")
         return self.trouble
 
     def get_value(self, name: str) -> bytes | None:
-        """The value; None if there is none or it has expired."""
+        """Return the value; None if there is none or it has expired."""
         value, until = self._rows(name, name + "\0").get(name, (None, 0.0))
         return value if until > time.time() else None
 
     def set_value(self, name: str, value: bytes, seconds: float) -> bool:
-        """Keeps a value for some seconds; False where only this worker has it."""
+        """Keep a value for some seconds; return False if only this worker has it."""
         self._database.run(_keep, name, value, time.time() + seconds)
         return not self.trouble
 
     def claim(self, name: str, seconds: float) -> bool:
-        """Takes a free name for some seconds: True for one caller among all workers; where the file
-        cannot be used, among those of this worker."""
+        """Claim a free name for some seconds. Return True for one caller among all workers, or
+        among those of this worker while the file is unusable."""
         return self._database.run(_claim, name, seconds)
 
     def forget(self, name: str) -> bool:
-        """Ends a value or a claim before its time; False where only this worker knows."""
+        """Delete a value or a claim; return False if only this worker knows."""
         self._database.run(self._forget, name)
         return not self.trouble
 
     def values(self, prefix: str) -> dict[str, bytes]:
-        """The values whose names begin with `prefix`, by the rest of their names."""
+        """Return the values whose names begin with `prefix`, by the rest of their names."""
         rows, now = self._rows(prefix, prefix + "\x7f"), time.time()
         return {
             name[len(prefix) :]: value
@@ -62,8 +62,8 @@ class InstanceStore:
         }
 
     def _rows(self, first: str, end: str) -> Rows:
-        """The rows from one name up to another. This worker's memory is newer than a file that can
-        only be read."""
+        """Return the rows from one name up to another. This worker's memory is newer than a file
+        that can only be read."""
         rows = self._database.run(_between, first, end)
         return self._database.read_stranded(lambda file: _between(file, first, end)) | rows
 

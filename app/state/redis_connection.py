@@ -1,4 +1,4 @@
-"""Connections to Redis: redis-py's, opened through our name look-ups, with fewer system calls."""
+"""Connections to Redis: redis-py's, with the proxy's name look-ups and fewer system calls."""
 
 import contextlib
 import socket
@@ -11,7 +11,7 @@ from app.upstream.names import open_socket
 
 
 def _open_socket(connection: Any) -> socket.socket:
-    """redis-py's own version looks the name up without a timeout."""
+    """Open a socket; redis-py's version looks up the name without a timeout."""
     options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
     if connection.socket_keepalive:
         options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
@@ -24,20 +24,20 @@ def _open_socket(connection: Any) -> socket.socket:
     return opened
 
 
-# The one place that all kinds of clients share, TLS included: those of Sentinel and of a cluster
-# make connections by themselves, and take no class for them.
+# The one place that all kinds of clients share, TLS included: Sentinel and cluster clients make
+# connections by themselves, and accept no connection class.
 redis.Connection._connect = _open_socket  # type: ignore[method-assign]
 
 
 class PlainConnection(redis.Connection):
-    """redis-py's, which sends a command with one call of the system: gevent's sendall makes four
-    out of it, and this is done for each request."""
+    """redis-py's connection, which sends a command in one system call: gevent's sendall needs four,
+    and this runs for each request."""
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Sends a packed command; whatever is not all sent at once is the library's to send."""
+        """Send a packed command; leave what is not sent at once to the library."""
         sock = self._sock
         if sock is not None and len(command) == 1:
-            with contextlib.suppress(OSError):  # the library meets it again, and says so
+            with contextlib.suppress(OSError):  # the library gets the same error, and reports it
                 sent = sock.send(command[0])
                 if sent == len(command[0]):
                     return

@@ -1,8 +1,8 @@
-"""What is wrong with a Redis: one word for what redis-py raises, and Redis's own words in short.
+"""Classify Redis failures: one word for what redis-py raises, and Redis's own message in short.
 
-Decides; asks nobody. health/faults.tsv has a row for each word. redis-py puts its own
-errors around those of the server, and cuts the server's code off those that it knows, so all causes
-of an exception are looked at, by their types and by how their texts begin.
+This module contacts no server. health/faults.tsv has a row for each word. redis-py wraps the
+server's errors in its own, and cuts off the error codes that it knows. So all causes of an
+exception are examined, by their types and by how their texts begin.
 """
 
 import re
@@ -23,13 +23,13 @@ from redis.sentinel import MasterNotFoundError
 from app.state.redis_client import WrongKind
 from app.state.redis_sentinel import NoSuchService, SentinelFailed
 
-#: What a command raises where Redis fails. RedisCluster's own exception is not a RedisError.
+#: What a command raises if Redis fails. RedisCluster's own exception is not a RedisError.
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
 
-#: Characters of what Redis or the library says that are shown.
+#: Maximum characters shown of a message from Redis or the library.
 LONGEST = 160
 
-#: How the text of a cause begins, and the word for it. Codes that redis-py knows are cut off.
+#: Start of a cause's text, and the word for it. redis-py cuts off the codes that it knows.
 TEXTS = (
     ("NOAUTH", "no password"),
     ("NOREPLICAS", "replicas"),
@@ -50,7 +50,7 @@ TEXTS = (
     ("Connection closed by server", "closed"),
 )
 
-#: The same by the type of a cause; the first that fits.
+#: The same by the type of a cause; the first match counts.
 TYPES: tuple[tuple[type[BaseException], str], ...] = (
     (redis.ReadOnlyError, "read-only"),
     (redis.OutOfMemoryError, "full"),
@@ -64,7 +64,7 @@ TYPES: tuple[tuple[type[BaseException], str], ...] = (
     (ClusterDownError, "no cluster"),
 )
 
-#: The last resort: what is around everything else.
+#: The fallback: errors that wrap others.
 AROUND: tuple[tuple[type[BaseException], str], ...] = (
     (SentinelFailed, "no sentinel"),
     (redis.TimeoutError, "silent"),
@@ -74,13 +74,13 @@ AROUND: tuple[tuple[type[BaseException], str], ...] = (
     (RedisClusterException, "no cluster"),
 )
 
-#: What OpenSSL says of certificates and keys that it cannot use.
+#: OpenSSL's reasons for unusable certificates and keys.
 FILE_REASONS = ("NO_CERTIFICATE_OR_CRL_FOUND", "KEY_VALUES_MISMATCH", "PEM LIB")
 
-#: How redis-py reports a file that is not there; that of a Unix socket has no port.
+#: redis-py's text for a missing file; that for a Unix socket has no port.
 NO_FILE = re.compile(r"ERROR (2|21) CONNECTING TO \S+:\d+\. ")
 
-#: Of Sentinels, which have a user and a password of their own, and are asked for the master only.
+#: For Sentinels, which have their own user and password, and are asked only for the master.
 OF_SENTINELS = {
     "no password": "sentinel no password",
     "password": "sentinel password",
@@ -97,7 +97,7 @@ OF_SENTINELS = {
 
 
 def word(error: BaseException) -> str:
-    """The word for what is wrong; "" for what nobody foresaw."""
+    """Return the word for the failure; "" if it is unknown."""
     chain = list(causes(error))
     found = next(filter(None, map(_of_one, chain)), "")
     if any(isinstance(cause, SentinelFailed) for cause in chain):
@@ -109,7 +109,7 @@ def word(error: BaseException) -> str:
 
 
 def said(error: BaseException) -> str:
-    """What Redis or the library said, short, in one line; of a chain the innermost."""
+    """Return the innermost message of Redis or the library, short, in one line."""
     innermost = list(causes(error))[-1]
     code = getattr(innermost, "status_code", None)
     text = f"{code} {innermost}" if code and code != "ERR" else str(innermost)
@@ -118,7 +118,7 @@ def said(error: BaseException) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the server answered, and refused this command; others it may carry out."""
+    """Whether the server responded and refused this command; it may execute others."""
     return any(isinstance(c, redis.ResponseError | SlotNotCoveredError) for c in causes(error))
 
 
@@ -145,7 +145,7 @@ def _of_tls(cause: BaseException, text: str) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it was raised from or in front of, the innermost last."""
+    """Yield the exception and its chain of causes (or contexts), the innermost last."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

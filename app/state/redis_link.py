@@ -1,12 +1,12 @@
-"""The one way to Redis: a client with short time-outs, and a guard that leaves a failed one alone.
+"""The one way to Redis: a client with short timeouts, behind a circuit breaker.
 
-What an outage means is decided by those who call (verdict_cache, limits), not here. The times: a
-default redis-py client spends 6.8 s on a silent server; this one at most REDIS_TIMEOUT, and once:
-then a thread probes every REDIS_RETRY_INTERVAL, and requests go on without Redis until it is back.
-A Redis that is slower than REDIS_TIMEOUT counts as away.
+The callers (verdict_cache, limits) decide what an outage means. A default redis-py client spends
+6.8 s on a silent server; this one at most REDIS_TIMEOUT. After two such failures in a row a thread
+probes every REDIS_RETRY_INTERVAL, and requests proceed without Redis until it is back. A Redis that
+is slower than REDIS_TIMEOUT counts as unavailable.
 
-A Redis that answers and refuses one command is not away for the others. The thread then finds out
-what is refused (redis_rights.py), logs it once, and looks again until nothing is.
+A Redis that responds and refuses one command stays available for the others. The thread then finds
+out what is refused (redis_rights.py), logs it once, and checks again until nothing is.
 """
 
 import logging
@@ -27,26 +27,26 @@ log = logging.getLogger("hokusai.redis")
 
 T = TypeVar("T")
 
-#: Seconds between two lines that say that Redis is away.
+#: Minimum seconds between two log lines that Redis is unavailable.
 SAID_INTERVAL = 10.0
 
-#: Seconds between two looks at a Redis that refuses something.
+#: Seconds between two checks of a Redis that refuses something.
 REFUSAL_INTERVAL = 5.0
 
-#: What is wrong, in the words of redis_faults.py, with a Redis that carries out some commands.
+#: Words of redis_faults.py for a Redis that executes some commands.
 PARTIAL = frozenset(("permission", "slots", "is cluster"))
 
-#: Commands of a worker at once, each on a connection of its own; the others wait. Hundreds of
-#: requests may begin together, and so many new connections would take longer than REDIS_TIMEOUT.
+#: Concurrent commands of a worker, each on its own connection; the others wait. Hundreds of
+#: requests may begin together, and as many new connections would take longer than REDIS_TIMEOUT.
 AT_ONCE = 64
 
-#: Without these no connection is of use.
+#: Without these commands no connection is usable.
 CONNECTING = frozenset(("select", "command", "cluster", "cluster|slots"))
 
 
 class Trouble(NamedTuple):
-    """What is wrong with Redis: a word of redis_faults.py, what was raised, and what the user may
-    not do."""
+    """What is wrong with Redis: a word of redis_faults.py, the exception, and what the user lacks
+    permission for."""
 
     word: str
     error: BaseException
@@ -54,14 +54,14 @@ class Trouble(NamedTuple):
 
     @property
     def is_partial(self) -> bool:
-        """Whether Redis carries out other commands."""
+        """Whether Redis executes other commands."""
         is_some = any(isinstance(c, SomeNodesFail | MasterAlone) for c in causes(self.error))
         is_partial = is_some or self.word in PARTIAL
         return is_partial and not any(lack.right in CONNECTING for lack in self.lacks)
 
 
 class RedisAway(Exception):
-    """Redis did not answer, or is being left alone after it did not, or there is none."""
+    """Redis did not execute a command, its breaker is open, or it is not configured."""
 
 
 class RedisLink:
@@ -69,9 +69,9 @@ class RedisLink:
 
     def __init__(self, url: str, timeout: float, retry_interval: float) -> None:
         self.client: Any = connect(url, timeout)
-        #: Counts once as the limiter does, when Redis is examined; request_limits.py sets it.
+        #: Counts once as the limiter does, when Redis is examined; set by request_limits.py.
         self.exercise: Callable[[Any, str], None] | None = None
-        #: Whether this process listens to revocations: True, what refused it, or None if unknown.
+        #: Whether this process is subscribed to revocations: True, the error, or None if unknown.
         self.subscription: bool | BaseException | None = None
         self._timeout = timeout
         self._retry_interval = retry_interval
@@ -79,25 +79,25 @@ class RedisLink:
         self._guard = threading.Lock()
         self._places = threading.Semaphore(AT_ONCE)
         self._is_watched = False
-        self._is_partial = False  # the last look found that some of it works
+        self._is_partial = False  # the last check found that some of it works
         self._answered_at = 0.0
-        self._failed_at = 0.0  # first, since the last answer
+        self._failed_at = 0.0  # the first failure since the last success
         self._said_at = -SAID_INTERVAL
         self._defects: set[type[Exception]] = set()
 
     def call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Runs one command; RedisAway if it fails, and at once until a probe has succeeded."""
+        """Run one command. Raises RedisAway if it fails, and at once until a probe succeeds."""
         if self._away:
             raise RedisAway
         with self._places:
             return self._call(command, *arguments, **options)
 
     def _call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        if self._away:  # by now
+        if self._away:  # it failed during the wait
             raise RedisAway
         began = time.monotonic()
         try:
-            answer = command(*arguments, **options)
+            result = command(*arguments, **options)
         except FAILURES as why:
             REDIS_FAILURES.inc()
             if is_refusal(why):
@@ -105,31 +105,31 @@ class RedisLink:
             elif not self._is_partial and self._is_certain(began):
                 self._leave_alone(why)
             raise RedisAway from why
-        except Exception as why:  # a defect, of ours or the library's: not the caller's loss
+        except Exception as why:  # a defect, here or in the library: it must not reach the caller
             self._note_defect(why)
             self.watch()
             raise RedisAway from why
         self._answered_at = time.monotonic()
-        return answer
+        return result
 
     def trouble(self) -> Trouble | None:
-        """Tries everything that the proxy does with Redis, past the guard; None if all of it works.
-        Takes a few times REDIS_TIMEOUT at most, where Redis gives no answer."""
+        """Try everything that the proxy does with Redis, past the breaker; return None if all of it
+        works. Takes a few times REDIS_TIMEOUT at most, if Redis does not respond."""
         return self._examine()
 
     def watch(self) -> None:
-        """Has a thread find out what Redis refuses, and whether it refuses everything."""
+        """Start a thread that finds out what Redis refuses, and whether it refuses everything."""
         self._begin_to_watch(None)
 
     @property
     def away(self) -> bool:
-        """Whether commands fail now: the last one did, or they are being refused at once."""
+        """Whether commands currently fail: the last one did, or they fail fast."""
         return self._away or self._failed_at > self._answered_at
 
     def _is_certain(self, began: float) -> bool:
-        """Whether no answer means that Redis is away. One silence or broken connection does not: a
-        worker that is stopped for a moment, or overloaded, sees its time-outs pass though the
-        answers are there. Two do, one after the other, with no answer to anybody in between."""
+        """Whether a failure shows that Redis is unavailable. One timeout or broken connection does
+        not: in a worker that is paused or overloaded, timeouts pass although the responses have
+        arrived. Two consecutive ones do, with no response to any command in between."""
         if began < self._answered_at:
             return False
         if self._failed_at <= self._answered_at:
@@ -138,7 +138,7 @@ class RedisLink:
         return self._failed_at <= began
 
     def _leave_alone(self, why: Exception) -> None:
-        """From now on a thread asks whether Redis is back, and no request waits for it."""
+        """Open the breaker: a background thread probes Redis; requests fail fast meanwhile."""
         self._set_away(True)
         self._begin_to_watch(type(why).__name__)
 
@@ -152,7 +152,8 @@ class RedisLink:
         ).start()
 
     def _watch(self, reason: str | None) -> None:
-        """Until Redis does all that it should. `reason` is why it is away, None if it is not."""
+        """Probe until Redis does all that it should. `reason` is why it is unavailable; None if it
+        is not."""
         was_said = False
         known: tuple[Lack, ...] | None = None
         if reason is not None:
@@ -174,14 +175,14 @@ class RedisLink:
         self._be_back(was_said)
         if known is not None:
             show_redis_refusals(())
-            log.warning("Redis refuses nothing any more")
+            log.warning("Redis no longer refuses anything")
 
     def _set_away(self, is_away: bool) -> None:
         self._away = is_away
         REDIS_AWAY.set(int(is_away))
 
     def _be_back(self, was_said: bool) -> bool:
-        """It answers. Says so if it was said that it did not; False, for whether that is said."""
+        """Close the breaker. Log it if the outage was logged. Return False, the new `was_said`."""
         self._answered_at = time.monotonic()
         if self._away:
             self._set_away(False)
@@ -190,7 +191,7 @@ class RedisLink:
         return False
 
     def _note_refusals(self, found: Trouble, known: tuple[Lack, ...] | None) -> tuple[Lack, ...]:
-        """Logs what is refused, if it is not `known`, and shows it in the metric."""
+        """Log what is refused, unless it is `known`, and show it in the metric."""
         if found.lacks != known:
             show_redis_refusals([lack.label for lack in found.lacks] or [found.word])
             if found.lacks:
@@ -200,14 +201,14 @@ class RedisLink:
         return found.lacks
 
     def _examine_with_care(self) -> Trouble | None:
-        """What is wrong now. One silence is not enough to say that Redis is away."""
+        """Return what is wrong now. One timeout does not show that Redis is unavailable."""
         found = self._examine()
         if found is None or self._away or is_refusal(found.error):
             return found
         return self._examine()
 
     def _examine(self) -> Trouble | None:
-        """What is wrong now."""
+        """Return what is wrong now; None if nothing is."""
         try:
             if hasattr(self.client, "check"):
                 self.client.check()
@@ -216,7 +217,7 @@ class RedisLink:
                 self.client.check_sentinels()
         except FAILURES as why:
             return Trouble(word(why), why, tuple(missing_to_connect(why)))
-        except Exception as why:  # a defect: the thread that looks for Redis must not end by it
+        except Exception as why:  # a defect must not end the probing thread
             self._note_defect(why)
             return Trouble("", why)
         if not found:
@@ -224,7 +225,7 @@ class RedisLink:
         return Trouble("permission", redis.RedisError(f"no {found[0].kind}{found[0].right}"), found)
 
     def _note_defect(self, why: Exception) -> None:
-        """Logs it, once for each kind."""
+        """Log a defect, once for each type."""
         if type(why) not in self._defects:
             self._defects.add(type(why))
             log.error("the use of Redis failed", exc_info=why)
@@ -235,10 +236,10 @@ class RedisLink:
         return tuple(found)
 
     def _say_that_it_is_away(self, reason: str) -> bool:
-        """Whether it was said: not each time, where Redis comes and goes."""
+        """Log the outage, unless one was logged recently; return whether it was logged."""
         now = time.monotonic()
         if now - self._said_at < SAID_INTERVAL:
             return False
         self._said_at = now
-        log.warning("Redis is away (%s); going on without it", reason)
+        log.warning("Redis is unavailable (%s); continuing without it", reason)
         return True

@@ -1,7 +1,7 @@
-"""What the proxy needs to be allowed to do in Redis, and what of it a user may not do.
+"""What the proxy must be allowed to do in Redis, and what of it a user may not do.
 
 Every command that the proxy sends is tried, on names of the kinds that it uses, which live for a
-second. docs/deployment.md has the ACL that grants all of it, and no more.
+second. docs/deployment.md has the ACL that grants exactly this.
 """
 
 import re
@@ -20,15 +20,15 @@ from app.state.redis_sentinel import SentinelFailed
 
 CHANNEL = "hokusai:auth:revoked"
 
-#: What is tried, is tried on names with this in braces: they are at one node of a cluster.
+#: Every trial uses names with this tag in braces: they share a node of a cluster.
 TAG = "LIMITER/hokusai-probe"
 
 VERDICT, TOMBSTONE = f"hokusai:auth:v1:{{{TAG}}}", f"hokusai:auth:revoked:{{{TAG}}}"
 SESSION = f"hokusai:session:v1:{{{TAG}}}"
-#: As the limits library calls a window and the one before.
+#: Named as the limits library names a window and the one before.
 COUNT, COUNT_BEFORE = f"LIMITS:{{{TAG}}}", f"LIMITS:{{{TAG}}}/-1"
 
-#: Patterns of an ACL by how a name begins.
+#: ACL patterns by the prefix of a name.
 PATTERNS = {
     "hokusai:auth:v1:": "hokusai:auth:v1:*",
     "hokusai:auth:revoked:": "hokusai:auth:revoked:*",
@@ -36,18 +36,18 @@ PATTERNS = {
     "LIMITS:": "LIMITS*",
 }
 
-#: Nodes of a cluster that are looked at at once.
+#: Nodes of a cluster that are examined concurrently.
 AT_ONCE = 16
 
-SHARING = "instances do not share what they know of keys"
-MARKS = "a revocation that was not heard is not found later either"
+SHARING = "instances do not share cached keys"
+MARKS = "a missed revocation is not caught up later"
 SESSIONS = "browser sessions get 503"
 LIMITS = "each instance counts limits for itself"
-HEARING = "revocations are not heard"
+HEARING = "revocations are not received"
 ANNOUNCING = "flask revoke cannot announce"
 EVERYTHING = "; ".join((SHARING, MARKS, SESSIONS, LIMITS, HEARING, ANNOUNCING))
 
-#: (what goes wrong without it, the command).
+#: (what fails without it, the command).
 COMMANDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (SHARING, ("SET", VERDICT, b"1", "PX", 1000)),
     (SHARING, ("GET", VERDICT)),
@@ -65,16 +65,16 @@ COMMANDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (LIMITS, ("RENAME", COUNT, COUNT_BEFORE)),
 )
 
-#: What RENAME says where another worker was quicker with the same name; then it may.
+#: RENAME's error if another worker was faster with the same name; the user may then run it.
 NO_SUCH_KEY = "no such key"
 
-#: Of health and log.
+#: The message in health and log.
 EXPLAINED = (
     "Redis does not let this user do what the proxy needs: it {lacks}. Add to its ACL, on each "
     "node: {rule}. Until then {hurts}."
 )
 
-#: What any command of this table, of the scripts or of the channel is called in the metric.
+#: The metric's labels for the commands of this table, of the scripts and of the channel.
 NAMES = frozenset(
     "set get getex del pttl exists incrby rename evalsha script|load publish subscribe ping select "
     "command cluster|slots cluster".split()
@@ -83,9 +83,9 @@ NAMES = frozenset(
 
 @dataclass(frozen=True)
 class Lack:
-    """Something that a user may not do. `right` is as an ACL has it: a command in small letters, a
+    """Something that a user may not do. `right` is in ACL notation: a command in small letters, a
     pattern of keys, or a channel; `kind` is +, ~ or &, or "" for a command that Redis does not
-    know; `hurts` is what goes wrong without it."""
+    know; `hurts` is what fails without it."""
 
     kind: str
     right: str
@@ -93,7 +93,7 @@ class Lack:
 
     @property
     def said(self) -> str:
-        """For a sentence."""
+        """The permission, worded for a sentence."""
         if self.kind == "&":
             verb = "subscribe to" if self.hurts == HEARING else "publish to"
             return f"{verb} {self.right}"
@@ -101,11 +101,11 @@ class Lack:
 
     @property
     def label(self) -> str:
-        """For the metric, of which there are a few."""
+        """The metric's label, one of a few."""
         return self.right if self.right in NAMES else "other"
 
 
-#: How each kind of lack is said.
+#: The phrase for each kind of lack.
 PHRASES = {
     "+": "may not run {}",
     "~": "may not use the keys {}",
@@ -115,8 +115,8 @@ PHRASES = {
 
 
 def explain(found: Sequence[Lack]) -> str:
-    """What is lacking, how to grant it, and what goes wrong meanwhile: in one sentence each."""
-    said = [
+    """Explain what is lacking, how to grant it, and what fails meanwhile: one sentence each."""
+    phrases = [
         phrase.format(", ".join(dict.fromkeys(lack.said for lack in found if lack.kind == kind)))
         for kind, phrase in PHRASES.items()
         if any(lack.kind == kind for lack in found)
@@ -124,17 +124,17 @@ def explain(found: Sequence[Lack]) -> str:
     rule = " ".join(dict.fromkeys(lack.kind + lack.right for lack in found if lack.kind))
     template = EXPLAINED if rule else re.sub(r" Add to its ACL.+\{rule\}\.", "", EXPLAINED)
     return template.format(
-        lacks=", ".join(said),
+        lacks=", ".join(phrases),
         rule=rule,
         hurts="; ".join(dict.fromkeys(lack.hurts for lack in found)),
     )
 
 
 def missing(client: Any, exercise: Callable[[Any, str], None] | None) -> list[Lack]:
-    """What the client's user lacks. `exercise` counts as the limiter does, on a name; it is left
-    out where one of its commands is refused, since Redis does not name a command that is refused in
-    a script. Raises one of FAILURES where Redis fails otherwise: SomeNodesFail where that are some
-    nodes of a cluster. Each has its own users, and its own memory, so each is tried."""
+    """Return what the client's user lacks. `exercise` counts as the limiter does, on a name; it is
+    skipped if one of its commands is refused, since Redis does not name a command that is refused
+    in a script. Each node of a cluster has its own users and its own memory, so each is tried.
+    Raises one of FAILURES if Redis fails otherwise; SomeNodesFail if some nodes of a cluster do."""
     tags = client.spread(TAG) if hasattr(client, "spread") else [TAG]
 
     def look(tag: str) -> list[Lack] | Exception:
@@ -157,7 +157,7 @@ def missing(client: Any, exercise: Callable[[Any, str], None] | None) -> list[La
 
 
 def _missing_at(client: Any, tag: str, exercise: Callable[[Any, str], None] | None) -> list[Lack]:
-    """The same of the names with this tag."""
+    """The same for the names with this tag."""
     found: list[Lack] = []
     for hurts, words in COMMANDS:
         own = [word.replace(TAG, tag) if isinstance(word, str) else word for word in words]
@@ -173,8 +173,8 @@ def _missing_at(client: Any, tag: str, exercise: Callable[[Any, str], None] | No
 def missing_to_hear(
     client: Any, subscription: bool | BaseException | None, timeout: float
 ) -> list[Lack]:
-    """The same of the subscription. `subscription` is True if this process has one, what refused it
-    if Redis did, and None where one has to be tried; that takes `timeout` seconds at most."""
+    """The same for the subscription. `subscription` is True if this process has one, the error if
+    Redis refused it, and None if one has to be tried; that takes `timeout` seconds at most."""
     found: list[Lack] = []
 
     def attempt() -> None:
@@ -188,8 +188,8 @@ def missing_to_hear(
 
 
 def missing_to_connect(why: BaseException) -> list[Lack]:
-    """What is lacking where Redis refuses what the client sends by itself; [] if it is not that.
-    Sentinels have users of their own, and a message of their own."""
+    """Return what is lacking if Redis refuses what the client itself sends on connecting; else [].
+    Sentinels have their own users, and their own message."""
     found = [_lack(cause, EVERYTHING, "") for cause in causes(why)]
     if any(isinstance(cause, SentinelFailed) for cause in causes(why)):
         return []
@@ -197,11 +197,11 @@ def missing_to_connect(why: BaseException) -> list[Lack]:
 
 
 def _try(found: list[Lack], hurts: str, name: str, attempt: Callable[[], object]) -> None:
-    """Adds what the attempt shows to be lacking; `name` is the key or channel it needs."""
+    """Add what the attempt shows to be lacking; `name` is the key or channel it needs."""
     try:
         attempt()
     except NoScriptError:
-        pass  # then it may run scripts
+        pass  # the user may run scripts
     except FAILURES as why:
         lack = _lack(why, hurts, name)
         if lack is None and str(why) != NO_SUCH_KEY:
@@ -211,7 +211,7 @@ def _try(found: list[Lack], hurts: str, name: str, attempt: Callable[[], object]
 
 
 def _subscribe(client: Any, timeout: float) -> None:
-    """Subscribes and pings, as the listener does."""
+    """Subscribe and ping, as the listener does."""
     with client.pubsub() as channel:
         channel.subscribe(CHANNEL)
         channel.get_message(timeout=timeout)
@@ -220,7 +220,7 @@ def _subscribe(client: Any, timeout: float) -> None:
 
 
 def _lack(why: BaseException, hurts: str, name: str) -> Lack | None:
-    """What a refusal says is lacking; None if it says something else."""
+    """Return what a refusal says is lacking; None if it says something else."""
     text, kind = str(why), word(why)
     if kind not in ("", "permission"):
         return None

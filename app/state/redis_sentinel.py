@@ -1,6 +1,6 @@
-"""The master that Sentinels name: redis-py's client of it, and of them.
+"""The master that Sentinels name: redis-py's clients for it, and for them.
 
-While no Sentinel answers, new connections go to the master that they named last: it may well be up.
+While no Sentinel responds, new connections go to the last known master: it may well be up.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from config.redis_url import RedisUrl
 
 
 def master_of(address: RedisUrl, options: dict[str, Any]) -> Any:
-    """The master that the Sentinels name. They have a user and a password of their own."""
+    """Return a client for the master. Sentinels have their own user and password."""
     secrets = {"username": address.sentinel_username, "password": address.sentinel_password}
     if address.is_tls:
         options["ssl"] = True
@@ -26,10 +26,10 @@ def master_of(address: RedisUrl, options: dict[str, Any]) -> Any:
 
 
 class Master(redis.Redis):
-    """redis-py's client of the master."""
+    """redis-py's client for the master."""
 
     def check_sentinels(self) -> None:
-        """Raises MasterAlone where the Sentinels name no master; this one was named last."""
+        """Raise MasterAlone if the Sentinels name no master, and this is the last known one."""
         pool: Any = self.connection_pool
         try:
             pool.sentinel_manager.ask(pool.service_name)
@@ -38,13 +38,13 @@ class Master(redis.Redis):
 
 
 class _Sentinels(Sentinel):
-    """redis-py's, which says why no Sentinel is of use, instead of the same for each case."""
+    """redis-py's Sentinels, with an error for each reason why none helps."""
 
     _last: tuple[str, int] | None = None
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Called for each new connection: the master's address, or the one that was named last.
-        Raises as ask()."""
+        """Return the master's address, for each new connection; the last known one if no Sentinel
+        responds. Raises as ask()."""
         try:
             self._last = self.ask(service_name)
         except SentinelFailed:
@@ -53,8 +53,8 @@ class _Sentinels(Sentinel):
         return self._last
 
     def ask(self, service_name: str) -> tuple[str, int]:
-        """The master's address. Raises SentinelFailed if no Sentinel answered; NoSuchService if
-        none knows the name, MasterNotFoundError if the master is down."""
+        """Return the master's address. Raises SentinelFailed if no Sentinel responds, NoSuchService
+        if none knows the name, MasterNotFoundError if the master is down."""
         failure: Exception | None = None
         answered = known = False
         for sentinel in list(self.sentinels):
@@ -70,7 +70,7 @@ class _Sentinels(Sentinel):
                 state, service_name
             ):
                 others = (one for one in self.sentinels if one is not sentinel)
-                self.sentinels = [sentinel, *others]  # the next look begins with this one
+                self.sentinels = [sentinel, *others]  # the next query begins with this one
                 return state["ip"], state["port"]
         if failure is not None and not answered:
             raise SentinelFailed(str(failure)) from failure
@@ -80,19 +80,19 @@ class _Sentinels(Sentinel):
 
 
 class SentinelFailed(redis.ConnectionError):
-    """No Sentinel answers the question for the master; its cause is what one of them raised."""
+    """No Sentinel responds to the query for the master; the cause is one Sentinel's error."""
 
 
 class NoSuchService(redis.ConnectionError):
-    """The Sentinels answer, and none knows the service."""
+    """The Sentinels respond, and none knows the service."""
 
 
 class MasterAlone(redis.ConnectionError):
-    """The master carries out what is asked of it, and its Sentinels name none; its cause is why."""
+    """The master executes commands, and its Sentinels name none; the cause says why."""
 
 
 def _more_telling(one: Exception | None, other: Exception) -> Exception:
-    """Of two failures that of the Sentinel that answered."""
+    """Return the failure of the Sentinel that responded, if either did."""
     silent = (redis.TimeoutError, OSError)
     refused = isinstance(one, redis.AuthenticationError | redis.ResponseError)
     return one if one is not None and (refused or isinstance(other, silent)) else other

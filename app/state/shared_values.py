@@ -3,12 +3,12 @@
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisAway, RedisLink
 
-#: Seconds for which a value that is handed over is in the instance's store too.
+#: Seconds for which a value that is handed over is also in the instance's store.
 HANDOVER = 5.0
 
 
 class SharedValues:
-    """Values by name. No operation raises: this is a cache, and what fails is a miss."""
+    """Values by name. No operation raises: this is a cache, and a failure is a miss."""
 
     def __init__(self, link: RedisLink, store: InstanceStore) -> None:
         self._link = link
@@ -17,7 +17,7 @@ class SharedValues:
         self.is_blind = False
 
     def get(self, name: str) -> bytes | None:
-        """The value from Redis; while that is unavailable, from the instance's store."""
+        """Return the value from Redis; from the instance's store while Redis is unavailable."""
         try:
             value: bytes | None = self._link.call(lambda: self._link.client.get(name))
         except RedisAway:
@@ -27,7 +27,7 @@ class SharedValues:
         return value
 
     def set(self, name: str, value: bytes, seconds: float) -> bool:
-        """Keeps a value in Redis; while that is unavailable, in the store, and returns False."""
+        """Keep a value in Redis; in the store while it is unavailable, and return False."""
         try:
             milliseconds = max(1, int(seconds * 1000))
             self._link.call(lambda: self._link.client.set(name, value, px=milliseconds))
@@ -37,17 +37,17 @@ class SharedValues:
         return True
 
     def forget(self, name: str) -> None:
-        """Ends a value before its time."""
+        """Delete a value."""
         try:
             self._link.call(lambda: self._link.client.delete(name))
         except RedisAway:
             self._store.forget(name)
 
     def hand_over(self, name: str, value: bytes, seconds: float) -> None:
-        """Keeps a value; this instance's workers find it even if Redis loses the command."""
+        """Keep a value so that this instance's workers find it even if Redis loses the command."""
         self._store.set_value(name, value, min(seconds, HANDOVER))
         self.set(name, value, seconds)
 
     def get_handed_over(self, name: str) -> bytes | None:
-        """The value from Redis, else what this instance has just handed over."""
+        """Return the value from Redis, else one that this instance has just handed over."""
         return self.get(name) or self._store.get_value(name)

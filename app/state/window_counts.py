@@ -11,7 +11,7 @@ from app.state.windows import Windows, counted
 
 
 class WindowCounts(Storage, SlidingWindowCounterSupport):
-    """The counts, as the `limits` library asks a storage for them."""
+    """The counts, as a storage for the `limits` library."""
 
     def __init__(self, database: InstanceDatabase) -> None:
         super().__init__()
@@ -20,33 +20,33 @@ class WindowCounts(Storage, SlidingWindowCounterSupport):
     def acquire_sliding_window_entry(
         self, key: str, limit: int, expiry: int, amount: int = 1
     ) -> bool:
-        """Counts `amount` in the window of `expiry` seconds; False if that would exceed `limit`."""
+        """Count `amount` in the window of `expiry` seconds; False if that would exceed `limit`."""
         return self._database.run(_acquire, key, limit, expiry, amount)
 
     def get_sliding_window(self, key: str, expiry: int) -> Windows:
-        """The counts of both windows, and when they end."""
+        """Return the counts of both windows, and when they end."""
         return self._database.run(_windows, key, expiry)
 
     def clear_sliding_window(self, key: str, expiry: int) -> None:
-        """Forgets both windows."""
+        """Delete both windows."""
         self.clear(key)
 
     def clear(self, key: str) -> None:
-        """Forgets the counts of one name."""
+        """Delete the counts of one name."""
         self._database.run(execute, "delete from counts where name = ?", key)
 
     def reset(self) -> int | None:
-        """Forgets all counts."""
+        """Delete all counts."""
         self._database.run(execute, "delete from counts")
         return None
 
     def check(self) -> bool:
-        """Always available."""
+        """Return True: the storage is always available."""
         return True
 
     @property
     def base_exceptions(self) -> type[Exception]:
-        """What the database raises."""
+        """The exceptions that the database raises."""
         return sqlite3.Error
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:

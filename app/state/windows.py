@@ -1,7 +1,7 @@
-"""Sliding windows: one more request counted and what is left of a limit, in one question to Redis.
+"""Sliding windows: count one more request, and read what is left of a limit, in one Redis query.
 
-The `limits` library counts with one script and looks with another. Here both run as one script, so
-that an answer can say what is left without a second round trip.
+The `limits` library counts with one script and reads with another. Here both run as one script, so
+that a response can say what is left without a second round trip.
 """
 
 import math
@@ -24,13 +24,13 @@ class Windows(NamedTuple):
 
 
 class LinkStorage(RedisStorage):
-    """Counts through the link's client, be it a Redis, a sentinel's master or a cluster. The
-    library's own storages would open connections of their own, that of a cluster at once."""
+    """Count through the link's client, be it a single Redis, a Sentinel's master or a cluster. The
+    library's own storages would open their own connections, that of a cluster at once."""
 
     STORAGE_SCHEME = ["link"]  # noqa: RUF012 (the library declares it so)
 
-    #: The library's two scripts, one after the other; the second one wants the period only. Bytes:
-    #: for a string redis-py asks the client for its encoding, and that of a cluster connects.
+    #: The library's two scripts in sequence; the second one takes the period only. Bytes: for a
+    #: string redis-py asks the client for its encoding, which makes a cluster's client connect.
     SCRIPT_TAKE = (
         "local function acquire(ARGV)\n"
         f"{RedisStorage.SCRIPT_ACQUIRE_SLIDING_WINDOW.decode()}\nend\n"
@@ -47,7 +47,8 @@ class LinkStorage(RedisStorage):
         self._take = client.register_script(self.SCRIPT_TAKE.encode())
 
     def take(self, key: str, limit: int, period: int) -> tuple[bool, Windows]:
-        """Whether one more is granted within `limit` in `period` seconds, and the windows then."""
+        """Return whether one more is granted within `limit` in `period` seconds, and the windows
+        afterwards."""
         keys = [
             self.prefixed_key(name)
             for name in (self._previous_window_key(key), self._current_window_key(key))
@@ -62,7 +63,8 @@ class LinkStorage(RedisStorage):
 
 
 def take(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> tuple[bool, Windows]:
-    """Counts one, unless that were over the limit; and the windows afterwards."""
+    """Count one unless that exceeds the limit; return whether it did count, and the windows
+    afterwards."""
     key, period = item.key_for(*identity), item.get_expiry()
     if isinstance(storage, LinkStorage):
         return storage.take(key, item.amount, period)
@@ -71,14 +73,14 @@ def take(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> tuple[
 
 
 def counted(windows: Windows, period: int) -> int:
-    """What counts now: the current window, and of the previous one the part that is left. The
-    library's scripts in Redis count the same."""
+    """Return the current count: the current window, and of the previous one the share that is left.
+    The library's scripts in Redis count the same."""
     previous, previous_rest, current, _ = windows
     return math.floor(previous * previous_rest / period) + current
 
 
 def look(storage: Any, item: RateLimitItem, identity: tuple[str, ...]) -> Windows:
-    """The windows as they are. One question answers both "one more now?" and "when?"; the
+    """Return the windows as they are. One query answers both "one more now?" and "when?"; the
     library's test() and get_window_stats() would be two."""
     return Windows(*storage.get_sliding_window(item.key_for(*identity), item.get_expiry()))
 
@@ -91,36 +93,36 @@ def stored(client: Any, key: str) -> tuple[RateLimitItem, Windows]:
 
 
 def seconds_to_wait(item: RateLimitItem, windows: Windows) -> float:
-    """Seconds until the sliding window grants one more; 0 if it does now. The inverse of
+    """Return the seconds until the sliding window grants one more; 0 if it does now. The inverse of
     `counted`."""
     period = item.get_expiry()
     previous, previous_rest, current, current_rest = windows
     if item.amount == 0:
         return float(period)
-    room = item.amount - current  # what the previous window's part must stay below
+    room = item.amount - current  # the previous window's share must stay below it
     if room <= 0:
-        return max(0.0, float(current_rest - period))  # then it becomes the previous one
+        return max(0.0, float(current_rest - period))  # it becomes the previous one then
     if previous == 0:
         return 0.0
     return max(0.0, float(previous_rest - room * period / previous))
 
 
 def remaining(item: RateLimitItem, windows: Windows) -> int:
-    """How many more the sliding window grants now."""
+    """Return how many more the sliding window grants now."""
     return max(0, item.amount - counted(windows, item.get_expiry()))
 
 
 def seconds_to_change(item: RateLimitItem, windows: Windows) -> float:
-    """Until the current window ends, from when on it counts less and less; where nothing is left,
-    until one more is granted."""
+    """Return the seconds until the current window ends, after which it counts less and less; if
+    nothing is left, until one more is granted."""
     if remaining(item, windows) == 0:
         return seconds_to_wait(item, windows)
     return max(0.0, float(windows.current_rest - item.get_expiry()))
 
 
 def count_as_the_limiter(client: Any, name: str = "LIMITER/hokusai-probe") -> None:
-    """Counts twice on a name of its own, in a way that takes every branch of the limiter's scripts:
-    the second time has a longer window, so that the first one counts as over."""
+    """Count twice on a probe's name, so that every branch of the limiter's scripts runs: the second
+    window is longer, so the first one counts as over."""
     storage = LinkStorage("link://", client)
     for window in (1, 10):  # seconds
         storage.take(name, 2**31, window)

@@ -1,9 +1,9 @@
-"""What an answer says beside its contents: who wrote it, and whether the caller is to blame for it.
+"""Classify MLflow's responses: who wrote one, and whether the caller caused the error.
 
-Three kinds of answer are not for the caller as they stand: the error page of something between the
-proxy and MLflow; a refusal of the proxy's own credentials or Host header, which the caller would
-take for one of his key; and MLflow's 400 for a full pool of database connections. The forwarding
-and the health checks judge by the same functions.
+Three kinds of response are not meant for the caller as they are: the error page of an intermediary
+in front of MLflow; a refusal of the proxy's own credentials or Host header, which the caller would
+mistake for a refused key; and MLflow's 400 for an exhausted database connection pool. Forwarding
+and the health checks share these functions.
 """
 
 import io
@@ -16,49 +16,49 @@ import urllib3
 from app.request.errors import ProxyError, UpstreamOverloaded, UpstreamRefusal
 from app.request.route_table import Route
 
-#: What MLflow's server calls itself in `Server`: uvicorn, or gunicorn, waitress and werkzeug.
+#: Prefixes of `Server` that identify MLflow's server.
 SERVERS = ("uvicorn", "gunicorn", "waitress", "werkzeug")
 
-#: Beginnings and pieces of MLflow's own pages: of its Flask (werkzeug's page), and of its texts.
+#: Start of werkzeug's error page, which MLflow's Flask sends, and fragments of MLflow's own texts.
 OWN_PAGES = ("<!doctype html>\n<html lang=en>\n<title>",)
 OWN_TEXTS = ("due to the mlflow server running", "because the server is running without workspaces")
 
-#: How SQLAlchemy's message begins where a pool has no free connection; MLflow answers 400 with it
+#: Start of SQLAlchemy's message for an exhausted pool. MLflow sends it in a 400
 #: (mlflow/store/db/utils.py) after 30 s.
 POOL_LIMIT = "QueuePool limit of size"
 
-#: Statuses whose body is looked at, and how many bytes of it.
+#: Statuses whose body is inspected, and the maximum bytes read of it.
 JUDGED = frozenset((400, 401, 403, 502, 503, 504))
 LONGEST = 16 * 1024
 
-#: Seconds after which no further piece of such a body is waited for.
+#: Seconds after which no further piece of such a body is read.
 PATIENCE = 2.0
 
-#: Basic-auth's refusal where the proxy's account lacks a permission, and the check of Host
+#: Basic-auth's refusal if the proxy's account lacks a permission, and MLflow's check of Host
 #: (mlflow/server/auth/__init__.py, mlflow/server/security_utils.py).
 NO_PERMISSION, BAD_HOST = "Permission denied", "Invalid Host header"
 
 REFUSALS = {
-    "credentials": "MLflow refuses the credentials of this proxy, or wants some and the proxy has "
+    "credentials": "MLflow rejects this proxy's credentials, or requires some and the proxy has "
     "none. Your key is not the cause; tell the operator (MLFLOW_UPSTREAM_TOKEN, _USERNAME, "
     "_PASSWORD).",
-    "permission": "MLflow does not permit this call to the account that this proxy uses there. "
+    "permission": "The MLflow account of this proxy lacks the permission for this call. "
     "Your key is not the cause; tell the operator (MLFLOW_UPSTREAM_USERNAME).",
-    "host": "MLflow refuses the host name under which this proxy calls it (Invalid Host header). "
+    "host": "MLflow rejects the host name under which this proxy calls it (Invalid Host header). "
     "Your key is not the cause; tell the operator (mlflow server --allowed-hosts).",
 }
 
-#: Seconds after which an overloaded MLflow may be asked again.
+#: Seconds in Retry-After while MLflow is overloaded.
 OVERLOADED = 5
 
 
 def beginning(
     answer: urllib3.BaseHTTPResponse, method: str
 ) -> tuple[urllib3.BaseHTTPResponse, bytes]:
-    """The answer, and the beginning of its body where that says what the answer means; the answer
-    can still be read from its beginning.
+    """Return the response, and the start of its body if that shows what the response means.
 
-    Raises urllib3's HTTPError where the body breaks off.
+    The returned response can still be read from its first byte. Raises urllib3's HTTPError if the
+    body is truncated.
     """
     plain = "Content-Encoding" not in answer.headers
     if answer.status not in JUDGED or method == "HEAD" or not plain:
@@ -78,8 +78,7 @@ def beginning(
 
 
 def _first_bytes(answer: urllib3.BaseHTTPResponse) -> bytes:
-    """Up to LONGEST bytes of the body, which may come in several pieces; fewer where they come too
-    slowly."""
+    """Read up to LONGEST bytes of the body, piece by piece; fewer if they arrive too slowly."""
     first, deadline = b"", time.monotonic() + PATIENCE
     while piece := answer.read1(LONGEST - len(first), decode_content=False):
         first += piece
@@ -89,14 +88,14 @@ def _first_bytes(answer: urllib3.BaseHTTPResponse) -> bytes:
 
 
 class _Rest(io.RawIOBase):
-    """A body of which a first piece was read already."""
+    """A response body whose first piece was already read."""
 
     def __init__(self, first: bytes, answer: urllib3.BaseHTTPResponse) -> None:
         self._first = first
         self._answer = answer
 
     def read1(self, size: int = -1) -> bytes:
-        """The next piece, up to `size` bytes."""
+        """Return the next piece, up to `size` bytes."""
         if self._first:
             size = len(self._first) if size < 0 else size
             piece, self._first = self._first[:size], self._first[size:]
@@ -104,7 +103,7 @@ class _Rest(io.RawIOBase):
         return self._answer.read1(size if size >= 0 else None, decode_content=False)
 
     def read(self, size: int = -1) -> bytes:
-        """`size` bytes, or all that is left."""
+        """Return `size` bytes, or all the rest."""
         pieces, missing = [], size
         while missing and (piece := self.read1(missing if size >= 0 else -1)):
             pieces.append(piece)
@@ -112,23 +111,23 @@ class _Rest(io.RawIOBase):
         return b"".join(pieces)
 
     def close(self) -> None:
-        """Ends the answer, too."""
+        """Close the response, too."""
         self._answer.close()
         super().close()
 
 
 def refuse(route: Route | None, answer: urllib3.BaseHTTPResponse, body: bytes) -> None:
-    """Raises UpstreamRefusal or UpstreamOverloaded for an answer that is not about this request."""
+    """Raise UpstreamRefusal or UpstreamOverloaded for a response unrelated to this request."""
     kind = route.kind if route else ""
-    # An artifact store's refusal of MLflow, such as S3's, has the form of MLflow's own errors.
+    # MLflow relays a refusal by its artifact store (S3, say) in the form of its own errors.
     relays = kind == "gateway" or (kind == "artifacts" and b'"error_code"' in body)
     error: ProxyError | None = None
     if word := refusal(answer.status, answer.headers, body, relays):
         error = UpstreamRefusal(REFUSALS[word])
     elif is_pool_limit(answer.status, body) and not (route and route.partial):
         error = UpstreamOverloaded(
-            "MLflow is overloaded: no connection to its database became free in time (QueuePool "
-            f"limit). It did nothing; repeat the request in {OVERLOADED} s.",
+            "MLflow is overloaded: no database connection became free in time (QueuePool limit). "
+            f"Nothing was done; repeat the request in {OVERLOADED} s.",
             OVERLOADED,
         )
     if error is not None:
@@ -137,8 +136,8 @@ def refuse(route: Route | None, answer: urllib3.BaseHTTPResponse, body: bytes) -
 
 
 def is_of_intermediary(status: int, headers: Mapping[str, str], body: bytes) -> bool:
-    """Whether this is the error page of a load balancer or the like in front of MLflow. MLflow's
-    own are JSON, come from its server, or have its words; a proxy may replace the server's name."""
+    """Whether an intermediary such as a load balancer wrote this error page. MLflow's own are JSON,
+    name its server, or contain its words; a proxy may replace the server's name."""
     if status not in (502, 503, 504):
         return False
     if headers.get("Content-Type", "").startswith("application/json"):
@@ -147,7 +146,7 @@ def is_of_intermediary(status: int, headers: Mapping[str, str], body: bytes) -> 
 
 
 def is_of_mlflow(headers: Mapping[str, str], body: bytes) -> bool:
-    """Whether MLflow, or its server, wrote this."""
+    """Whether MLflow or its server wrote this."""
     if headers.get("Server", "").lower().startswith(SERVERS):
         return True
     text = body.decode("utf-8", "replace")
@@ -155,8 +154,8 @@ def is_of_mlflow(headers: Mapping[str, str], body: bytes) -> bool:
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, relays: bool) -> str | None:
-    """A word for a refusal that is about the proxy, not about the caller: credentials, permission
-    or host. `relays`: the answer may be of somebody behind MLflow, such as a model provider."""
+    """Return the key in REFUSALS for a refusal of the proxy, not of the caller; else None.
+    `relays`: the response may come from behind MLflow, such as from a model provider."""
     text = body[:200].decode("utf-8", "replace").strip()
     if status == 401 and (not relays or "WWW-Authenticate" in headers):
         return "credentials"
@@ -168,7 +167,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, relays: bool) 
 
 
 def is_pool_limit(status: int, body: bytes) -> bool:
-    """Whether MLflow had no database connection left for this request."""
+    """Whether MLflow had no free database connection for this request."""
     if status != 400 or POOL_LIMIT.encode() not in body:
         return False
     try:

@@ -1,11 +1,11 @@
-"""Circuit: stops asking a dependency that does not answer, and lets one probe at a time through.
+"""Circuit breaker: stop calling a dependency that fails, and let one probe at a time through.
 
-pybreaker holds the state machine. Its call() keeps a lock for the whole call, which would make all
-upstream calls queue (16 threads of 0.1 s took 1.6 s), so only the outcome is reported through it,
-in microseconds, and admission is decided here: closed, everybody; open, nobody; after
-the reset time-out, one probe. An outcome that says nothing about the dependency (a client that hung
-up) is reported to nobody. What hears of a change cannot prevent it: pybreaker 1.4.1 keeps the old
-state for ever where a listener raises.
+pybreaker holds the state machine. Its call() keeps a lock for the whole call, which would serialize
+all upstream calls (16 threads of 0.1 s took 1.6 s). So only the outcome is reported through it,
+in microseconds, and admission is decided here: closed, every call; open, none; after the reset
+timeout, one probe. An outcome that says nothing about the dependency (a client that hung up) is not
+reported. A listener's error cannot prevent a state change: pybreaker 1.4.1 keeps the old state
+forever if a listener raises.
 """
 
 import logging
@@ -25,15 +25,15 @@ class DependencyFailed(Exception):
 
 
 class Open(Exception):
-    """The circuit is open; `retry_after` (whole seconds, at least 1) is when a probe may go."""
+    """The circuit is open; `retry_after` is in whole seconds until a probe may go, at least 1."""
 
     def __init__(self, retry_after: int) -> None:
-        super().__init__(f"open, a probe may go in {retry_after} s")
+        super().__init__(f"open; the next probe may go in {retry_after} s")
         self.retry_after = retry_after
 
 
 class Circuit:
-    """One dependency's circuit, in the memory of this worker. Safe to share among threads."""
+    """The circuit of one dependency, in this worker's memory. Thread-safe."""
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class Circuit:
         reset_timeout: float,
         on_change: Callable[[str, str], None] = lambda name, state: None,
     ) -> None:
-        """Opens after `fail_max` failures in a row, for `reset_timeout` seconds. `on_change` is
-        told the circuit's name and its new state: closed, open or half-open."""
+        """Open after `fail_max` consecutive failures, for `reset_timeout` seconds. `on_change`
+        receives the circuit's name and its new state: closed, open or half-open."""
         self.name = name
         self._reset_timeout = reset_timeout
         self._opened_at = 0.0
@@ -53,7 +53,7 @@ class Circuit:
         self._reporting = threading.Lock()
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=fail_max,
-            reset_timeout=0,  # admission is ours
+            reset_timeout=0,  # _admit decides on admission
             listeners=[_Listener(self, on_change)],
             name=name,
             throw_new_error_on_trip=False,
@@ -61,12 +61,12 @@ class Circuit:
 
     @property
     def state(self) -> str:
-        """closed, open or half-open."""
+        """The state: closed, open or half-open."""
         return str(self._breaker.current_state)
 
     @property
     def is_about_to_open(self) -> bool:
-        """Whether one more failure opens it, or keeps it open."""
+        """Whether one more failure opens the circuit, or keeps it open."""
         return self.state != "closed" or self._breaker.fail_counter + 1 >= self._breaker.fail_max
 
     @contextmanager
@@ -75,12 +75,12 @@ class Circuit:
         failures: tuple[type[Exception], ...],
         is_there: Callable[[], bool | None] | None = None,
     ) -> Iterator[None]:
-        """Surrounds one call. An exception out of `failures` counts as one, no exception as a
-        success, any other exception as nothing. Raises Open if the call must not be made.
+        """Surround one call. An exception in `failures` counts as a failure, no exception as a
+        success, any other exception as neither. Raises Open if the call must not be made.
 
-        `is_there` probes an open circuit's dependency, so that no call has to: True closes the
-        circuit, False keeps it open for the reset time-out, None lets the next call probe. Without
-        it, the call is the probe.
+        `is_there` probes the dependency of an open circuit instead of a call: True closes the
+        circuit, False keeps it open for the reset timeout, None leaves the probe to the next call.
+        Without it, the call is the probe.
         """
         began_after = self._times_opened
         probing = self._admit()
@@ -100,33 +100,33 @@ class Circuit:
                 self._probe.release()
 
     def reset(self) -> None:
-        """Closes the circuit, whatever it has seen."""
+        """Close the circuit, whatever its state."""
         if self.state != pybreaker.STATE_CLOSED:
             self._breaker.close()
 
     def trip(self) -> None:
-        """Opens a closed circuit, for what was found out beside the calls."""
+        """Open a closed circuit, on evidence from outside the calls."""
         with self._reporting:
             if self.state == pybreaker.STATE_CLOSED:
                 self._breaker.open()
 
     def when_opened(self, act: Callable[[], None]) -> None:
-        """From now on `act` is called each time that the circuit opens."""
+        """Set the callback that runs each time the circuit opens."""
         self._when_opened = act
 
     def opened(self) -> None:
-        """Notes when the circuit opened; called by the listener."""
+        """Record when the circuit opened; called by the listener."""
         self._opened_at = time.monotonic()
         self._times_opened += 1
         self._when_opened()
 
     def _admit(self) -> bool:
-        """Whether this call is the probe; raises Open if it may not go at all."""
+        """Return whether this call is the probe. Raises Open if it must not be made."""
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
             return False
         if not self._probe.acquire(blocking=False):
             raise Open(self.seconds_to_probe())
-        # Looked at again: the last probe may have ended just now.
+        # Re-check under the lock: the last probe may have just ended.
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
             self._probe.release()
             return False
@@ -138,26 +138,25 @@ class Circuit:
         return True
 
     def _probe_with(self, is_there: Callable[[], bool | None]) -> None:
-        """Asks the dependency itself, and returns if it is there; raises Open if not."""
+        """Probe the dependency. Raises Open unless it is up."""
         began_after = self._times_opened
         try:
-            found = is_there()
-            if found is not None:
-                self._report(began_after, (lambda: None) if found else self._fail)
+            result = is_there()
+            if result is not None:
+                self._report(began_after, (lambda: None) if result else self._fail)
         finally:
             self._probe.release()
-        if not found:
+        if not result:
             raise Open(self.seconds_to_probe())
 
     def seconds_to_probe(self) -> int:
-        """Whole seconds until an open circuit's dependency may be asked, at least 1."""
+        """Whole seconds until an open circuit may be probed, at least 1."""
         remaining = self._opened_at + self._reset_timeout - time.monotonic()
         return max(1, math.ceil(remaining))
 
     def _report(self, began_after: int, outcome: Callable[[], None]) -> None:
-        """Tells pybreaker the outcome. A call that began before the circuit opened and ended after
-        it, even long after, has nothing to say any more. One at a time: pybreaker, told of two
-        failures at once, would open twice."""
+        """Report the outcome to pybreaker, but not of a call that began before the circuit last
+        opened, however late it ends. One at a time: two concurrent failures would open it twice."""
         with self._reporting, suppress(DependencyFailed, pybreaker.CircuitBreakerError):
             if began_after == self._times_opened:
                 self._breaker.call(outcome)
@@ -168,7 +167,7 @@ class Circuit:
 
 
 class _Listener(pybreaker.CircuitBreakerListener):
-    """Logs each change of state once, and passes it on."""
+    """Log each state change once, and pass it on."""
 
     def __init__(self, circuit: Circuit, on_change: Callable[[str, str], None]) -> None:
         self._circuit = circuit
@@ -186,5 +185,5 @@ class _Listener(pybreaker.CircuitBreakerListener):
         log.log(level, "circuit to %s is now %s", self._circuit.name, new_state.name)
         try:
             self._on_change(self._circuit.name, new_state.name)
-        except Exception as why:  # pybreaker would stay in its old state, and the caller see this
-            log.error("a change of the circuit cannot be passed on", exc_info=why)
+        except Exception as why:  # else pybreaker keeps its old state, and the caller sees this
+            log.error("the callback for a circuit's state change failed", exc_info=why)

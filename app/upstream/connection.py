@@ -1,9 +1,9 @@
-"""A connection to MLflow: urllib3's, with the request written and the answer's head read by us.
+"""A connection to MLflow: urllib3's, with its own request writer and response head reader.
 
-urllib3 and http.client write each field by itself, read fields through the email parser, and poll a
-kept connection before its reuse: together a quarter of what a small request cost. The pool, TLS and
-the reading of bodies are theirs. Names are looked up in names.py, inside the connect timeout; heads
-are read in response_head.py, inside the read timeout. See docs/decisions/upstream-client.md.
+urllib3 and http.client write each field separately, parse fields with the email parser, and poll a
+kept connection before its reuse: together a quarter of the cost of a small request. Pooling, TLS
+and body reads stay with them. names.py looks names up, within the connect timeout; response_head.py
+reads heads, within the read timeout. See docs/decisions/upstream-client.md.
 """
 
 import errno
@@ -22,7 +22,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 try:
     from fcntl import ioctl
     from termios import FIONREAD
-except ImportError:  # no Unix: urllib3's own way is taken
+except ImportError:  # not Unix: urllib3's own check is used
     ioctl = None  # type: ignore[assignment]
 
 from app.observability.metrics import count_connection
@@ -30,12 +30,12 @@ from app.upstream.handshake import HandshakeDeadline
 from app.upstream.names import FAILED, open_socket
 from app.upstream.response_head import UpstreamResponse
 
-#: Carries the request target to the connection as it is. The pool would rewrite it (`%2f` becomes
-#: `%2F`), and what goes on must be what was authorized, byte for byte.
+#: Carries the request target to the connection unchanged. The pool would rewrite it (`%2f` becomes
+#: `%2F`), but the forwarded target must be the authorized one, byte for byte.
 TARGET = ":path"
 
-#: Carries the seconds between two pieces of the answer's body, where they are not those until its
-#: head.
+#: Carries the read timeout for the response's body, in seconds between two pieces, if it differs
+#: from the one for the head.
 IDLE = ":idle"
 
 #: Linux only; None elsewhere.
@@ -45,13 +45,13 @@ TCP_INFO = getattr(socket, "TCP_INFO", None)
 #: The first byte of TCP_INFO (linux/tcp.h, net/tcp_states.h): 1 is an established connection.
 ESTABLISHED = b"\x01"
 
-#: Seconds after which a write that MLflow does not take is interrupted, to look for an answer.
+#: Seconds after which a blocked write is interrupted, to check for an early response.
 LOOK = 1.0
 
-#: Bytes of an answer that are looked at while the request is still going out.
+#: Bytes of a response that are inspected while the request is still being sent.
 EARLY = 4096
 
-#: Methods that have no body where nobody says so (RFC 9110 section 8.6).
+#: Methods for which a missing body needs no `Content-Length: 0` (RFC 9110 section 8.6).
 BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 
 _NO_TARGET = re.compile(r"[^\x21-\x7e]")
@@ -61,9 +61,9 @@ _REFUSAL = re.compile(rb"(?:^|\n)HTTP/1\.[01] [45]")
 class Connection(HTTPConnection):
     """A connection to MLflow."""
 
-    #: Seconds an idle one is reused, seconds from its connect after which it is not (its name may
-    #: mean another address by then), seconds that one write may take, whether the metrics count it,
-    #: and whether silence is held against its address; set on a subclass.
+    #: Seconds for which an idle connection is reused; seconds of age after which it is not (its
+    #: name may resolve to another address by then); seconds that one write may take; whether the
+    #: metrics count it; whether a read timeout is held against its address. Set on a subclass.
     reuse_for = 4.0
     max_age = 60.0
     send_timeout = 30.0
@@ -81,8 +81,8 @@ class Connection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether it can be reused: MLflow has neither ended it nor said anything unasked. Two
-        system calls; urllib3 polls, which under gevent costs ten times as much."""
+        """Whether it can be reused: MLflow has neither closed it nor sent unsolicited data. Takes
+        two system calls; urllib3's poll costs ten times as much under gevent."""
         if self.sock is None:
             return False
         if TCP_INFO is None or ioctl is None or isinstance(self, HTTPSConnection):
@@ -92,7 +92,8 @@ class Connection(HTTPConnection):
         return not any(ioctl(self.sock.fileno(), FIONREAD, bytes(4)))
 
     def _new_conn(self) -> socket.socket:
-        """Called by urllib3's connect, whose own version looks the name up without a timeout."""
+        """Open the socket for urllib3's connect, whose version looks up the name without a
+        timeout."""
         timeout = float(self.timeout or 0)
         try:
             opened = open_socket(self._dns_host, self.port, timeout, self.socket_options or ())
@@ -106,8 +107,8 @@ class Connection(HTTPConnection):
         return opened
 
     def connect(self) -> None:
-        """Connects; the connect time-out ends there, or it would bound each write of an upload.
-        Whatever goes wrong in it, TLS included, is a failed connect: nothing was sent."""
+        """Connect. The connect timeout ends here, or it would bound each write of an upload. Any
+        error, TLS included, is a failed connect: nothing was sent."""
         self._handshake = None
         with ExitStack() as self._connecting:
             try:
@@ -124,7 +125,7 @@ class Connection(HTTPConnection):
             count_connection(opened=True)
 
     def close(self) -> None:
-        """Closes it; once more does nothing."""
+        """Close the connection. Idempotent."""
         if self._is_open:
             self._is_open = False
             if self.counted:
@@ -141,8 +142,8 @@ class Connection(HTTPConnection):
         chunked: bool = False,
         **options: Any,
     ) -> None:
-        """Sends a request, to the exact target in the TARGET field; head and whole body in one
-        write. ValueError for what would not be one request."""
+        """Send a request to the exact target in the TARGET field; head and whole body in one write.
+        Raises ValueError if the head would not be exactly one request."""
         if self.sock is not None and self._is_too_old():
             self.close()
         self._method, self._early = method, b""
@@ -158,8 +159,8 @@ class Connection(HTTPConnection):
         self._write_pieces(body, chunked)
 
     def _is_too_old(self) -> bool:
-        """Asked between two requests, so none in progress is cut. After an idle time MLflow may be
-        closing it at this moment."""
+        """Whether to reconnect first. Checked between requests, so none in progress is cut. MLflow
+        may be about to close an idle connection."""
         now = time.monotonic()
         idle, age = now - self._last_used, now - self._connected_at
         return idle > self.reuse_for or age > self.max_age
@@ -173,7 +174,7 @@ class Connection(HTTPConnection):
             self._write(b"0\r\n\r\n")
 
     def _write(self, data: bytes) -> None:
-        """Sends it all; the time-out is for each write that the kernel takes."""
+        """Send all of it; the timeout is for each write that the kernel accepts."""
         sent = self._send(data)
         if sent < len(data):
             rest = memoryview(data)[sent:]
@@ -181,7 +182,7 @@ class Connection(HTTPConnection):
                 rest = rest[self._send(rest) :]
 
     def _send(self, data: bytes | memoryview) -> int:
-        """One write. While MLflow takes nothing, its answer may be there: it is looked for."""
+        """Write once. While MLflow accepts nothing, check for an early response."""
         deadline = time.monotonic() + self.send_timeout
         while True:
             try:
@@ -191,31 +192,32 @@ class Connection(HTTPConnection):
                 if time.monotonic() >= deadline:
                     raise
             except OSError:
-                self._stop_if_refused()  # it said why, and closed
+                self._stop_if_refused()  # MLflow may have sent the reason before it closed
                 raise
 
     def _stop_if_refused(self) -> None:
-        """Ends an upload that MLflow has refused before its end (413, say): the rest would not be
-        read, and the answer lost. urllib3 takes a BrokenPipeError for that, and reads the answer.
-        A success is waited for: it may be about the whole body."""
+        """End an upload that MLflow refused before its end (413, say): it would not read the rest,
+        and its response would be lost. urllib3 reads the response after a BrokenPipeError. A
+        success does not end the upload: it may be about the whole body."""
         if _REFUSAL.search(self._beginning()):
             self._refused = True
             raise BrokenPipeError("refused before the end of the body")
 
     def _beginning(self) -> bytes:
-        """What is there of the answer already, in part; it is read again with the answer."""
+        """Peek at the response's first bytes, if any; they are read again with the response."""
         if ioctl is None or not any(ioctl(self.sock.fileno(), FIONREAD, bytes(4))):
             return b""
         return self.sock.recv(EARLY, socket.MSG_PEEK)
 
     def getresponse(self) -> Any:
-        """Reads the answer's head, with delayed ACKs off.
+        """Read the response's head, with delayed ACKs off.
 
-        MLflow's server sends head and body in two writes with Nagle's algorithm on, and so waits
-        for our ACK, which Linux delays by 40 ms. The option is not sticky: armed for each answer.
+        MLflow's server sends head and body in two writes with Nagle's algorithm on. The second one
+        waits for our ACK, which Linux delays by 40 ms. TCP_QUICKACK is not sticky: set it for each
+        response.
         """
         if self.sock is None:
-            raise http.client.RemoteDisconnected("before the answer")
+            raise http.client.RemoteDisconnected("before the response")
         if QUICKACK is not None:
             self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
         timeout = float(self.timeout or 0)
@@ -236,7 +238,7 @@ class Connection(HTTPConnection):
         except BaseException as why:
             answer.close()
             if isinstance(why, TimeoutError) and why.errno == errno.ETIMEDOUT:
-                raise ConnectionAbortedError("the host acknowledges nothing any more") from why
+                raise ConnectionAbortedError("the host no longer acknowledges data") from why
             if isinstance(why, TimeoutError) and self.probes:
                 host, port, *rest = self.sock.getpeername()
                 FAILED.note((host, *rest), port)
@@ -250,7 +252,7 @@ class Connection(HTTPConnection):
 
 
 class ConnectionTLS(Connection, HTTPSConnection):
-    """The same over TLS, where nothing can be read twice: what was looked at is kept."""
+    """The same over TLS, which cannot be peeked at: early bytes are kept in `_early`."""
 
     def _beginning(self) -> bytes:
         if len(self._early) < EARLY:
@@ -258,7 +260,7 @@ class ConnectionTLS(Connection, HTTPSConnection):
             self.sock.settimeout(0)
             try:
                 self._early += self.sock.recv(EARLY)
-            except OSError:  # nothing is there, or nothing will be
+            except OSError:  # no data yet, or the connection has ended
                 pass
             finally:
                 self.sock.settimeout(limit)
@@ -266,7 +268,7 @@ class ConnectionTLS(Connection, HTTPSConnection):
 
 
 def _head(method: str, headers: Mapping[str, str], bodiless: bool, chunked: bool) -> bytes:
-    """The request's line and fields. Who asks for no encoding gets none."""
+    """Build the request line and fields. Without Accept-Encoding, ask for `identity`."""
     target = headers[TARGET]
     lines = [f"{method} {target} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in headers.items() if name[0] != ":"]
@@ -278,5 +280,5 @@ def _head(method: str, headers: Mapping[str, str], bodiless: bool, chunked: bool
         lines.append("Content-Length: 0")
     text, ends = "\r\n".join(lines), len(lines) - 1
     if _NO_TARGET.search(target) or text.count("\n") != ends or text.count("\r") != ends:
-        raise ValueError("a line end, or a blank in the target, would make it another request")
+        raise ValueError("a line break, or a space in the target, would make it another request")
     return text.encode("latin-1") + b"\r\n\r\n"

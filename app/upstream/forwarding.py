@@ -1,6 +1,6 @@
-"""Forwarding: circuit, then pool, then send. What comes back is MLflow's answer, its body unread.
+"""Forward a request: circuit, then pool, then send. Returns MLflow's response, its body unread.
 
-urllib3's pool is used directly: requests' Session costs three to five times as much a call, reads
+urllib3's pool is used directly: requests' Session costs three to five times as much per call, reads
 .netrc and the proxy variables, shares cookies among users, and rewrites the path after it was
 authorized. See docs/decisions/upstream-client.md.
 """
@@ -37,22 +37,22 @@ from app.upstream.streaming import Body, has_left
 from app.upstream.write_gate import EXPORT_PATIENCE, PATIENCE, Turn, TurnedAway, WriteGate
 from config import Settings
 
-#: What says that MLflow is in trouble. Its own 4xx and 5xx do not: they are often the caller's. Nor
-#: does a time-out: app/upstream/liveness.py finds out what is behind it.
+#: Errors that open the circuit. MLflow's own 4xx and 5xx do not: they are often the caller's fault.
+#: Nor does a timeout: app/upstream/liveness.py finds out its cause.
 FAILURES = (UpstreamUnreachable,)
 
-#: Kinds of routes that MLflow serves without its stores.
+#: Route kinds that MLflow serves without its stores.
 NO_API = frozenset(("server", "ui"))
 
-#: The call of exporters of traces, who are less patient than MLflow's clients.
+#: Operation of trace exporters, which time out sooner than MLflow's clients.
 EXPORT = "ExportTraces"
 
-#: MLflow's /health needs neither a thread nor the database: it answers while requests wait.
+#: MLflow's /health needs neither a thread nor the database: it responds while requests wait.
 HEALTH = "/health"
 
 
 class ProbeResponse(NamedTuple):
-    """What MLflow answered to a question of our own."""
+    """MLflow's response to a request that the proxy makes itself."""
 
     status: int
     headers: Mapping[str, str]
@@ -60,11 +60,11 @@ class ProbeResponse(NamedTuple):
 
 
 class Upstream:
-    """MLflow: its address, the pool of connections to it, its circuit. Shared by all threads."""
+    """MLflow: its address, connection pool and circuit. Shared by all threads."""
 
     def __init__(self, settings: Settings, circuit: circuits.Circuit) -> None:
         self.circuit = circuit
-        #: When MLflow last answered a caller's call of its API, in monotonic seconds.
+        #: When MLflow last responded to a caller's API call, in monotonic seconds.
         self.served = float("-inf")
         self.url = settings.mlflow_server_url
         parts = urlsplit(self.url)
@@ -87,11 +87,11 @@ class Upstream:
     def forward(
         self, permit: Permit, body: Body, tried: Callable[[], None] = lambda: None
     ) -> urllib3.BaseHTTPResponse:
-        """Sends the permitted request. The answer's body is unread, and must be closed; `tried`
-        runs before each try.
+        """Send the permitted request. The response's body is unread, and must be closed; `tried`
+        runs before each attempt.
 
         Raises CircuitOpen, UpstreamUnreachable, UpstreamReset, UpstreamTimeout, UpstreamRefusal,
-        UpstreamOverloaded, Overloaded; and what reading the client's body raises.
+        UpstreamOverloaded, Overloaded; and whatever reading the client's body raises.
         """
         try:
             with self.circuit.attempt(FAILURES, self.is_there), self._turn(permit) as turn:
@@ -103,13 +103,14 @@ class Upstream:
         except TurnedAway:
             seconds = self.circuit.seconds_to_probe()
         raise CircuitOpen(
-            "MLflow gives no answer, so the proxy does not ask it for a while. Nothing was "
+            "MLflow does not respond, so the proxy has paused requests to it. Nothing was "
             f"sent; repeat the request in {seconds} s.",
             seconds,
         )
 
     def ask(self, path: str, timeout: float) -> "ProbeResponse":
-        """A GET of our own, past the circuit; `timeout` is for the head, and again for the body."""
+        """Send a GET of the proxy itself, bypassing the circuit; `timeout` is for the head, and
+        again for the body."""
         headers = self._headers()
         response = self._send("GET", path, headers, Body(None, 0), timeout, self._pool)
         deadline, body = time.monotonic() + timeout, b""
@@ -117,16 +118,16 @@ class Upstream:
             while len(body) < 65536 and (more := response.read1()):
                 body += more
                 if time.monotonic() > deadline:
-                    raise UpstreamTimeout(f"MLflow's answer was not whole within {timeout:g} s.")
+                    raise UpstreamTimeout(f"MLflow's response was incomplete after {timeout:g} s.")
         except HTTPError as why:
-            raise UpstreamReset("MLflow broke its answer off.") from why
+            raise UpstreamReset("MLflow's response broke off.") from why
         finally:
             response.close()
         return ProbeResponse(response.status, response.headers, body)
 
     def is_there(self, patience: float = 1.0) -> bool | None:
-        """Whether MLflow gives any answer at all within `patience` times HEALTH_TIMEOUT, on a new
-        connection; None if that breaks."""
+        """Probe /health on a new connection. True for any response within `patience` times
+        HEALTH_TIMEOUT, False for none, None if the connection breaks."""
         headers = {**self._headers(), "Connection": "close"}
         timeout = patience * self._probe_timeout
         try:
@@ -139,15 +140,15 @@ class Upstream:
         return True
 
     def _headers(self) -> dict[str, str]:
-        """Those of a request of the proxy's own."""
+        """Return the headers of a request that the proxy makes itself."""
         return {**self._own, "Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
 
     def connections_opened(self) -> int:
-        """How many connections to MLflow this worker has opened in all."""
+        """Connections to MLflow that this worker has opened so far."""
         return self._pool.num_connections
 
     def _turn(self, permit: Permit) -> AbstractContextManager[Turn | None]:
-        """The bound on concurrent writes, for a route that writes to MLflow's database."""
+        """Apply the bound on concurrent writes, if the route writes to MLflow's database."""
         route = permit.route
         if route is None or not _takes_turn(route):
             return nullcontext()
@@ -157,12 +158,12 @@ class Upstream:
     def _with_retries(
         self, permit: Permit, body: Body, tried: Callable[[], None]
     ) -> urllib3.BaseHTTPResponse:
-        """MLflow's answer, tried again where that can do no harm.
+        """Return MLflow's response, retrying where that is safe.
 
-        A failed connect: nothing was sent, nothing was taken from the body, so any request. A
-        reset, or an error page of something in between: GET and HEAD only. A POST that went out may
-        have been carried out, and is never repeated. A read for which MLflow had no database
-        connection: also a POST, such as a search.
+        A failed connect sent nothing and read nothing of the body: retry any request. A reset, or
+        an intermediary's error page: retry GET and HEAD only. A POST that was sent may have been
+        executed, and is never retried. A read for which MLflow had no database connection: retry
+        also a POST, such as a search.
         """
         began, tries = time.monotonic(), 0
         had_turn = permit.route is not None and _takes_turn(permit.route)
@@ -179,7 +180,7 @@ class Upstream:
                 if not self._may_repeat(error, permit, body, tries, began):
                     raise
                 continue
-            if answers.is_pool_limit(answer.status, page):  # of a route where a part may be done
+            if answers.is_pool_limit(answer.status, page):  # part of the work may be done
                 self._writes.tighten(sent, had_turn)
             if not answers.is_of_intermediary(answer.status, answer.headers, page):
                 return answer
@@ -204,7 +205,7 @@ class Upstream:
         return self._retries.again(tries, began, was_sent=True)
 
     def _once(self, permit: Permit, body: Body) -> tuple[urllib3.BaseHTTPResponse, bytes]:
-        """The answer, and its body where that says what the answer means."""
+        """Send once. Return the response, and the start of its body if that shows its meaning."""
         inbound = permit.inbound
         headers = upstream_headers(permit, self._host, self._own)
         target = f"{inbound.path}?{inbound.query}" if inbound.query else inbound.path
@@ -216,16 +217,16 @@ class Upstream:
         try:
             answer, page = answers.beginning(answer, inbound.method)
         except ReadTimeoutError as why:
-            raise UpstreamTimeout("MLflow's answer began, and then stopped for too long.") from why
+            raise UpstreamTimeout("MLflow's response began, and then stalled.") from why
         except HTTPError as why:
-            raise UpstreamReset("MLflow broke its answer off.") from why
+            raise UpstreamReset("MLflow's response broke off.") from why
         answers.refuse(permit.route, answer, page)
         if answer.status < 500 and permit.route and permit.route.kind not in NO_API:
             self.served = time.monotonic()
         return answer, page
 
     def _timeout(self, route: Route | None) -> float:
-        """Seconds until MLflow answers, by what the route does."""
+        """Return the read timeout in seconds, by what the route does."""
         if route is None:
             return self._read_timeout
         if route.copies:
@@ -243,7 +244,7 @@ class Upstream:
         timeout: float,
         pool: urllib3.HTTPConnectionPool,
     ) -> urllib3.BaseHTTPResponse:
-        """One request on one connection, urllib3's failures in our words."""
+        """Send one request on one connection, and translate urllib3's errors."""
         headers[TARGET] = self._base_path + target
         if body.content is not None and body.length is not None:
             headers["Content-Length"] = str(body.length)
@@ -267,25 +268,25 @@ class Upstream:
             ) from why
         except ReadTimeoutError as why:
             raise UpstreamTimeout(
-                f"MLflow did not answer within {timeout:g} s. It may still carry the request out: "
-                "look before you repeat one that creates something."
+                f"MLflow did not respond within {timeout:g} s. It may still execute the request: "
+                "check before you repeat one that creates something."
             ) from why
         except HTTPError as why:
             if isinstance(why.args[-1], TimeoutError):
-                raise UpstreamTimeout("MLflow took no byte of the body for too long.") from why
+                raise UpstreamTimeout("MLflow stopped accepting the request's body.") from why
             raise UpstreamReset(
-                "MLflow broke the connection before its answer. It may have carried the request "
-                "out: look before you repeat one that creates something."
+                "MLflow closed the connection before it responded. It may have executed the "
+                "request: check before you repeat one that creates something."
             ) from why
 
 
 def _takes_turn(route: Route) -> bool:
-    """Whether it writes to MLflow's database, so that the bound on concurrent writes is for it."""
+    """Whether the route writes to MLflow's database, so that the bound on writes applies."""
     return route.access is Access.WRITE and route.kind != "artifacts"
 
 
 def _own_credentials(settings: Settings) -> Mapping[str, str]:
-    """What the proxy shows MLflow: a token, a user name and password, or nothing."""
+    """Return the proxy's credentials for MLflow: a token, a user name and password, or nothing."""
     if settings.mlflow_upstream_token:
         return {"Authorization": f"Bearer {settings.mlflow_upstream_token}"}
     if settings.mlflow_upstream_username:

@@ -1,6 +1,6 @@
-"""A bound for a whole TLS handshake.
+"""A deadline for a whole TLS handshake.
 
-A socket's timeout bounds each wait, and a handshake that comes byte by byte has many.
+A socket's timeout bounds each read, and a handshake that arrives byte by byte needs many.
 """
 
 import socket
@@ -10,8 +10,8 @@ from typing import Self
 
 
 class HandshakeDeadline:
-    """Ends a connection after so many seconds, unless the handshake is over by then; a context
-    manager. It has a duplicate of the socket: TLS takes the socket itself over."""
+    """Shut the connection down after `seconds`, unless the handshake is over by then; a context
+    manager. It holds a duplicate of the socket, because TLS takes the socket over."""
 
     def __init__(self, connected: socket.socket, seconds: float) -> None:
         self.has_passed = False
@@ -29,5 +29,5 @@ class HandshakeDeadline:
 
     def _end(self) -> None:
         self.has_passed = True
-        with suppress(OSError):  # it has ended by itself
+        with suppress(OSError):  # already closed
             self._same.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
-"""Headers on their way through: hop-by-hop and identity taken off, ours put on.
+"""Header fields both ways: remove hop-by-hop and identity fields, add the proxy's own.
 
 Strip before injecting, and in every spelling: WSGI folds `X-Hokusai-User-Id`, `x-hokusai-user-id`
-and (where a server lets it pass) `X_Hokusai_User_Id` into one name, so names are compared in that
+and (where a server lets it pass) `X_Hokusai_User_Id` into one name. So names are compared in that
 folded form, HTTP_X_HOKUSAI_USER_ID.
 """
 
@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from app.request.permit import Permit
 
-#: RFC 9110 section 7.6.1 and the framing, which each hop makes for itself.
+#: Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which each hop sets for itself.
 HOP_BY_HOP = frozenset(
     (
         "connection",
@@ -31,10 +31,10 @@ HOP_BY_HOP = frozenset(
     )
 )
 
-#: What a client must not tell MLflow: its credentials, who it is, where it came from.
-#: Host: MLflow checks it against its own names, so it gets the one of its own address. Origin: its
-#: cross-origin check is ours to make. X-MLflow-Workspace: which workspace a key sees is not its
-#: own choice; app/upstream/workspaces.py refuses a request that has one.
+#: Fields that a client must not send to MLflow: its credentials, identity and address.
+#: Host: MLflow checks it against its own names, so the proxy sends that of MLflow's address.
+#: Origin: the proxy checks it. X-MLflow-Workspace: a key must not choose its own workspace;
+#: app/upstream/workspaces.py refuses a request with this field.
 NOT_FORWARDED = HOP_BY_HOP | {
     "authorization",
     "content-length",
@@ -68,8 +68,8 @@ NOT_FORWARDED_PREFIXES = (
     "proxy-",
 )
 
-#: What every proxy removes or replaces, so no caller is surprised. All other fields that are not
-#: forwarded are named in the answer, in X-Hokusai-Dropped-Headers.
+#: Fields that every proxy removes or replaces, so no caller is surprised. All other fields that are
+#: not forwarded are listed in the response, in X-Hokusai-Dropped-Headers.
 REMOVED_EVERYWHERE = (HOP_BY_HOP - {"trailer"}) | {
     "authorization",
     "content-length",
@@ -93,27 +93,27 @@ REMOVED_EVERYWHERE = (HOP_BY_HOP - {"trailer"}) | {
     "x-request-id",
 }
 
-#: The names that the server dropped by itself, with commas (app/server/request_head.py).
+#: Variable with the names that gunicorn dropped, with commas (app/server/request_head.py).
 SERVER_DROPPED = "HTTP_HOKUSAI DROPPED"
 
-#: At most so many names, of so many characters each, are repeated to the caller.
+#: Limits on the names repeated to the caller: how many, and characters of each.
 MOST_NAMES, LONGEST_NAME = 10, 64
 
-#: Of MLflow's answer: its server's name says which software runs inside, and its cookies would be
-#: dropped on the way back anyway.
+#: Fields of MLflow's response that are dropped. Server reveals which software runs inside. A cookie
+#: would be dropped on the way back anyway.
 NOT_RETURNED = HOP_BY_HOP | {"server", "date", "set-cookie", "x-request-id"}
 
 
-#: What a field is made of (RFC 9110 section 5); the server refuses to write anything else.
+#: Valid names and values (RFC 9110 section 5); the server refuses to write anything else.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 def upstream_headers(permit: Permit, upstream_host: str, own: Mapping[str, str]) -> dict[str, str]:
-    """The header fields for MLflow: the client's, cleaned, then ours.
+    """Build the header fields for MLflow: the client's, cleaned, then the proxy's.
 
-    `own` is what the proxy shows MLflow by configuration (Authorization, or nothing).
-    Content-Length and Transfer-Encoding are left to whoever frames the body.
+    `own` holds the proxy's fixed fields, such as its Authorization. Content-Length and
+    Transfer-Encoding are set where the body is framed.
     """
     headers = dict(_cleaned(permit.inbound.environ))
     headers.update(own)
@@ -123,7 +123,7 @@ def upstream_headers(permit: Permit, upstream_host: str, own: Mapping[str, str])
 
 
 class _Field(NamedTuple):
-    """What happens to a header field: forwarded or not, and named in the answer if not."""
+    """A header field: whether it is forwarded, and if not, whether the response lists it."""
 
     name: str
     forwarded: bool
@@ -132,14 +132,14 @@ class _Field(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _field(variable: str) -> _Field:
-    """The field behind a WSGI variable such as HTTP_X_USER."""
+    """Return the field of a WSGI variable such as HTTP_X_USER."""
     name = variable[5:].replace("_", "-").lower()
     forwarded = name not in NOT_FORWARDED and not name.startswith(NOT_FORWARDED_PREFIXES)
     return _Field(name.title(), forwarded, not forwarded and name not in REMOVED_EVERYWHERE)
 
 
 def _cleaned(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The client's header fields that may go on, as (name, value)."""
+    """Yield the client's header fields that are forwarded, as (name, value)."""
     named_by_connection = {
         token.strip().title() for token in environ.get("HTTP_CONNECTION", "").split(",")
     }
@@ -154,10 +154,10 @@ def _cleaned(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def dropped_names(permit: Permit, answer: Iterable[str]) -> str:
-    """The header fields that did not get through and that somebody may miss, with commas; empty as
-    a rule. Of the client's: what claims an identity or a place, and names with an underscore, which
-    the server drops. Of MLflow's `answer` (names): Set-Cookie, because one user's cookies must not
-    reach another."""
+    """List the dropped header fields that the caller may miss, with commas; usually empty. Of the
+    client's: claims of an identity or a location, and names with an underscore, which the server
+    drops. Of MLflow's `answer` (names): Set-Cookie, because one user's cookies must not reach
+    another."""
     environ = permit.inbound.environ
     names = [
         _field(variable).name[:LONGEST_NAME]
@@ -175,9 +175,9 @@ def dropped_names(permit: Permit, answer: Iterable[str]) -> str:
 
 
 def _identity(permit: Permit) -> Iterator[tuple[str, str]]:
-    """Who the caller is and how the request came, in the words of the contract."""
+    """Yield the caller's identity and the request's origin, as the contract names them."""
     principal, inbound = permit.principal, permit.inbound
-    if principal.key_id:  # else nobody in particular, who asks for public files
+    if principal.key_id:  # else an anonymous caller, of public files
         yield "X-Hokusai-User-Id", _header_text(principal.user_id)
         yield "X-Hokusai-Key-Id", _header_text(principal.key_id)
         yield "X-Hokusai-Service-Id", _header_text(principal.service_id)
@@ -192,25 +192,25 @@ def _identity(permit: Permit) -> Iterator[tuple[str, str]]:
 
 
 def _header_text(value: str) -> str:
-    """A value as it may stand in a header; what may not is percent-encoded."""
+    """Percent-encode the characters that a header value must not contain."""
     return quote(value, safe=" !#$%&'()*+,-./:;<=>?@[]^_`{|}~")
 
 
 def returned_status(status: int, reason: str) -> str:
-    """MLflow's status as the client gets it. ValueError for one that cannot be written, or that
-    ends no exchange (1xx)."""
+    """Return MLflow's status for the client. Raises ValueError if it is malformed, or not final
+    (1xx)."""
     if status < 200 or not _VALUE.fullmatch(reason):
-        raise ValueError(f"the status {status} {reason!r} is no final one")
+        raise ValueError(f"the status {status} {reason!r} is not a valid final status")
     return f"{status} {reason}".strip()
 
 
 def returned_headers(
     upstream: Iterable[tuple[str, str]], upstream_url: str, prefix: str
 ) -> list[tuple[str, str]]:
-    """MLflow's header fields as the client gets them, repeated ones kept apart.
+    """Build the client's header fields from MLflow's; repeated fields stay separate.
 
-    `upstream_url` is MLflow's internal address; no answer sends the client there. ValueError for a
-    field that cannot be written.
+    `upstream_url` is MLflow's internal address, to which no response may send the client. Raises
+    ValueError for a malformed field.
     """
     fields = list(upstream)
     named_by_connection = {
@@ -233,14 +233,14 @@ def returned_headers(
 
 
 def public_location(location: str, upstream_url: str, prefix: str) -> str:
-    """A Location as the client can use it.
+    """Rewrite a Location for the client.
 
-    A path of MLflow's, or its internal address, becomes a path behind the public prefix; a relative
+    A path of MLflow's, or its internal address, becomes a path under the public prefix. A relative
     reference and a foreign address (object storage, say) stay as they are.
     """
     try:
         parts, internal = urlsplit(location), urlsplit(upstream_url)
-        # MLflow may believe X-Forwarded-Proto: then its own name comes with https.
+        # MLflow may trust X-Forwarded-Proto: then it returns its own name with https.
         named = parts.netloc not in ("", internal.netloc)
         foreign = named and _host_and_port(parts) != _host_and_port(internal)
     except ValueError:
@@ -254,5 +254,5 @@ def public_location(location: str, upstream_url: str, prefix: str) -> str:
 
 
 def _host_and_port(parts: SplitResult) -> tuple[str | None, int]:
-    """Where an address leads: MLflow leaves the scheme's own port out of its Location."""
+    """Return host and port. MLflow omits the default port of a scheme in its Location."""
     return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)

@@ -1,10 +1,10 @@
-"""Whether MLflow is alive while its requests wait. A slow MLflow is not a dead one.
+"""Detect whether MLflow is alive while requests wait. A slow MLflow is not a dead one.
 
-That a request waits, or times out, says little: a search may take half a minute, a copy to the
-object store longer, and MLflow's own pool of database connections gives up after 30 s. MLflow
-answers /health from its event loop, without a thread and without its database. So while requests
-wait and nobody is answered, a thread of this worker asks /health, and only the silence of that
-opens the circuit. No caller's request decides it.
+A request that waits, or times out, proves little: a search may take half a minute, a copy to the
+object store longer, and MLflow's own pool of database connections times out after 30 s. MLflow
+serves /health from its event loop, without a thread and without its database. So while requests
+wait without a response, a thread of this worker probes /health, and only silence there opens the
+circuit. No caller's request decides it.
 """
 
 import threading
@@ -16,24 +16,24 @@ from app.observability.periodic import Periodic
 from app.request.errors import UpstreamTimeout
 from app.upstream.circuit import Circuit
 
-#: Seconds in which a request waits and nobody is answered, before /health is asked.
+#: Seconds during which a request waits and no request gets a response, before /health is probed.
 QUIET = 3.0
 
-#: The questions that have to stay without an answer before the circuit opens, and how many
-#: HEALTH_TIMEOUTs each has. 40 large searches at once keep an MLflow of one worker from /health for
-#: 2.6 s of its processor (Python's threads take turns); on half a processor that is twice as long.
+#: Timeouts of the consecutive probes that must fail before the circuit opens, in HEALTH_TIMEOUTs.
+#: 40 large searches at once keep an MLflow of one worker from /health for 2.6 s of its processor
+#: (Python's threads take turns); on half a processor that is twice as long.
 PATIENCE = (1.0, 4.0)
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 INTERVAL = 0.5
 
 
 class Liveness:
-    """What this worker knows of MLflow's life; shared by its threads."""
+    """This worker's view of whether MLflow is alive; shared by its threads."""
 
     def __init__(self, circuit: Circuit, is_there: Callable[[float], bool | None]) -> None:
-        """`is_there` asks MLflow, which has so many HEALTH_TIMEOUTs: True for an answer, False for
-        none, None if that is not clear. The circuit is opened when MLflow is silent."""
+        """`is_there` probes MLflow, with a timeout in HEALTH_TIMEOUTs: True for a response, False
+        for none, None if unclear. `circuit` is opened if MLflow is silent."""
         self._circuit = circuit
         self._is_there = is_there
         self._answered = 0.0
@@ -43,17 +43,17 @@ class Liveness:
         self._watch: Periodic | None = None
 
     def waiting(self) -> "_Wait":
-        """Surrounds the wait for MLflow's answer to one request."""
+        """Surround the wait for MLflow's response to one request."""
         if self._watch is None:
             self._start()
         return _Wait(self)
 
     def begin(self, wait: "_Wait") -> None:
-        """A request waits from now on."""
+        """Register a request that waits."""
         self._waits.add(wait)
 
     def end(self, wait: "_Wait", error: type[BaseException] | None) -> None:
-        """A request waits no longer: without `error` it was answered."""
+        """Unregister a request; without `error` it got a response."""
         self._waits.discard(wait)
         if error is None:
             self._answered = time.monotonic()
@@ -63,19 +63,19 @@ class Liveness:
                 self._watch.wake()
 
     def look(self) -> None:
-        """Asks MLflow where that is due, and opens the circuit if it is silent."""
+        """Probe MLflow if that is due, and open the circuit if it is silent."""
         if self._circuit.state != "closed" or not self._is_suspicious():
             return
-        asked = time.monotonic()
+        began = time.monotonic()
         for patience in PATIENCE:
             if self._is_there(patience) is not False:
                 self._answered = time.monotonic()
-            if self._answered > asked:
+            if self._answered > began:
                 return
         self._circuit.trip()
 
     def _is_suspicious(self) -> bool:
-        """Whether a request timed out, or waits for long, and nobody was answered meanwhile."""
+        """Whether a request timed out, or waits too long, with no response to any request since."""
         if self._timed_out > self._answered:
             return True
         oldest = min((wait.began for wait in list(self._waits)), default=float("inf"))
@@ -91,7 +91,7 @@ class Liveness:
 
 
 class _Wait:
-    """One request that waits; since when, in monotonic seconds."""
+    """One request that waits, and since when, in monotonic seconds."""
 
     __slots__ = ("_liveness", "began")
 

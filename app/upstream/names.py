@@ -1,10 +1,10 @@
 """Name look-ups: the one way from a host name to a connected socket, for every dependency.
 
 getaddrinfo takes no timeout. With a silent name server it returns after 10 s or more (the timeouts
-in resolv.conf), and gevent runs it in a small pool of threads. So each name is looked up once at a
-time, in a thread of its own; callers wait no longer than their connect timeout; and while look-ups
-fail, new connections go to the last good addresses. Everything that getaddrinfo honours still
-counts: /etc/hosts, search domains, ndots.
+in resolv.conf), and gevent runs it in a small pool of threads. So each name has one look-up at a
+time, in its own thread; callers wait no longer than their connect timeout; and while look-ups fail,
+new connections go to the last good addresses. Everything that getaddrinfo honours still applies:
+/etc/hosts, search domains, ndots.
 """
 
 import logging
@@ -19,23 +19,23 @@ from app.observability.metrics import NAMES_FAILING
 
 log = logging.getLogger("hokusai.names")
 
-#: Seconds for which a result is used without another look-up, failures included.
+#: Seconds for which a result, or a failure, is used without another look-up.
 FRESH = 1.0
 
-#: Seconds after which a look-up counts as failing, though it may still return something.
+#: Seconds after which a look-up counts as failing, though it may still return a result.
 SLOW = 1.0
 
-#: The share of a connect timeout that a caller waits where the last good addresses are known.
+#: Share of a connect timeout that a caller waits if the last good addresses are known.
 SHARE = 0.5
 
-#: Seconds that a connect gets at least, however long the look-up took.
+#: Minimum seconds for a connect, however long the look-up took.
 LEAST = 0.05
 
-#: Seconds for which an address that failed is tried behind the others, and how many are kept.
+#: Seconds for which a failed address is tried after the others, and how many are kept.
 SHUN, MOST_FAILED = 30.0, 256
 
-#: The name server answered: the name does not exist, or has no address. The last good addresses
-#: are forgotten then: they may belong to somebody else by now.
+#: The name server responded: the name does not exist, or has no address. Discard the last good
+#: addresses then: they may belong to another host by now.
 NO_SUCH_NAME = frozenset((socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)))
 
 #: Address family, and the socket address without its port: (host,), or (host, flow, scope).
@@ -43,11 +43,11 @@ Address = tuple[int, tuple[Any, ...]]
 
 
 class LookupFailed(socket.gaierror):
-    """No name server answered, or none in time."""
+    """No name server responded, or none in time."""
 
 
 class _Name:
-    """What is known about one host name. Written by its look-up, under `guard`."""
+    """State of one host name. Written by its look-up, under `guard`."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -61,16 +61,16 @@ class _Name:
 
 
 class Names:
-    """Addresses by host name, for one process. Safe to share among threads."""
+    """Addresses by host name, for one process. Thread-safe."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._names: dict[str, _Name] = {}
 
     def addresses(self, host: str, timeout: float) -> list[Address]:
-        """The addresses of a host, in the order of getaddrinfo, after at most `timeout` seconds.
+        """Return the host's addresses, in getaddrinfo's order, after at most `timeout` seconds.
 
-        Raises LookupFailed if no name server answers and no earlier address is known, another
+        Raises LookupFailed if no name server responds and no earlier address is known, another
         socket.gaierror if there is no such name.
         """
         if (literal := _literal(host)) is not None:
@@ -82,7 +82,7 @@ class Names:
         return self._known(name, timeout)
 
     def failing(self, host: str) -> bool:
-        """Whether look-ups of this name fail at present."""
+        """Whether look-ups of this name currently fail."""
         return host in self._names and self._names[host].failing
 
     def _name(self, host: str) -> _Name:
@@ -90,25 +90,25 @@ class Names:
             return self._names.setdefault(host, _Name(host))
 
     def _begin_unless_fresh(self, name: _Name) -> threading.Event | None:
-        """The look-up under way, begun now if the last one is too old; None if it is not."""
+        """Return the look-up in progress, begun if the last one is too old; else None."""
         with name.guard:
             if name.running is None and time.monotonic() - name.ended >= FRESH:
                 name.began = time.monotonic()
                 threading.Thread(
                     target=self._look_up, args=(name,), name="name-lookup", daemon=True
-                ).start()  # raises where no thread can be had; then nothing is under way
-                name.running = threading.Event()  # its end waits for the guard
+                ).start()  # raises if no thread can be started; then no look-up is registered
+                name.running = threading.Event()  # set in time: its end waits for the guard
             return name.running
 
     def _known(self, name: _Name, timeout: float) -> list[Address]:
         with name.guard:
             if name.running is not None and time.monotonic() - name.began >= SLOW:
-                _note(name, "the name server does not answer")
+                _note(name, "the name server does not respond")
             if name.addresses:
                 return name.addresses
             if name.running is None and name.error is not None:
-                raise type(name.error)(*name.error.args)  # not one object for many threads
-        raise _failed(f"no answer from the name server within {timeout:g} s")
+                raise type(name.error)(*name.error.args)  # one object per thread
+        raise _failed(f"no response from the name server within {timeout:g} s")
 
     def _look_up(self, name: _Name) -> None:
         found: list[Address] = []
@@ -119,7 +119,7 @@ class Names:
             error = why if why.errno in NO_SUCH_NAME else _failed(str(why))
         except UnicodeError:  # a label is empty or longer than 63 bytes
             error = socket.gaierror(socket.EAI_NONAME, "not a host name")
-        except Exception as why:  # no memory, no file descriptor; callers must not wait for ever
+        except Exception as why:  # no memory, no file descriptor; callers must not wait forever
             error = _failed(f"{type(why).__name__}: {why}")
         self._end(name, found, error)
 
@@ -140,21 +140,21 @@ class Names:
 
 
 class Failed:
-    """Addresses and ports at which a connect or a probe failed lately, of one process. One that
-    swallows connects (an IPv6 route that leads nowhere, say) would cost each new connection its
-    share of the timeout; at one that hangs, requests would wait for nothing."""
+    """Addresses and ports at which a connect or a probe recently failed, for one process. One
+    that swallows connects (an IPv6 route that leads nowhere, say) would cost each new connection
+    its share of the timeout; at one that hangs, requests would wait until they time out."""
 
     def __init__(self) -> None:
         self._until: dict[tuple[Any, ...], float] = {}
 
     def note(self, address: tuple[Any, ...], port: int) -> None:
-        """A connect to it failed just now."""
+        """Record a failed connect or probe."""
         if len(self._until) >= MOST_FAILED:
             self._until.clear()
         self._until[(*address, port)] = time.monotonic() + SHUN
 
     def last(self, found: list[Address], port: int) -> list[Address]:
-        """The addresses in their order, those that failed lately behind the others."""
+        """Move the addresses that recently failed to the end; keep the order otherwise."""
         if not self._until or len(found) < 2:
             return found
         now = time.monotonic()
@@ -166,7 +166,7 @@ def _failed(why: str) -> LookupFailed:
 
 
 def _note(name: _Name, trouble: str) -> None:
-    """Keeps whether look-ups of this name fail; logs and counts each change once."""
+    """Record whether look-ups of this name fail; log and count each change once."""
     if name.failing == bool(trouble):
         return
     name.failing = bool(trouble)
@@ -180,7 +180,7 @@ def _note(name: _Name, trouble: str) -> None:
 
 
 def _literal(host: str) -> Address | None:
-    """The address that an IP literal is; None for a name. One with a scope (`fe80::1%eth0`) is
+    """Return the address of an IP literal; None for a name. One with a scope (`fe80::1%eth0`) is
     left to getaddrinfo, which knows the interfaces."""
     for family, rest in ((socket.AF_INET, ()), (socket.AF_INET6, (0, 0))):
         try:
@@ -192,25 +192,25 @@ def _literal(host: str) -> Address | None:
 
 
 def _unique(found: Iterable[Any]) -> list[Address]:
-    """getaddrinfo's entries without ports. /etc/hosts can give one address twice."""
+    """Strip ports and duplicates: /etc/hosts can list an address twice."""
     return list(dict.fromkeys((int(family), (at[0], *at[2:])) for family, _, _, _, at in found))
 
 
-#: This process's names, as its connections use them.
+#: This process's names; its connections use them.
 NAMES = Names()
 
 
-#: The addresses at which a connect failed lately.
+#: The addresses at which a connect or a probe recently failed.
 FAILED = Failed()
 
 
 def open_socket(
     host: str, port: int, timeout: float, options: Iterable[tuple[int, int, int | bytes]] = ()
 ) -> socket.socket:
-    """A socket connected to the host, after at most `timeout` seconds: the look-up and every
-    address that is tried share them. The socket keeps what is left as its timeout.
+    """Connect a socket to the host within `timeout` seconds, which the look-up and all attempted
+    addresses share. The remaining time becomes the socket's timeout.
 
-    Raises OSError: socket.gaierror from the look-up, else what the last address raised.
+    Raises OSError: socket.gaierror from the look-up, else the last address's error.
     """
     deadline = time.monotonic() + timeout
     found = FAILED.last(NAMES.addresses(host.strip("[]"), timeout), port)

@@ -1,4 +1,4 @@
-"""The pool of connections to MLflow: its sizes, its time limits, and how a lost host is noticed."""
+"""The pool of connections to MLflow: sizes, timeouts, and detection of a lost host."""
 
 import socket
 from urllib.parse import urlsplit
@@ -9,24 +9,24 @@ from urllib3.connection import HTTPConnection
 from app.upstream.connection import Connection, ConnectionTLS
 from config import Settings
 
-#: A host that vanished without a word is noticed, and nothing in between forgets a connection that
-#: waits for a long copy. Not everywhere by these names.
+#: Detects a host that vanished silently, and keeps intermediaries from dropping a connection that
+#: waits for a long copy. Some platforms lack these names.
 KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     (socket.IPPROTO_TCP, getattr(socket, name), value)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 ]
 
-#: While a request is not acknowledged, Linux asks no such questions and repeats it for 15 minutes.
-#: This ends that. It counts for a host that takes no more bytes, too, and so comes this many
-#: seconds after the limit of a write.
+#: While a request is unacknowledged, Linux sends no keep-alive probes, and retransmits it for 15
+#: minutes. This bounds that. It also applies to a host that accepts no more bytes, so it exceeds
+#: the timeout of a write by this many seconds.
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 BEYOND_WRITES = 5.0
 
 
 def open_pool(settings: Settings, size: int, probes: bool = False) -> urllib3.HTTPConnectionPool:
-    """A pool: `size` idle connections are kept; more are opened when needed. One that `probes` asks
-    whether MLflow is there."""
+    """Return a pool that keeps `size` idle connections and opens more when needed. `probes` marks
+    the pool of the liveness probe."""
     parts = urlsplit(settings.mlflow_server_url)
     is_tls = parts.scheme == "https"
     pool_class = urllib3.HTTPSConnectionPool if is_tls else urllib3.HTTPConnectionPool

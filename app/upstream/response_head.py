@@ -1,9 +1,9 @@
-"""An upstream's answer, its head read by us: bounded in bytes, in fields and in total time.
+"""An upstream's response, its head bounded in bytes, in fields and in total time.
 
-http.client takes a head that was broken off for a whole one, bounds each line but not the head,
-skips `100 Continue` only (without an end), and hands the fields to the email parser. A socket's
-timeout bounds each wait, and a head that comes byte by byte has many. What is lenient here is what
-RFC 9112 asks of a proxy; what could be read in two ways is an error.
+http.client accepts a truncated head as whole, bounds each line but not the head, skips only `100
+Continue` (any number of them), and passes the fields to the email parser. A socket's timeout bounds
+each read, and a head that arrives byte by byte needs many. This parser is lenient where RFC 9112
+asks it of a proxy; anything ambiguous is an error.
 """
 
 import http.client
@@ -15,13 +15,13 @@ from typing import Any
 
 from urllib3 import HTTPHeaderDict
 
-#: Bytes of a head, interim answers included (load balancers allow as much); fields of one head;
-#: interim answers before the real one.
+#: Limits: bytes of a head, interim responses included (load balancers allow as much); fields of one
+#: head; interim responses before the final one.
 MAX_HEAD = 65536
 MAX_FIELDS = 100
 MAX_INTERIM = 16
 
-#: Digits of a Content-Length; more are no length of anything.
+#: Maximum digits of a Content-Length; a longer number is no length.
 MAX_DIGITS = 18
 
 _END = re.compile(rb"\n\r?\n")
@@ -31,11 +31,11 @@ _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
 
 
 class MalformedResponse(http.client.HTTPException):
-    """The upstream's answer is not HTTP, or goes beyond a bound."""
+    """The upstream's response is not HTTP, or exceeds a limit."""
 
 
 class UpstreamResponse(http.client.HTTPResponse):
-    """An answer; `begin` reads its head, until the deadline, http.client its body."""
+    """A response. `begin` reads its head, until the deadline; http.client reads its body."""
 
     headers: Any
 
@@ -43,7 +43,7 @@ class UpstreamResponse(http.client.HTTPResponse):
         self, sock: socket.socket, method: str, timeout: float, early: bytes = b""
     ) -> None:
         """`timeout` is in seconds, for the whole head, and then for each read of the body; `early`
-        was read from the socket before."""
+        holds bytes that were already read from the socket."""
         super().__init__(sock, method=method)
         if early:
             self.fp = io.BufferedReader(_After(early, self.fp))
@@ -54,7 +54,7 @@ class UpstreamResponse(http.client.HTTPResponse):
         self._hurried = False
 
     def begin(self) -> None:
-        """Reads the head: status, fields, and how long the body is. Interim answers are skipped.
+        """Read the head: status, fields, and the body's length. Skip interim responses.
 
         Raises MalformedResponse, RemoteDisconnected, or TimeoutError at the deadline.
         """
@@ -65,10 +65,10 @@ class UpstreamResponse(http.client.HTTPResponse):
             if status >= 200:
                 break
             if status == http.client.SWITCHING_PROTOCOLS:
-                raise MalformedResponse("101, though nothing was to be upgraded")
+                raise MalformedResponse("101 without a request to upgrade")
             self._hurry()
         else:
-            raise MalformedResponse(f"more than {MAX_INTERIM} interim answers")
+            raise MalformedResponse(f"more than {MAX_INTERIM} interim responses")
         if self._hurried:
             self._socket.settimeout(self._timeout)
         self.code = self.status = status
@@ -77,7 +77,7 @@ class UpstreamResponse(http.client.HTTPResponse):
         self._frame()
 
     def _head_lines(self) -> list[str]:
-        """The lines of one head, without their ends and without the empty one."""
+        """Return the lines of one head, without their ends and without the empty one."""
         head = bytearray()
         while not (piece := self._next_piece(head)):
             continue
@@ -85,10 +85,10 @@ class UpstreamResponse(http.client.HTTPResponse):
         return [line.removesuffix("\r") for line in lines[:-2]]
 
     def _next_piece(self, head: bytearray) -> bytes:
-        """The whole head, once its end has come; b"" where it has not, and `head` has grown."""
-        piece = self.fp.peek(1)  # what is there, else one recv
+        """Return the whole head once its end has arrived; else extend `head` and return b""."""
+        piece = self.fp.peek(1)  # what is buffered, else one recv
         if not piece:
-            raise http.client.RemoteDisconnected("in the answer's head, or before it")
+            raise http.client.RemoteDisconnected("in the response's head, or before it")
         before = len(head)
         head += piece
         end = _END.search(head, max(0, before - 2))
@@ -103,10 +103,10 @@ class UpstreamResponse(http.client.HTTPResponse):
         return b""
 
     def _hurry(self) -> None:
-        """The next read may take what is left of the time; TimeoutError if that is nothing."""
+        """Give the next read the remaining time. Raises TimeoutError if none is left."""
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("its head did not come in time")
+            raise TimeoutError("its head did not arrive in time")
         self._socket.settimeout(left)
         self._hurried = True
 
@@ -114,12 +114,12 @@ class UpstreamResponse(http.client.HTTPResponse):
         version, _, rest = line.partition(" ")
         status, _, reason = rest.partition(" ")
         if version not in ("HTTP/1.1", "HTTP/1.0") or not _STATUS.fullmatch(status):
-            raise MalformedResponse("it begins with no status line")
+            raise MalformedResponse("it does not begin with a status line")
         self.version = 11 if version == "HTTP/1.1" else 10
         return int(status), reason.strip()
 
     def _frame(self) -> None:
-        """How long the body is, and whether the connection ends with it (RFC 9112 section 6.3)."""
+        """Set the body's length, and whether the connection closes after it (RFC 9112, 6.3)."""
         fields, status = self.headers, self.status
         if status == http.client.NO_CONTENT:  # it has neither (RFC 9110 section 8.6)
             fields.discard("content-length")
@@ -136,7 +136,7 @@ class UpstreamResponse(http.client.HTTPResponse):
         self.will_close = ends or not (self.chunked or self.length is not None)
 
     def _read_next_chunk_size(self) -> int:
-        """http.client's takes `-5`, `0x5` and `1_0` for sizes."""
+        """Read a chunk's size strictly: http.client accepts `-5`, `0x5` and `1_0`."""
         line = self.fp.readline(MAX_HEAD + 1)
         size = line.partition(b";")[0].strip(b" \t\r\n")
         if not line.endswith(b"\n") or not _CHUNK_SIZE.fullmatch(size):
@@ -144,7 +144,7 @@ class UpstreamResponse(http.client.HTTPResponse):
         return int(size, 16)
 
     def _read_and_discard_trailer(self) -> None:
-        """http.client's reads trailing fields without an end."""
+        """Read the trailing fields, bounded; http.client reads any number of them."""
         room = MAX_HEAD
         while (line := self.fp.readline(room + 1)) not in (b"\r\n", b"\n", b""):
             room -= len(line)
@@ -153,18 +153,18 @@ class UpstreamResponse(http.client.HTTPResponse):
 
 
 class _After(io.RawIOBase):
-    """A stream that begins with bytes which were read before."""
+    """A stream that begins with bytes that were already read."""
 
     def __init__(self, early: bytes, rest: io.BufferedIOBase) -> None:
         self._early = early
         self._rest = rest
 
     def readable(self) -> bool:
-        """Yes: io.BufferedReader asks."""
+        """Return True, as io.BufferedReader requires."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """The next bytes, as many as are there."""
+        """Read the next bytes, as many as are available."""
         size = len(buffer)
         piece = self._early[:size] or self._rest.read1(size)
         self._early = self._early[size:]
@@ -172,13 +172,13 @@ class _After(io.RawIOBase):
         return len(piece)
 
     def close(self) -> None:
-        """Ends the rest, too."""
+        """Close the rest, too."""
         self._rest.close()
         super().close()
 
 
 def _fields(lines: list[str]) -> HTTPHeaderDict:
-    """The fields of a head. A folded one is made one line (RFC 9112 section 5.2)."""
+    """Parse the fields of a head. Join a folded one (RFC 9112 section 5.2)."""
     if len(lines) > MAX_FIELDS:
         raise MalformedResponse(f"its head has more than {MAX_FIELDS} fields")
     fields = HTTPHeaderDict()
@@ -186,7 +186,7 @@ def _fields(lines: list[str]) -> HTTPHeaderDict:
         name, colon, value = line.partition(":")
         name = name.rstrip(" \t")
         if not colon or not _NAME.fullmatch(name):
-            raise MalformedResponse("a line of its head is no field")
+            raise MalformedResponse("a line of its head is not a field")
         fields.add(name, value.strip(" \t"))
     return fields
 
@@ -204,12 +204,12 @@ def _unfolded(lines: list[str]) -> list[str]:
 
 
 def _length(fields: HTTPHeaderDict) -> int | None:
-    """The Content-Length, which is then given once: it may come repeated, with one value."""
+    """Return the Content-Length. Reduce one that is repeated with the same value."""
     given = fields.get("content-length", "")
     values = {value.strip(" \t") for value in given.split(",")}
     length = values.pop()
     if values or len(length) > MAX_DIGITS:
-        raise MalformedResponse("its Content-Length says different things, or is too long")
+        raise MalformedResponse("its Content-Length is contradictory, or too long")
     if not length:
         fields.discard("content-length")
     elif length != given:

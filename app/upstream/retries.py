@@ -1,8 +1,8 @@
-"""When a request to MLflow goes once more, and how long it waits before.
+"""Decide whether to retry a request to MLflow, and wait before the retry.
 
-Exponential back-off with full jitter (the wait is anything between nothing and the back-off),
-within a deadline, and within a budget: in an outage retries would multiply the traffic just when
-MLflow has the least to spare, so at most a tenth of the requests may be repeated.
+Exponential back-off with full jitter (the wait is random between zero and the back-off), within a
+deadline and a budget. In an outage, retries would multiply the traffic when MLflow has the least
+capacity, so at most a tenth of the requests may be retried.
 """
 
 import random
@@ -11,37 +11,37 @@ import time
 
 from app.observability.metrics import RETRIES
 
-#: Seconds: the first back-off, and the longest; it doubles in between. With these, what the budget
-#: grants out of the blue lasts about as long as the deadline: a restart of MLflow.
+#: Seconds: the first and the longest back-off; it doubles in between. With these, the initial
+#: budget lasts about as long as the deadline: a restart of MLflow.
 FIRST, LONGEST = 0.05, 2.0
 
-#: Times that one request goes out, the first included. A failed connect sends nothing, and is not
-#: counted: only deadline and budget end those.
+#: Attempts per request, the first included. A failed connect sends nothing, and is not counted:
+#: only deadline and budget limit it.
 TRIES = 3
 
-#: Retries that are granted out of the blue, and per request made.
+#: The initial budget, also its maximum, and its increase per request.
 BUDGET, BUDGET_PER_REQUEST = 10.0, 0.1
 
 
 class Retries:
-    """The rule for this worker's retries; shared by its threads."""
+    """The retry policy of this worker; shared by its threads."""
 
     def __init__(self, deadline: float) -> None:
-        """`deadline` is in seconds from a request's first try."""
+        """`deadline` is in seconds from a request's first attempt."""
         self._deadline = deadline
         self._budget = BUDGET
         self._guard = threading.Lock()
 
     def request_made(self) -> None:
-        """One more request was made, which adds to the budget."""
+        """Add one request's share to the budget."""
         with self._guard:
             self._budget = min(BUDGET, self._budget + BUDGET_PER_REQUEST)
 
     def again(self, tries: int, began: float, was_sent: bool) -> bool:
-        """Whether a request that failed may go once more; if so, after the wait that this makes.
+        """Return whether to retry a failed request, after waiting for the back-off.
 
-        `tries` is how often it was tried so far, `began` when it first was (monotonic seconds);
-        `was_sent`: it went out, so that MLflow may have worked for it.
+        `tries` counts the attempts so far; `began` is the first one (monotonic seconds);
+        `was_sent`: the request was sent, so MLflow may have worked on it.
         """
         if was_sent and tries >= TRIES:
             return False

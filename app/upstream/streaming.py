@@ -1,8 +1,8 @@
-"""Bytes both ways, in constant memory; whatever ends a stream, it is closed.
+"""Stream bodies both ways in constant memory, and close every stream however it ends.
 
-Up: a short body is read whole before MLflow hears of it; a long one is handed on piece by piece
-and counted, because gunicorn ends the input of a vanished client without an error. Down: pieces as
-they come. A transfer that broke never looks complete.
+Upload: a short body is read whole before MLflow is contacted. A long one is forwarded piece by
+piece and counted, because gunicorn ends the input of a vanished client without an error. Download:
+pieces as they arrive. An aborted transfer never looks complete.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,30 +17,30 @@ from app.request.errors import BrokenTransfer
 from app.request.inbound import Inbound
 from app.upstream.buffered_bodies import BufferedBody
 
-#: Bytes up to which a body is read whole before it goes on: it is then sent in one write, can be
-#: sent again to another connection, and a slow client does not keep MLflow waiting.
+#: Bytes up to which a body is read whole before it is forwarded: it is then sent in one write, can
+#: be resent on another connection, and a slow client does not keep MLflow waiting.
 WHOLE = 64 * 1024
 
-#: Pieces of a short answer after which others have their turn; MLflow's chunks may be tiny.
+#: Pieces of a short response after which other greenlets run; MLflow's chunks may be tiny.
 FEW_PIECES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request body for MLflow. `length` is in bytes, None for a chunked one. `content` is None
-    for no body, bytes for a whole one, else the pieces."""
+    """A request body for MLflow. `length` is in bytes, None if chunked. `content` is None for no
+    body, bytes for a whole one, else an iterator of pieces."""
 
     content: bytes | Iterator[bytes] | None
     length: int | None
 
     @property
     def is_whole(self) -> bool:
-        """Whether it could be sent a second time."""
+        """Whether it can be sent a second time."""
         return self.content is None or isinstance(self.content, bytes)
 
     def when_last_piece(self, go: Callable[[], None]) -> "Body":
-        """The same body, for which `go` is called when the client has sent it all; its last piece
-        waits for that."""
+        """Return the same body; `go` is called once the client has sent it all, before the last
+        piece is forwarded."""
         if self.content is None or isinstance(self.content, bytes):
             go()
             return self
@@ -63,12 +63,12 @@ def request_body(
     aside: BufferedBody,
     came: Callable[[int], None] = lambda size: None,
 ) -> Body:
-    """The client's body, framed as MLflow needs it. `came` is told the bytes of each piece.
+    """Frame the client's body as MLflow needs it. `came` receives the size of each piece.
 
-    MLflow's Flask routes lose a chunked body (200 with an empty result), so one is put `aside` and
-    then sent with its length; `streams` marks the routes that take it chunked. What is read whole,
-    must come within CLIENT_REQUEST_TIMEOUT. Raises BodyTooLarge, NoRoomForBody, ClientGone or
-    RequestTimeout.
+    MLflow's Flask routes lose a chunked body (200 with an empty result), so it is buffered in
+    `aside` and sent with its length; `streams` marks the routes that accept chunks. A body that is
+    read whole must arrive within CLIENT_REQUEST_TIMEOUT. Raises BodyTooLarge, NoRoomForBody,
+    ClientGone or RequestTimeout.
     """
     stream = Input(inbound.environ["wsgi.input"].read, came)
     length = inbound.content_length
@@ -84,27 +84,27 @@ def request_body(
 
 
 def _keep(inbound: Inbound, streams: bool) -> None:
-    """Tells the server that this request has its place now; see app/server/client_socket.py."""
+    """Tell the server that this request is admitted; see app/server/client_socket.py."""
     client = inbound.environ.get("gunicorn.socket")
     if client is not None:
         client.keep(streams)
 
 
 def has_left(inbound: Inbound) -> bool:
-    """Whether the client is known to have ended its side of the connection."""
+    """Whether the client is known to have closed its side of the connection."""
     client = inbound.environ.get("gunicorn.socket")
     return client is not None and client.has_left()
 
 
 def _pieces(stream: Any) -> Iterator[bytes]:
-    """A chunked body's pieces; its end is checked by the server's parser."""
+    """Yield a chunked body's pieces; the server's parser checks its end."""
     while piece := read_piece(stream, PIECE):
         yield piece
         yield_to_hub()
 
 
 def _put_aside(stream: Any, aside: BufferedBody) -> Body:
-    """A chunked body, read to its end and given a length."""
+    """Buffer a chunked body to its end, to give it a length."""
     for piece in _pieces(stream):
         aside.write(piece)
     size = aside.size
@@ -114,14 +114,14 @@ def _put_aside(stream: Any, aside: BufferedBody) -> Body:
 
 
 def body_length(upstream: urllib3.BaseHTTPResponse, method: str) -> int | None:
-    """How many bytes MLflow's body has to have, None where it does not tell or has no body.
+    """Return the length of MLflow's body in bytes; None if it is unknown or there is no body.
 
-    ValueError for a framing that could be read in two ways (RFC 9112 section 6.3).
+    Raises ValueError for ambiguous framing (RFC 9112 section 6.3).
     """
     length = upstream.headers.get("Content-Length")
     coding = upstream.headers.get("Transfer-Encoding", "chunked").lower()
     if coding != "chunked" or (length and "Transfer-Encoding" in upstream.headers):
-        raise ValueError("neither plainly sized nor plainly chunked")
+        raise ValueError("the framing is neither plain Content-Length nor plain chunked")
     if length and not (length.isascii() and length.isdigit()):
         raise ValueError("Content-Length is not a number")
     bodiless = method == "HEAD" or upstream.status in (204, 304)
@@ -131,15 +131,15 @@ def body_length(upstream: urllib3.BaseHTTPResponse, method: str) -> int | None:
 def response_body(
     upstream: urllib3.BaseHTTPResponse, expected: int | None, inbound: Inbound
 ) -> Iterator[bytes]:
-    """MLflow's body, piece by piece as it comes (a server-sent event at once).
+    """Yield MLflow's body, piece by piece as it arrives (a server-sent event at once).
 
-    `expected` is its Content-Length, None if chunked. Raises BrokenTransfer where MLflow breaks
-    off. Closes the connection unless it was read to its end, in which case it is reused.
+    `expected` is its Content-Length, None if chunked. Raises BrokenTransfer if MLflow breaks off.
+    Closes the connection, unless the body was read to its end: then it is reused.
     """
     passed = pieces = 0
     unframed = expected is None and inbound.environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
     if unframed:
-        abort_with_reset(inbound)  # beforehand: this worker too may end, and cannot say so then
+        abort_with_reset(inbound)  # in advance: this worker may die, too, and could not do it then
     try:
         while piece := upstream.read1(PIECE, decode_content=False):
             passed += len(piece)

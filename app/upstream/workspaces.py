@@ -1,8 +1,8 @@
-"""The workspace that a client names: refused with the cause, never ignored.
+"""Refuse a request that names a workspace, with the cause; never ignore the name.
 
 A client that sets MLFLOW_WORKSPACE would otherwise read and write in MLflow's `default` without
 noticing. MLflow without workspaces refuses the header itself; MLflow with workspaces would obey it,
-and which workspace a key may use is not its own choice.
+but a key must not choose its own workspace.
 """
 
 import threading
@@ -14,11 +14,10 @@ import orjson
 
 from app.request.errors import FeatureDisabled, Forbidden, ProxyError
 
-#: Where MLflow says whether it has workspaces, and takes any header.
+#: Path where MLflow reports whether it has workspaces; it accepts any header.
 SERVER_INFO = "/mlflow/server-info"
 
-#: Seconds for which MLflow's answer is remembered, and for which it is not asked again where it
-#: gave none.
+#: Seconds for which MLflow's response is cached, and seconds for which a failure is cached.
 KNOWN, UNKNOWN = 60.0, 5.0
 
 NONE_HERE = "Workspace APIs are not available: workspaces are not enabled on this server"
@@ -29,7 +28,7 @@ NOT_YET = (
 
 
 class Answer(Protocol):
-    """What MLflow answered."""
+    """MLflow's response."""
 
     @property
     def status(self) -> int:
@@ -41,10 +40,10 @@ class Answer(Protocol):
 
 
 class Workspaces:
-    """Whether MLflow has workspaces, asked when a client names one; shared by all threads."""
+    """Whether MLflow has workspaces, queried when a client names one; shared by all threads."""
 
     def __init__(self, ask: Callable[[str, float], Answer], patience: float) -> None:
-        """`ask` is a GET of a path of MLflow's within `patience` seconds; it may raise a
+        """`ask` sends a GET for a path of MLflow's, within `patience` seconds; it may raise a
         ProxyError."""
         self._ask = ask
         self._patience = patience
@@ -53,7 +52,7 @@ class Workspaces:
         self._enabled: bool | None = None
 
     def refuse(self, environ: Mapping[str, Any], path: str) -> None:
-        """FeatureDisabled, as MLflow has it, or Forbidden for a request that names a workspace.
+        """Raise FeatureDisabled, as MLflow does, or Forbidden for a request that names a workspace.
         `path` is MLflow's, decoded."""
         named = environ.get("HTTP_X_MLFLOW_WORKSPACE", "").strip(" \t,")
         if not named or path.rstrip("/").endswith(SERVER_INFO):
@@ -63,7 +62,7 @@ class Workspaces:
         raise Forbidden(NOT_YET)
 
     def _are_enabled(self) -> bool | None:
-        """None where MLflow does not say. One request asks, the others wait for its answer."""
+        """Return None if MLflow does not say. One request queries it; the others wait."""
         with self._guard:
             if time.monotonic() >= self._until:
                 self._enabled = self._asked()
@@ -73,7 +72,7 @@ class Workspaces:
     def _asked(self) -> bool | None:
         try:
             answer = self._ask(f"/api/3.0{SERVER_INFO}", self._patience)
-            if answer.status == 404:  # an MLflow that is older than workspaces
+            if answer.status == 404:  # older than workspaces
                 return False
             return bool(orjson.loads(answer.data)["workspaces_enabled"])
         except (ProxyError, ValueError, KeyError, TypeError):

@@ -1,14 +1,14 @@
 """A bound on concurrent writes, used only after MLflow has run out of database connections.
 
 MLflow's pool holds 15 connections (SQLAlchemy: pool_size 5, max_overflow 10). A write can hold one
-and wait for a second. With 15 such writes no request gets a connection until MLflow's own time-out
+and wait for a second. With 15 such writes no request gets a connection until MLflow's own timeout
 of 30 s; MLflow then answers 400 "QueuePool limit". Measured with 32 writers on SQLite, one MLflow
 worker: 1 write/s without a bound, 40 writes/s with 4 to 14 at a time (`make drill ARGS=slow`).
 
-So the first such answer sets the bound, and each further one to a write halves it. One key gets at
-most half of it: its slow writes must not hold up everybody else's. Writes over the bound wait in
+So the first such response sets the bound, and each further one to a write halves it. One key gets
+at most half of it, so that its slow writes do not block other keys. Writes over the bound queue in
 order of arrival. Reads never wait here. The bound rises by one for each LIFT_AFTER seconds without
-such an answer, and is lifted when no write has had to wait for as long.
+such a response, and is lifted when no write has had to wait for as long.
 """
 
 import logging
@@ -24,28 +24,28 @@ from app.request.errors import ClientGone, Overloaded
 
 log = logging.getLogger("hokusai.upstream")
 
-#: Writes of one instance that MLflow gets at once while the bound is on: 3 of its 15 connections
-#: stay free for second connections and for reads.
+#: Concurrent writes of one instance while the bound is on: 3 of MLflow's 15 connections stay free
+#: for second connections and for reads.
 INSTANCE_BOUND = 12
 
-#: The bound of one worker never falls below this.
+#: Minimum bound of one worker.
 LEAST = 2
 
 #: Seconds without a waiting write after which the bound is lifted, and without a full pool after
-#: which it rises. Each rise too far costs everybody the 30 s of a full pool, so it is slow.
+#: which it rises. A rise too far costs every request the 30 s of a full pool, so it is slow.
 LIFT_AFTER = 300.0
 
-#: Seconds that a write waits at most; as long as MLflow's own pool lets it wait.
+#: Maximum seconds that a write waits; as long as MLflow's own pool lets it wait.
 PATIENCE = 30.0
 
-#: The same for an exporter of traces, which gives up after 10 s in all.
+#: The same for a trace exporter, which times out after 10 s in total.
 EXPORT_PATIENCE = 2.0
 
-#: Seconds between two looks whether the client of a waiting write is still there: who left holds
-#: neither a turn that others wait for nor a place among the requests in flight.
+#: Seconds between two checks whether the client of a waiting write is still connected. A client
+#: that left holds neither a turn nor a slot among the requests in flight.
 LOOK = 1.0
 
-#: Seconds in Retry-After for a write that waited in vain.
+#: Seconds in Retry-After for a write that waited too long.
 RETRY_AFTER = 5
 
 
@@ -55,7 +55,7 @@ class TurnedAway(Exception):
 
 @dataclass(eq=False)
 class _Waiting:
-    """A write in the queue; woken with a turn, or turned away without one."""
+    """A write in the queue; woken with a turn, or without one if the circuit opened."""
 
     key_id: str
     woken: threading.Event = field(default_factory=threading.Event)
@@ -63,7 +63,7 @@ class _Waiting:
 
 
 class WriteGate:
-    """The bound of one worker; shared by its threads."""
+    """The write bound of one worker; shared by its threads."""
 
     def __init__(self, workers: int) -> None:
         """`workers` share INSTANCE_BOUND."""
@@ -72,24 +72,24 @@ class WriteGate:
         self._bound: int | None = None
         self._bound_set = 0.0
         self._last_wait = 0.0
-        self._last_change = 0.0  # or the last time that the pool was full
+        self._last_change = 0.0  # of the bound, or the last time that the pool was full
         self._running: Counter[str] = Counter()
         self._queue: list[_Waiting] = []
 
     @property
     def bound(self) -> int | None:
-        """Writes that go out at once; None: as many as come."""
+        """Maximum concurrent writes; None for no bound."""
         return self._bound
 
     def turn(self, key_id: str, patience: float = PATIENCE) -> "Turn":
-        """Surrounds one write of this key, which waits for its turn so many seconds at most."""
+        """Surround one write of this key, which waits at most `patience` seconds for its turn."""
         return Turn(self, key_id, patience)
 
     def acquire(self, key_id: str, patience: float, has_left: Callable[[], bool]) -> Counter[str]:
-        """Waits for a turn, and returns where it is counted, to be given to `release`.
+        """Wait for a turn; return the counter that holds it, for `release`.
 
-        Raises Overloaded if none becomes free in time, TurnedAway if the circuit opens meanwhile,
-        ClientGone where the client `has_left`.
+        Raises Overloaded if no turn becomes free in time, TurnedAway if the circuit opens
+        meanwhile, ClientGone if the client `has_left`.
         """
         with self._guard:
             self._relax()
@@ -115,7 +115,7 @@ class WriteGate:
         return self._woken(write)
 
     def release(self, key_id: str, counted_in: Counter[str]) -> None:
-        """The turn is over."""
+        """End a turn."""
         with self._guard:
             counted_in[key_id] -= 1
             if not counted_in[key_id]:
@@ -123,8 +123,8 @@ class WriteGate:
             self._admit()
 
     def turn_away(self) -> None:
-        """The circuit opened: nobody waits here for an MLflow that is silent, and the writes that
-        hang there take nobody's turn when it is back."""
+        """Empty the gate, because the circuit opened: no write waits for a silent MLflow, and
+        writes that hang there hold no turns once it is back."""
         with self._guard:
             self._running = Counter()
             waiting, self._queue = self._queue, []
@@ -132,9 +132,9 @@ class WriteGate:
             write.woken.set()
 
     def tighten(self, sent: float, had_turn: bool) -> None:
-        """MLflow had no database connection for a request that was sent at `sent` (monotonic
-        seconds): set the bound, or halve it where the request was sent under it. One without a
-        turn, a read, does not halve it: large searches fill the pool without any write."""
+        """Set the bound after MLflow had no database connection for a request sent at `sent`
+        (monotonic seconds), or halve it if the request was sent under it. One without a turn, a
+        read, does not halve it: large searches fill the pool without any write."""
         with self._guard:
             self._last_change = time.monotonic()
             if self._bound is None:
@@ -175,7 +175,7 @@ class WriteGate:
         return self._running.total() < self._bound
 
     def _relax(self) -> None:
-        """Lifts the bound, or raises it by one, where that is due."""
+        """Lift the bound, or raise it by one, if that is due."""
         now = time.monotonic()
         if self._bound is None:
             return
@@ -208,7 +208,7 @@ def _wait(write: _Waiting, patience: float, has_left: Callable[[], bool]) -> Non
 
 
 class Turn:
-    """One write's turn, from `take` to the head of its answer."""
+    """One write's turn, from `take` to the head of the response."""
 
     def __init__(self, gate: WriteGate, key_id: str, patience: float) -> None:
         self._gate = gate
@@ -224,6 +224,6 @@ class Turn:
             self._gate.release(self._key_id, self._counted_in)
 
     def take(self, has_left: Callable[[], bool] = lambda: False) -> None:
-        """Waits for it, unless the client `has_left` meanwhile; a second time does nothing."""
+        """Wait for the turn, unless the client `has_left` meanwhile. Idempotent."""
         if self._counted_in is None:
             self._counted_in = self._gate.acquire(self._key_id, self._patience, has_left)

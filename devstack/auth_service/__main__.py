@@ -65,7 +65,7 @@ def network(text: str) -> Network:
 
 
 def expiry(text: str) -> int:
-    """A time to come, in seconds since the epoch."""
+    """A future time, in seconds since the epoch."""
     try:
         return parse_expiry(text, datetime.now(UTC))
     except ValueError as error:
@@ -100,7 +100,7 @@ def _moment(text: str) -> datetime:
 
 
 def redis_address(url: str) -> str | None:
-    """None for no address, and for `memory://`, which means to the proxy that there is no Redis."""
+    """Return None for no address, and for `memory://`, the proxy's setting for no Redis."""
     return None if not url or url.startswith("memory:") else url
 
 
@@ -121,7 +121,7 @@ redis_option = option(
     metavar="URL",
     envvar="REDIS_URL",
     type=redis_address,
-    help="Redis that revocations are announced in.",
+    help="Redis where revocations are announced.",
 )
 
 
@@ -203,7 +203,7 @@ def list_keys(as_json: bool, database: Path) -> None:
 def revoke(key_id: str, database: Path, redis_url: str | None) -> None:
     """Revoke the key KEY_ID for good, and announce it in Redis.
 
-    Where it cannot be announced, proxies notice when their cached answers run out.
+    Without the announcement, proxies notice once their cached decisions expire.
     """
     with _store(database) as store:
         key = store.revoke(key_id)
@@ -211,7 +211,7 @@ def revoke(key_id: str, database: Path, redis_url: str | None) -> None:
         raise click.ClickException(f"There is no key {key_id}. Its id begins with key_; see list.")
     click.echo(f"{key_id} of {key.grant.user_id} is revoked.")
     if redis_url is None:
-        click.echo("Not announced, for no REDIS_URL is known: proxies may accept it for some time.")
+        click.echo("Not announced: REDIS_URL is not set. Proxies may accept the key for some time.")
     else:
         _announce(redis_url, key_id)
 
@@ -224,7 +224,7 @@ def _announce(redis_url: str, key_id: str) -> None:
     try:
         listeners = revocation.announce(redis_url, key_id)
     except revocation.NotAnnounced as error:
-        raise click.ClickException(f"It was not announced: {error}. Repeat the command.") from None
+        raise click.ClickException(f"Not announced: {error}. Repeat the command.") from None
     click.echo(f"Announced on {CHANNEL}; listeners: {listeners}.")
 
 
@@ -246,9 +246,9 @@ def _announce(redis_url: str, key_id: str) -> None:
 @database_option
 @redis_option
 def serve(bind: str, log_level: str, database: Path, redis_url: str | None) -> None:
-    """Serve over HTTP until a signal comes.
+    """Serve over HTTP until a signal arrives.
 
-    It answers POST /api/v1/keys/validate and GET /health.
+    It responds to POST /api/v1/keys/validate and GET /health.
     """
     from devstack.auth_service import service  # here: importing Flask takes half a second
 
@@ -267,7 +267,7 @@ def _store(database: Path) -> closing[KeyStore]:
 
 
 def _describe(key: Key, now: float) -> dict[str, Any]:
-    """A key for JSON, without the key itself, which nobody has."""
+    """Describe a key for JSON, without the secret, which is not stored."""
     grant = key.grant
     return {
         "key_id": key.key_id,

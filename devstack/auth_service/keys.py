@@ -49,7 +49,7 @@ Network = IPv4Network | IPv6Network
 
 
 class StoreUnavailable(Exception):
-    """SQLite failed. This says nothing about a key, so never answer 401 for it."""
+    """SQLite failed. This says nothing about a key, so never respond with 401."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Grant:
     expires_at: int | None = None
 
     def admits(self, address: Address | None) -> bool:
-        """Whether the key may be used from `address`; None, an unknown one, only if all may."""
+        """Whether `address` may use the key; an unknown one (None) may only if all may."""
         if not self.allowed_networks:
             return True
         # A dual-stack socket reports an IPv4 client as ::ffff:203.0.113.7 (RFC 4291, 2.5.5.2).
@@ -129,7 +129,7 @@ class KeyStore:
         return secret, key
 
     def find(self, secret: str) -> Key | None:
-        """The key with this secret, in any state; None if there is none."""
+        """Return the key with this secret, in any state; None if there is none."""
         with _translated():
             query = "SELECT * FROM keys WHERE key_hash = ?"
             row = self._reader().execute(query, (_hash(secret),)).fetchone()
@@ -144,7 +144,7 @@ class KeyStore:
         return _from_row(row) if row else None
 
     def list(self) -> tuple[Key, ...]:
-        """All keys, the oldest first."""
+        """Return all keys, the oldest first."""
         with _translated():
             query = "SELECT * FROM keys ORDER BY created_at, rowid"
             return tuple(_from_row(row) for row in self._reader().execute(query))
@@ -152,7 +152,7 @@ class KeyStore:
     def touch(self, key: Key) -> None:
         """Note that `key` was used: at most once a minute, and without waiting for another writer.
 
-        A write that would have to wait is left out; the next use tries again.
+        A write that would have to wait is skipped; the next use tries again.
         """
         now = int(self._clock())
         before = now - LAST_USED_INTERVAL
@@ -160,7 +160,7 @@ class KeyStore:
             return
         with suppress(StoreUnavailable), self._writer(timeout=0.0) as connection:
             connection.execute("PRAGMA synchronous = NORMAL")  # not worth an fsync
-            # The condition again, for the uses that read the old row at the same moment.
+            # Check again: concurrent uses may have read the old row.
             mark = "UPDATE keys SET last_used_at = ? WHERE key_id = ?"
             since = "AND coalesce(last_used_at, 0) <= ?"
             connection.execute(f"{mark} {since}", (now, key.key_id, before))
@@ -216,7 +216,7 @@ def _prepare(path: Path) -> None:
 
 
 def _connect(path: Path, timeout: float) -> sqlite3.Connection:
-    """A connection in autocommit mode that waits up to `timeout` seconds for another's lock."""
+    """Open a connection in autocommit mode; it waits up to `timeout` seconds for a lock."""
     connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
     connection.row_factory = sqlite3.Row
     return connection
@@ -232,7 +232,7 @@ def _hash(secret: str) -> bytes:
 
 
 def _to_row(key: Key, secret: str) -> dict[str, object]:
-    """The row of a new key. Columns that are left out are NULL."""
+    """Return the row of a new key. Missing columns are NULL."""
     return asdict(key.grant) | {
         "key_id": key.key_id,
         "key_hash": _hash(secret),

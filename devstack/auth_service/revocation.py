@@ -30,7 +30,7 @@ def announce(redis_url: str, key_id: str) -> int:
 
 
 def reachable(redis_url: str) -> bool:
-    """Whether an announcement would succeed now. Tries with an empty key id, which is nobody's."""
+    """Whether an announcement would succeed now. Tries it with an empty id, which no key has."""
     try:
         return announce(redis_url, "") >= 0
     except NotAnnounced:

@@ -19,12 +19,12 @@ MAX_BODY_BYTES = 16 * 1024  # a validation request holds two short strings
 #: Error codes by status; other statuses take werkzeug's name, such as NOT_FOUND.
 CODES = {401: "INVALID_KEY", 403: "ADDRESS_NOT_ALLOWED", 503: "STORE_UNAVAILABLE"}
 
-#: All that gunicorn could take from the environment or a file is set here: both are often the
-#: proxy's, and mean its gunicorn. This way of starting it reads no gunicorn.conf.py.
+#: Sets all that gunicorn could read from the environment or a file: both are often meant for the
+#: proxy's gunicorn. Started this way, it reads no gunicorn.conf.py.
 GUNICORN = {
     "workers": 1,
     "worker_class": "gthread",
-    "threads": 32,  # a client that stalls in mid-request holds one for as long as it likes
+    "threads": 32,  # a client that stalls in mid-request holds one without a limit
     "preload_app": True,
     "http_parser": "python",
     "keepalive": 75,  # seconds; longer than a client keeps an idle connection
@@ -40,8 +40,8 @@ _key = re.compile(f"({'|'.join(PREFIXES)})[A-Za-z0-9]+")
 
 
 def create_app(store: KeyStore, redis_url: str | None) -> Flask:
-    """Build the WSGI application. `redis_url` is where revocations are announced, None for nowhere;
-    the application only reports in `/health` whether it is reachable."""
+    """Build the WSGI application. `redis_url` is where revocations are announced, or None; the
+    application only reports in `/health` whether it is reachable."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
@@ -86,7 +86,7 @@ def _question(body: Any) -> tuple[str, Address | None]:
 
 
 def _identify(store: KeyStore) -> Key:
-    """The key that the request's Bearer token names."""
+    """Return the key of the request's Bearer token."""
     authorization = request.authorization
     if authorization is None or authorization.type != "bearer" or not authorization.token:
         _refuse(401, "Send the key as Authorization: Bearer <key>.", "no bearer token")
@@ -106,13 +106,13 @@ def _judge(key: Key, client_ip: Address | None) -> None:
 
 
 def _refuse(status: int, message: str, why: str) -> NoReturn:
-    """`message` goes to the caller, `why` to the log."""
+    """Abort. `message` goes to the caller, `why` to the log."""
     log.info("refused: %s", why)
     abort(status, message)
 
 
 def _description(key: Key) -> dict[str, Any]:
-    """The fields of a valid key. An unknown name or email is absent."""
+    """Return the fields of a valid key. An unknown name or email is absent."""
     grant = key.grant
     user = {"id": grant.user_id} | ({"name": grant.user_name} if grant.user_name else {})
     return {
@@ -130,7 +130,7 @@ def _description(key: Key) -> dict[str, Any]:
 
 
 def _as_json(error: HTTPException) -> Response:
-    """Every error in JSON, Flask's own (404, 405, 413, 500) included; never a key in it."""
+    """Render every error as JSON, Flask's own (404, 405, 413, 500) included, without a key."""
     status = error.code or 500
     code = CODES.get(status) or error.name.upper().replace(" ", "_")
     response = jsonify({"valid": False, "error": code, "message": error.description or error.name})
@@ -145,7 +145,7 @@ def _as_json(error: HTTPException) -> Response:
 
 
 def _health(store: KeyStore, redis_url: str | None) -> tuple[str, dict[str, str]]:
-    """(status, status of each check). Without Redis only announcements of revocations fail."""
+    """Return (status, status of each check). Without Redis only announcements fail."""
     checks = {"database": "healthy", "redis": "not configured"}
     try:
         store.check()
@@ -161,7 +161,7 @@ def _health(store: KeyStore, redis_url: str | None) -> tuple[str, dict[str, str]
 
 
 class Gunicorn(BaseApplication):  # type: ignore[misc]
-    """One quiet worker that ends at once."""
+    """gunicorn with one quiet worker that stops at once."""
 
     def __init__(self, app: Flask, options: dict[str, Any]) -> None:
         self._app = app
@@ -174,7 +174,7 @@ class Gunicorn(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """The WSGI application; called by gunicorn."""
+        """Return the WSGI application; called by gunicorn."""
         return self._app
 
 

@@ -30,7 +30,7 @@ def test_a_folder_is_free_again_when_its_run_has_ended(base: Path) -> None:
 
 def test_a_named_folder_in_use_is_refused(tmp_path: Path) -> None:
     first = workspace.claim(tmp_path)
-    with pytest.raises(BlockingIOError, match="another run is at work in"):
+    with pytest.raises(BlockingIOError, match="another run uses"):
         workspace.claim(tmp_path)
     first.lock.close()
 

@@ -66,7 +66,7 @@ def few_files(pid: int, more: int) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "words"),
-    [(-2, "a worker cannot be started"), (4, "a worker did not come up")],
+    [(-2, "cannot start a worker"), (4, "a worker failed to boot")],
     ids=["none can be forked", "the new one does not come up"],
 )
 def test_it_goes_on_while_a_dead_worker_cannot_be_replaced(
@@ -104,7 +104,7 @@ def test_no_signal_and_no_dead_worker_ends_it_while_the_audit_file_has_no_folder
     before = wait_for_both(proxy)
     shutil.rmtree(folder)
     os.kill(proxy.pid, signal.SIGUSR1)
-    eventually(lambda: said(proxy, "cannot be opened again"), "the log to be opened again")
+    eventually(lambda: said(proxy, "cannot reopen a log file"), "the log to be opened again")
     assert serves(proxy)
     os.kill(before[0], signal.SIGKILL)
     eventually(lambda: before[0] not in workers(proxy), "the worker's end")
@@ -143,7 +143,7 @@ def test_signals_that_cannot_be_obeyed_change_nothing(stage: Stage, fake: Upstre
     eventually(lambda: said(proxy, "the reload failed"), "the reload to fail")
     proxy.program.unlink()
     os.kill(proxy.pid, signal.SIGUSR2)
-    eventually(lambda: said(proxy, "no second master can be started"), "the second master to fail")
+    eventually(lambda: said(proxy, "cannot start a second master"), "the second master to fail")
     eventually(lambda: workers(proxy) == before, "the second master's end")
     assert serves(proxy)
     proxy.configuration.write_text((ROOT / "gunicorn.conf.py").read_text())
@@ -196,7 +196,7 @@ def test_workers_that_were_stopped_together_with_the_master_go_on(
     time.sleep(6)
     for process in instance:
         os.kill(process, signal.SIGCONT)
-    eventually(lambda: said(proxy, "the instance was stopped for"), "the master to notice")
+    eventually(lambda: said(proxy, "the instance was paused for"), "the master to notice")
     time.sleep(3)
     assert serves(proxy)
     assert workers(proxy) == before

@@ -320,7 +320,7 @@ def test_the_place_comes_back_while_the_circuit_is_open(
     faults.refuse()
     assert ask(proxy, key).status == 502
     outcomes = {ask(proxy, key).json["message"].split(",")[0] for _ in range(5)}
-    assert outcomes == {"MLflow gives no answer"}
+    assert outcomes == {"MLflow does not respond"}
     faults.heal()
     threading.Event().wait(0.3)
     assert [ask(proxy, key).status for _ in range(3)] == [200] * 3

@@ -118,7 +118,7 @@ def test_who_may_not_subscribe_hears_nothing_and_everybody_is_told(
     assert found["status"] == "degraded"
     assert f"subscribe to {CHANNEL}" in found["message"]
     assert f"Add to its ACL, on each node: &{CHANNEL}." in found["message"]
-    assert "revocations are not heard" in found["message"]
+    assert "revocations are not received" in found["message"]
     eventually(
         lambda: metric(proxy, f'hokusai_proxy_redis_refused{{right="{CHANNEL}"}}') == 2,
         "the metric",
@@ -234,7 +234,7 @@ def test_who_may_subscribe_and_not_publish_hears_and_cannot_announce(
         ("+pttl", "may not run PTTL", "each instance counts limits for itself"),
         ("~LIMITS:*", "may not use the keys LIMITS*", "each instance counts limits for itself"),
         ("+getex", "may not run GETEX", "browser sessions get 503"),
-        ("+get", "may not run GET", "do not share what they know of keys"),
+        ("+get", "may not run GET", "do not share cached keys"),
     ],
 )
 def test_one_right_less_is_named_and_nothing_alternates(

@@ -100,7 +100,7 @@ def test_nor_for_what_the_proxys_account_may_not_do(
     body = b'{"experiment_id": "0", "new_name": "mine"}'
     answer = call(proxy.url, "POST", f"{API}/experiments/update", bearer(key), JSON, body=body)
     assert answer.error == UNAVAILABLE
-    assert "does not permit this call" in answer.json["message"]
+    assert "lacks the permission for this call" in answer.json["message"]
 
 
 def test_its_health_is_asked_for_beside_requests_without_being_called_gone(

@@ -195,7 +195,7 @@ def test_a_transfer_keeps_the_master_from_nothing_after_a_reload(
         terminate(proxy)
         eventually(lambda: call(proxy.url, "GET", "/ready").status == 503, "the draining")
         assert old in workers(proxy), "the transfer goes on"
-    assert not [line for line in proxy.log_lines() if "was stopped" in line["message"]]
+    assert not [line for line in proxy.log_lines() if "was paused" in line["message"]]
 
 
 def wait_for(proxy: Proxy, number: int) -> set[int]:

@@ -267,4 +267,4 @@ def test_a_line_that_cannot_be_written_goes_to_stderr_and_the_write_goes_on(
     assert the_line(front, "not-in-the-file")["result"] == "accepted"
     (reason,) = [line for line in front.log_lines() if line["logger"] == "hokusai.logs"]
     assert reason["level"] == "ERROR"
-    assert "the audit file cannot be written" in reason["message"]
+    assert "cannot write the audit file" in reason["message"]

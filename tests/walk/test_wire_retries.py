@@ -65,7 +65,7 @@ def test_what_may_have_been_carried_out_is_never_sent_twice(
         assert ask(retrying, key).status == 200  # now a connection is pooled
         answer = ask(retrying, key, method, body)
         assert answer.error == UNREACHABLE
-        assert "may have carried" in answer.json["message"]
+        assert "may have executed" in answer.json["message"]
         assert [asked.method for asked in upstream.requests] == [b"GET", method.encode()]
 
 

@@ -221,7 +221,7 @@ def test_a_redis_that_refuses_some_of_it() -> None:
         "Redis does not let this user do what the proxy needs: it may not run GETEX, SCRIPT LOAD, "
         "may not use the keys LIMITS*, may not subscribe to revoked. Add to its ACL, on each "
         "node: +getex &revoked +script|load ~LIMITS*. Until then sessions end; revocations are not "
-        "heard; limits end."
+        "received; limits end."
     )
     assert found.detail == "redis.internal:6379/0: NOPERM"
 

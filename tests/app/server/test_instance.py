@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_used_does_not_stop_the_start(
     (tmp_path / "file").write_bytes(b"")
     folder = prepare(Settings(instance_folder=str(tmp_path / "file")), environ)
     assert environ["PROMETHEUS_MULTIPROC_DIR"] == str(folder / "metrics")
-    assert "cannot be used" in caplog.text
+    assert "cannot use" in caplog.text
 
 
 def test_a_folder_that_vanished_is_made_again_and_is_still_alive(environ: dict[str, str]) -> None:

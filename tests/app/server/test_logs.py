@@ -306,7 +306,7 @@ def test_an_audit_that_nobody_reads_goes_to_stderr(tmp_path: Path, has_reader: b
     if reader is not None:
         heard = os.read(reader, 1024 * 1024).decode()
         os.close(reader)
-    assert "the audit file cannot be written; its lines go to stderr" in told.stderr
+    assert "cannot write the audit file; its lines go to stderr" in told.stderr
     for number in range(2000):
         assert f'"write {number}"' in heard + told.stderr
     assert bool(heard) == has_reader

@@ -124,7 +124,7 @@ def test_a_store_that_is_locked_or_gone_harms_no_worker_and_is_complained_of_onc
         opened(circuits["mlflow"])
         assert list(board.not_closed(circuits["mlflow"]).values()) == ["open"]
         assert not board.reset(["mlflow"])
-    assert sum("store cannot be used" in message for message in caplog.messages) == 1
+    assert sum("cannot use the instance's store" in message for message in caplog.messages) == 1
     shutil.rmtree(tmp_path)
     opened(circuits["auth_service"])
     board.look()

@@ -197,7 +197,9 @@ def test_one_command_that_is_refused_is_no_outage_and_is_said_once(
         shown = generate_latest(REGISTRY).decode()
         assert 'hokusai_proxy_redis_refused{right="getex"} 1.0' in shown
         operator.execute_command("ACL", "SETUSER", "u", "+getex")
-        eventually(lambda: "refuses nothing any more" in caplog.text, "the end of it", patience=20)
+        eventually(
+            lambda: "no longer refuses anything" in caplog.text, "the end of it", patience=20
+        )
         assert len(caplog.messages) == 2
         assert 'right="getex"} 0.0' in generate_latest(REGISTRY).decode()
 
@@ -273,7 +275,7 @@ def test_going_and_coming_are_said_once_and_not_every_time(
         eventually(lambda: ping(link), "its return")
     eventually(lambda: len(caplog.messages) >= 2, "what is said")
     away, back = caplog.messages
-    assert away == "Redis is away (ConnectionError); going on without it"
+    assert away == "Redis is unavailable (ConnectionError); continuing without it"
     assert back == "Redis is back"
 
 

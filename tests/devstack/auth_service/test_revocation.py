@@ -48,7 +48,7 @@ def test_it_says_when_there_is_no_redis(run: Run, store: KeyStore, redis_url: st
     _, key = store.create(Grant("ann"), test=True)
     done = run("revoke", key.key_id, REDIS_URL=redis_url)
     assert done.returncode == 0
-    assert "Not announced, for no REDIS_URL is known" in done.stdout
+    assert "Not announced: REDIS_URL is not set" in done.stdout
     assert store.list()[0].revoked_at is not None
 
 
