@@ -53,7 +53,7 @@ class Settings:
              "it, 408.")
     keepalive: int = row("KEEPALIVE", parsers.count(1, 4000), 75, group=SERVING,
         help="Time an idle client connection is kept. Above the load balancer's idle timeout, or it "
-             "answers 502.")
+             "returns 502.")
     drain_delay: float = row("DRAIN_DELAY", parsers.seconds(0, 100), 0.0, group=SERVING,
         help="Time after SIGTERM in which requests are served while /ready says 503. Behind the ALB: "
              "10.")
@@ -84,7 +84,7 @@ class Settings:
     mlflow_upstream_password: str = row("MLFLOW_UPSTREAM_PASSWORD", parsers.text, "", group=MLFLOW, secret=True,
         help="The password of that user.")
     mlflow_connect_timeout: float = row("MLFLOW_CONNECT_TIMEOUT", parsers.seconds(0.05, 60), 2.0, group=MLFLOW,
-        help="Time to connect to MLflow, name look-up included.")
+        help="Time to connect to MLflow, name lookup included.")
     mlflow_read_timeout: float = row("MLFLOW_READ_TIMEOUT", parsers.seconds(0.1, 3600), 40.0, group=MLFLOW,
         help="Time to MLflow's response head, and between two pieces of the body. Above MLflow's own "
              "30 s for a database connection.")
@@ -101,12 +101,12 @@ class Settings:
         help="The same as MLFLOW_READ_TIMEOUT for calls of MLflow's AI gateway. Above its own "
              "MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS (300 s).")
     mlflow_retry_deadline: float = row("MLFLOW_RETRY_DEADLINE", parsers.seconds(0, 60), 5.0, group=MLFLOW,
-        help="Time from the first try for retries; 0 switches them off. A write that was sent is never "
-             "repeated.")
+        help="Window for retries, from the first attempt; 0 disables them. A write that was sent is "
+             "never retried.")
     mlflow_keepalive: float = row("MLFLOW_KEEPALIVE", parsers.seconds(0, 3600), 4.0, group=MLFLOW,
         help="Time an idle connection to MLflow is reused. Below MLflow's own (uvicorn: 5 s).")
     mlflow_connection_max_age: float = row("MLFLOW_CONNECTION_MAX_AGE", parsers.seconds(0.1, 86400), 60.0, group=MLFLOW,
-        help="Greatest age of a connection to MLflow, so that requests follow a move of its name.")
+        help="Maximum age of a connection to MLflow, so requests follow DNS changes.")
     mlflow_pool_size: int = row("MLFLOW_POOL_SIZE", parsers.count(1, 10_000), 64, group=MLFLOW,
         help="Idle connections to MLflow that one worker keeps.")
 
@@ -115,18 +115,18 @@ class Settings:
     auth_service_id: str = row("HOKUSAI_AUTH_SERVICE_ID", parsers.text, "platform", group=AUTH,
         help="The service_id for which keys are validated.")
     auth_timeout: float = row("AUTH_TIMEOUT", parsers.seconds(0.1, 60), 3.0, group=AUTH,
-        help="Time for one validation in all.")
+        help="Total time for one validation.")
     auth_cache_ttl: float = row("AUTH_CACHE_TTL", parsers.seconds(0, 3600), 60.0, group=AUTH,
-        help="Time a valid key is believed without a new validation.")
+        help="Time a valid key is accepted without revalidation.")
     auth_negative_ttl: float = row("AUTH_NEGATIVE_TTL", parsers.seconds(0, 3600), 10.0, group=AUTH,
-        help="Time an invalid key is refused without a new validation.")
+        help="Time an invalid key is refused without revalidation.")
     auth_stale_ttl: float = row("AUTH_STALE_TTL", parsers.seconds(0, 86_400), 600.0, group=AUTH,
-        help="Time after AUTH_CACHE_TTL in which an old answer counts while the auth service is down; "
-             "0 is off.")
+        help="Time after AUTH_CACHE_TTL in which a stale verdict is used while the auth service is "
+             "down; 0 disables it.")
     auth_retry_interval: float = row("AUTH_RETRY_INTERVAL", parsers.seconds(0, 60), 3.0, group=AUTH,
-        help="Time before a key is validated again after the auth service did not answer.")
+        help="Time before a key is validated again after the auth service did not respond.")
     auth_cache_secret: str = row("AUTH_CACHE_SECRET", parsers.text, "", group=AUTH, secret=True,
-        help="Keys the hash of the cache. Set the same on all instances to share answers.")
+        help="HMAC key of the cache. Set the same on all instances to share verdicts.")
     auth_failure_limit: int = row("AUTH_FAILURE_LIMIT", parsers.count(1), 30, group=AUTH,
         help="Failed authentications per minute and address (IPv6: /64); over it, 429.")
 
@@ -139,7 +139,7 @@ class Settings:
         help="redis://, unix://, redis+sentinel://, redis+cluster://, with TLS rediss…; memory:// for "
              "one process without Redis. docs/deployment.md has the grammar.")
     redis_timeout: float = row("REDIS_TIMEOUT", parsers.seconds(0.01, 5), 0.1, group=REDIS,
-        help="Time to connect to Redis, and for one answer.")
+        help="Time to connect to Redis, and for one response.")
     redis_retry_interval: float = row("REDIS_RETRY_INTERVAL", parsers.seconds(0.05, 60), 1.0, group=REDIS,
         help="Time between two probes of a Redis that failed.")
     max_in_flight_per_key: int = row("MAX_IN_FLIGHT_PER_KEY", parsers.count(1), 64, group=REDIS,
@@ -149,11 +149,11 @@ class Settings:
              "this.")
 
     circuit_fail_max: int = row("CIRCUIT_FAIL_MAX", parsers.count(1), 5, group=CIRCUIT,
-        help="Failed connects in a row that open the circuit.")
+        help="Consecutive failed connects that open the circuit.")
     circuit_reset_timeout: float = row("CIRCUIT_RESET_TIMEOUT", parsers.seconds(0.05, 3600), 30.0, group=CIRCUIT,
         help="Time the circuit stays open before the proxy probes MLflow.")
     health_timeout: float = row("HEALTH_TIMEOUT", parsers.seconds(0.1, 30), 2.0, group=CIRCUIT,
-        help="Time for one question of a health check, and for the probe of MLflow.")
+        help="Time for one call of a health check, and for the probe of MLflow.")
     health_cache_ttl: float = row("HEALTH_CACHE_TTL", parsers.seconds(0, 60), 5.0, group=CIRCUIT,
         help="Time the instance keeps the result of a health check.")
 

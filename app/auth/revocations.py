@@ -69,7 +69,7 @@ class Revocations:
             )
         self._is_settled.wait(PATIENCE)
         if not self._is_settled.is_set():
-            why = self._failure or TimeoutError("no answer in time")
+            why = self._failure or TimeoutError("no response in time")
             raise NotAnnounced(
                 f"Redis cannot be reached ({said(why)}); repeat the command."
             ) from why
