@@ -1,9 +1,9 @@
 """MLflow's static files, compressed here: it sends 4.4 MB of JavaScript uncompressed.
 
 They are public code, so they need no key. Each worker compresses a file once, whole, and keeps the
-copy; requests that come meanwhile wait for it. It revalidates a copy at MLflow by its ETag, and
-serves it after a 304. A file whose name has a hash of its content never changes, so its copy is not
-revalidated. Only static files come here, no other response and no artifact. See
+copy; requests that come meanwhile wait a little for it. It revalidates a copy at MLflow by its
+ETag, and serves it after a 304. A file whose name has a hash of its content never changes, so its
+copy is not revalidated. Only static files come here, no other response and no artifact. See
 docs/decisions/static-files.md.
 """
 
@@ -43,6 +43,10 @@ LONGEST_ENCODINGS = 1000
 
 #: Bytes compressed at once, in about 3 ms; then the worker serves its other requests.
 STEP = 64 * 1024
+
+#: Seconds for which a request waits for a file that another one compresses. MLflow may fall silent
+#: in the middle of it; whoever waited would have to wait for that again, each in turn.
+PATIENCE = 5.0
 
 #: Describes one request's header fields, so it is not kept for the next.
 DROPPED = "X-Hokusai-Dropped-Headers"
@@ -169,18 +173,24 @@ def _is_worth_it(response: Response) -> bool:
 
 
 def _compressed_whole(response: Response, copies: Copies, name: str) -> Response:
-    """The file compressed, by this request or by another one while this one waited."""
-    etag = response.headers.get("ETag", "")
-    _describe(response.headers)
+    """The file compressed, by this request or by another one while this one waited; or as it is,
+    where that takes too long."""
     if request.method == "HEAD":
+        _describe(response.headers)
         return response
-    with copies.locks[name]:
+    if not copies.locks[name].acquire(timeout=PATIENCE):
+        return _varying(response)
+    try:
         copy = copies.get(name)
+        etag = response.headers.get("ETag", "")
         if copy is None or copy.etag != etag:
+            _describe(response.headers)
             fields = tuple(field for field in response.headers.items() if field[0] != DROPPED)
             copy = Copy(_gzip(static_files.pieces(response)), fields, etag)
             if etag:  # without one it cannot be revalidated
                 copies.put(name, copy)
+    finally:
+        copies.locks[name].release()
     return _from_copy(copy, response)
 
 

@@ -22,6 +22,7 @@ from tests.upstreams import (
     pause,
     reset,
     send,
+    silence,
     sized,
     until,
 )
@@ -29,6 +30,7 @@ from tests.wire import Response, Wire, bearer, call, request
 
 SCRIPT = b"export const wave = 'kanagawa';\n" * 20_000
 GZIP = "Accept-Encoding: gzip, deflate, br"
+TYPED = (("Content-Type", "text/javascript"), ("ETag", '"1-2-3"'))
 
 
 def script(request: Received) -> Answer:
@@ -205,6 +207,21 @@ def test_a_file_that_broke_off_does_not_look_whole_and_is_not_kept(
     upstream.answers_by(script)
     assert gzip.decompress(ask(front, key, name, GZIP).body) == SCRIPT
     assert upstream.requests[-1].one("If-None-Match") is None
+
+
+def test_nobody_waits_for_long_where_mlflow_fell_silent_in_the_middle_of_it(
+    start_proxy: Callable[..., Proxy], upstream: Upstream, name: str
+) -> None:
+    """Five that wait, each with a silent response of its own, would wait for five time-outs."""
+    front = start_proxy(MLFLOW_SERVER_URL=upstream.url, WEB_CONCURRENCY=1)
+    upstream.answers(Answer(send(sized(SCRIPT, 200, *TYPED)[:1000]), silence()))
+    with ExitStack() as open_ones:
+        for _ in range(5):
+            wire = open_ones.enter_context(Wire(front.url))
+            wire.send(request("GET", name, GZIP))
+        eventually(lambda: len(upstream.requests) == 5, "all to be asked for")
+        upstream.answers_by(script)
+        assert call(front.url, "GET", name, GZIP).body == SCRIPT
 
 
 def test_who_leaves_makes_nobody_compress_it_again(
