@@ -26,7 +26,7 @@ from app.auth.single_flight import SingleFlight
 from app.observability.metrics import count_authentication
 from app.request.addresses import network
 from app.request.credentials import Credentials, SessionTokens
-from app.request.errors import AuthServiceUnavailable, RateLimited, Unauthenticated
+from app.request.errors import AuthServiceUnavailable, Overloaded, RateLimited, Unauthenticated
 from app.request.principal import Principal, Verdict
 
 
@@ -153,11 +153,15 @@ class Authenticator:
             return any(map(self._cache.was_good, {digest, known}))
 
         guess = self._failures.guess(client_ip)
-        with nullcontext() if was_good() else guess:
-            found = self._validated(digest, known, credentials, client_ip, was_good)
-            if found[0].principal is None:
-                self._failures.note_failure(client_ip)
-            return found
+        try:
+            with nullcontext() if was_good() else guess:
+                found = self._validated(digest, known, credentials, client_ip, was_good)
+                if found[0].principal is None:
+                    self._failures.note_failure(client_ip)
+                return found
+        except Overloaded:  # so are the others with this key, who would wait one after the other
+            self._cache.unanswered.note(digest, 1.0)
+            raise
 
     def _known(self, credentials: Credentials, client_ip: str) -> str:
         """The cache digest of a key's last verdict for the client's network. Failed attempts count

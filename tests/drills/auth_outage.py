@@ -52,7 +52,8 @@ class AuthService:
         return Answer(send(sized(json.dumps(answer | limit).encode())))
 
     def _script(self, received: Received) -> Answer:
-        self.asked[_key(received)].append(time.monotonic())
+        if received.one("Authorization"):  # else it asks whether anybody is there
+            self.asked[_key(received)].append(time.monotonic())
         return self.answer(received)
 
     def shortest_gap(self, since: float) -> float:

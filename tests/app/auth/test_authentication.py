@@ -426,6 +426,25 @@ def test_a_newcomer_who_waits_too_long_is_told_of_overload(
     assert told == {"miss": FAILURE_LIMIT // GUESSES, "Overloaded": 3 - FAILURE_LIMIT // GUESSES}
 
 
+def test_requests_with_one_new_key_wait_in_vain_together(
+    worker: Worker, server: Upstream, key: str, ip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them holds one of everybody's places to wait for the auth service."""
+    monkeypatch.setattr(request_limits, "GUESS_PATIENCE", 0.5)
+    asked, let_go = threading.Event(), threading.Event()
+    server.answers(Answer(lambda exchange: asked.set(), until(let_go), *YES.steps))
+    other = threading.Thread(target=worker.outcome, args=("hk_test_other", ip))
+    other.start()
+    assert asked.wait(10)
+    began = time.monotonic()
+    told = at_once(8, lambda _: worker.outcome(key, ip))
+    took = time.monotonic() - began
+    let_go.set()
+    other.join()
+    assert told == {"Overloaded": 1, "AuthServiceUnavailable": 7}
+    assert took < 3 * request_limits.GUESS_PATIENCE
+
+
 def test_the_same_bad_key_again_is_another_failed_attempt(
     worker: Worker, server: Upstream, key: str, ip: str
 ) -> None:
