@@ -7,7 +7,7 @@ and the health checks judge by the same functions.
 """
 
 import io
-import json
+import re
 import time
 from collections.abc import Mapping
 
@@ -24,8 +24,9 @@ OWN_PAGES = ("<!doctype html>\n<html lang=en>\n<title>",)
 OWN_TEXTS = ("due to the mlflow server running", "because the server is running without workspaces")
 
 #: How SQLAlchemy's message begins where a pool has no free connection; MLflow answers 400 with it
-#: (mlflow/store/db/utils.py) after 30 s.
-POOL_LIMIT = "QueuePool limit of size"
+#: (mlflow/store/db/utils.py) after 30 s. Its FastAPI routes (jobs, gateway) call it `detail`, or
+#: put it there.
+POOL_LIMIT = re.compile(rb'"(?:message|detail)": ?"QueuePool limit of size')
 
 #: Statuses whose body is looked at, and how many bytes of it.
 JUDGED = frozenset((400, 401, 403, 502, 503, 504))
@@ -169,11 +170,4 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, relays: bool) 
 
 def is_pool_limit(status: int, body: bytes) -> bool:
     """Whether MLflow had no database connection left for this request."""
-    if status != 400 or POOL_LIMIT.encode() not in body:
-        return False
-    try:
-        document = json.loads(body)
-    except ValueError:
-        return False
-    message = document.get("message") if isinstance(document, dict) else None
-    return isinstance(message, str) and message.startswith(POOL_LIMIT)
+    return status == 400 and POOL_LIMIT.search(body) is not None

@@ -101,6 +101,8 @@ def error(message: object) -> bytes:
     ("status", "body", "is_limit"),
     [
         (400, error(f"{POOL} (Background on this error at: https://sqlalche.me/e/20/3o7r)"), True),
+        (400, json.dumps({"detail": POOL}).encode(), True),  # jobs
+        (400, b'{"detail":' + error(POOL) + b"}", True),  # the gateway
         (500, error(POOL), False),
         (400, error(f"Invalid value '{POOL}'"), False),  # what the caller wrote
         (400, error([POOL]), False),
