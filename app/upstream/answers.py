@@ -25,8 +25,8 @@ OWN_TEXTS = ("due to the mlflow server running", "because the server is running 
 
 #: How SQLAlchemy's message begins where a pool has no free connection; MLflow answers 400 with it
 #: (mlflow/store/db/utils.py) after 30 s. Its FastAPI routes (jobs, gateway) call it `detail`, or
-#: put it there.
-POOL_LIMIT = re.compile(rb'"(?:message|detail)": ?"QueuePool limit of size')
+#: put it there; its basic-auth in front of those says nothing else.
+POOL_LIMIT = re.compile(rb'(?:\A|"(?:message|detail)": ?")QueuePool limit of size')
 
 #: Statuses whose body is looked at, and how many bytes of it.
 JUDGED = frozenset((400, 401, 403, 502, 503, 504))

@@ -107,7 +107,8 @@ def error(message: object) -> bytes:
         (400, error(f"Invalid value '{POOL}'"), False),  # what the caller wrote
         (400, error([POOL]), False),
         (400, f'"{POOL}"'.encode(), False),
-        (400, POOL.encode(), False),
+        (400, POOL.encode(), True),  # basic-auth, where it asks who may use an artifact
+        (400, f"Invalid value '{POOL}'".encode(), False),
         (400, error("no"), False),
     ],
 )
