@@ -5,6 +5,7 @@ folder. Each wait may take 30 s (SQLAlchemy's pool_timeout), so a call with two 
 minute before MLflow answers.
 """
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 V2, V3 = "/api/2.0/mlflow", "/api/3.0/mlflow"
 TRACE = "tr-" + "ab" * 16
@@ -21,21 +23,53 @@ SERVER = "com.example/tools"
 class Counted:
     """A client of MLflow in this process, which counts the waits of each call."""
 
-    def __init__(self, client: Any, waits: list[int]) -> None:
-        self._client = client
+    def __init__(self, app: Any, waits: list[int]) -> None:
+        """`app` is ASGI: MLflow's FastAPI, with its Flask behind it."""
+        self._app = app
+        self._loop = asyncio.new_event_loop()
         self._waits = waits
         self.seen: list[tuple[str, str, int]] = []
 
     def ask(self, method: str, path: str, **fields: Any) -> dict[str, Any]:
         """Makes a call; exits where MLflow refuses it."""
-        payload: dict[str, Any] = {"query_string" if method == "GET" else "json": fields}
         del self._waits[:]
-        answer = self._client.open(path, method=method, **payload)
-        if answer.status_code != 200:
-            raise SystemExit(f"{method} {path}: {answer.status_code} {answer.get_data(True)[:300]}")
+        status, body = self._loop.run_until_complete(self._call(method, path, fields))
+        if status != 200:
+            raise SystemExit(f"{method} {path}: {status} {body[:300]!r}")
         self.seen.append((method, path, len(self._waits)))
-        document: dict[str, Any] = answer.get_json()
+        document: dict[str, Any] = json.loads(body)
         return document
+
+    async def _call(self, method: str, path: str, fields: dict[str, Any]) -> tuple[int, bytes]:
+        query, body = urlencode(fields).encode(), json.dumps(fields).encode()
+        query, body = (query, b"") if method == "GET" else (b"", body)
+        headers = {"host": "localhost", "content-type": "application/json"}
+        headers["content-length"] = str(len(body))
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "root_path": "",
+            "query_string": query,
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "server": ("localhost", 80),
+            "client": ("localhost", 1),
+        }
+        asked = [{"type": "http.request", "body": body}]
+        told: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            if not asked:  # it waits for the end of the client
+                await asyncio.Event().wait()
+            return asked.pop()
+
+        async def send(message: dict[str, Any]) -> None:
+            told.append(message)
+
+        await self._app(scope, receive, send)
+        return told[0]["status"], b"".join(message.get("body", b"") for message in told)
 
 
 def walk(mlflow: Counted) -> None:
@@ -57,6 +91,8 @@ def walk(mlflow: Counted) -> None:
     _traces(ask, experiment, run_id)
     _datasets(ask, experiment)
     _evaluation(ask, experiment)
+    _mcp_servers(ask)
+    _gateway(ask)
     ask("POST", f"{V2}/runs/delete", run_id=run_id)
     ask("POST", f"{V2}/runs/restore", run_id=run_id)
     ask("POST", f"{V2}/experiments/delete", experiment_id=experiment)
@@ -151,6 +187,10 @@ def _traces(ask: Any, experiment: str, run_id: str) -> None:
     request_id = old["trace_info"]["request_id"]
     ask("PATCH", f"{V2}/traces/{request_id}", timestamp_ms=2, status="OK")
     ask("GET", f"{V2}/traces/{request_id}/info")
+    queues, owner = f"{V3}/review-queues", {"experiment_id": experiment, "user": "bob"}
+    queue = ask("POST", f"{queues}/get-or-create-user", **owner)["review_queue"]["queue_id"]
+    ask("POST", f"{queues}/items/add", queue_id=queue, item_ids=[TRACE])
+    ask("GET", f"{queues}/items/list", queue_id=queue)
     ask(
         "POST",
         f"{V3}/traces/delete-traces",
@@ -183,7 +223,34 @@ def _evaluation(ask: Any, experiment: str) -> None:
     ask("GET", f"{V3}/scorers/get", **scorer)
     ask("GET", f"{V3}/scorers/versions", **scorer)
     ask("DELETE", f"{V3}/scorers/delete", **scorer)
-    ask("POST", f"{V3}/review-queues/get-or-create-user", experiment_id=experiment, user="bob")
+
+
+def _mcp_servers(ask: Any) -> None:
+    server, version = (
+        f"{V3}/mcp-servers/{SERVER}",
+        {"name": SERVER, "version": "1.0.0", "description": "d"},
+    )
+    ask("POST", f"{V3}/mcp-servers", name=SERVER)
+    ask("POST", f"{server}/versions", server_json=version)
+    ask("PATCH", f"{server}/versions/1.0.0", status="active")
+    ask("POST", f"{server}/aliases", alias="al", version="1.0.0")
+    ask("GET", f"{server}/aliases/al")
+    ask("GET", server)
+
+
+def _gateway(ask: Any) -> None:
+    gateway, value = f"{V3}/gateway", {"api_key": "none"}
+    openai = {"provider": "openai", "model_name": "gpt-4o"}
+    secret = ask(
+        "POST", f"{gateway}/secrets/create", secret_name="s", secret_value=value, provider="openai"
+    )["secret"]["secret_id"]
+    model = ask("POST", f"{gateway}/model-definitions/create", name="m", secret_id=secret, **openai)
+    linked = {"model_definition_id": model["model_definition"]["model_definition_id"]}
+    configs = [{**linked, "linkage_type": "PRIMARY"}]
+    ask("POST", f"{gateway}/endpoints/create", name="e", model_configs=configs)
+    ask("GET", f"{gateway}/endpoints/list")
+    ask("GET", "/gateway/mlflow/v1/models")
+    ask("POST", "/ajax-api/3.0/jobs/search")
 
 
 @contextlib.contextmanager
@@ -215,11 +282,12 @@ def main() -> None:
             _MLFLOW_SERVER_ARTIFACT_DESTINATION=f"{folder}/artifacts",
             _MLFLOW_SERVER_SERVE_ARTIFACTS="true",
             MLFLOW_DISABLE_TELEMETRY="true",
+            MLFLOW_CRYPTO_KEK_PASSPHRASE="for-these-calls-only-0123456789",
         )
-        from mlflow.server import app
+        from mlflow.server.fastapi_app import app
 
         with counted_waits() as waits:
-            mlflow = Counted(app.test_client(), waits)
+            mlflow = Counted(app, waits)
             walk(mlflow)
         os.chdir("/")
     print(json.dumps(mlflow.seen))

@@ -7,7 +7,7 @@ and the health checks share these functions.
 """
 
 import io
-import json
+import re
 import time
 from collections.abc import Mapping
 
@@ -24,8 +24,9 @@ OWN_PAGES = ("<!doctype html>\n<html lang=en>\n<title>",)
 OWN_TEXTS = ("due to the mlflow server running", "because the server is running without workspaces")
 
 #: Start of SQLAlchemy's message for an exhausted pool. MLflow sends it in a 400
-#: (mlflow/store/db/utils.py) after 30 s.
-POOL_LIMIT = "QueuePool limit of size"
+#: (mlflow/store/db/utils.py) after 30 s. Its FastAPI routes (jobs, gateway) send it as `detail`, or
+#: inside that; its basic-auth in front of those sends the message alone.
+POOL_LIMIT = re.compile(rb'(?:\A|"(?:message|detail)": ?")QueuePool limit of size')
 
 #: Statuses whose body is inspected, and the maximum bytes read of it.
 JUDGED = frozenset((400, 401, 403, 502, 503, 504))
@@ -168,11 +169,4 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, relays: bool) 
 
 def is_pool_limit(status: int, body: bytes) -> bool:
     """Whether MLflow had no free database connection for this request."""
-    if status != 400 or POOL_LIMIT.encode() not in body:
-        return False
-    try:
-        document = json.loads(body)
-    except ValueError:
-        return False
-    message = document.get("message") if isinstance(document, dict) else None
-    return isinstance(message, str) and message.startswith(POOL_LIMIT)
+    return status == 400 and POOL_LIMIT.search(body) is not None

@@ -101,11 +101,14 @@ def error(message: object) -> bytes:
     ("status", "body", "is_limit"),
     [
         (400, error(f"{POOL} (Background on this error at: https://sqlalche.me/e/20/3o7r)"), True),
+        (400, json.dumps({"detail": POOL}).encode(), True),  # jobs
+        (400, b'{"detail":' + error(POOL) + b"}", True),  # the gateway
         (500, error(POOL), False),
         (400, error(f"Invalid value '{POOL}'"), False),  # what the caller wrote
         (400, error([POOL]), False),
         (400, f'"{POOL}"'.encode(), False),
-        (400, POOL.encode(), False),
+        (400, POOL.encode(), True),  # basic-auth, where it asks who may use an artifact
+        (400, f"Invalid value '{POOL}'".encode(), False),
         (400, error("no"), False),
     ],
 )
