@@ -26,6 +26,7 @@ from app.request.errors import (
     ProxyError,
     UpstreamOverloaded,
     UpstreamReset,
+    UpstreamUnreachable,
 )
 from app.request.inbound import (
     client_address,
@@ -114,7 +115,7 @@ def error_json(error: ProxyError) -> Response:
     gets 429 if nothing was done.
     """
     request_id = g.record.request_id
-    nothing_done = isinstance(error, NotForwarded | UpstreamOverloaded)
+    nothing_done = isinstance(error, NotForwarded | UpstreamOverloaded | UpstreamUnreachable)
     status = 429 if error.wants_429 and nothing_done else error.status
     # The id is in the message too: MLflow's client shows only the message.
     message = f"{error.message} (request id {request_id})"

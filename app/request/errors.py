@@ -12,13 +12,13 @@
     ├── BodyTooLarge          413  a chunked body over MAX_BUFFERED_BODY
     ├── RateLimited           429  over the key's limit, too many failed attempts, auth throttled
     ├── NotForwarded          503  + Retry-After; MLflow never saw the request: safe to repeat
-    │   ├── CircuitOpen            (429 instead if the request would create something: MLflow's
-    │   ├── Overloaded              client repeats a create on 429 only)
+    │   ├── CircuitOpen            (429 instead for most writing POSTs: MLflow's client repeats them
+    │   ├── Overloaded              on 429 only)
     │   ├── NoRoomForBody          MAX_BUFFERED_TOTAL is reached, or TMPDIR takes no file
     │   └── AuthServiceUnavailable
     ├── UpstreamOverloaded    503  + Retry-After; MLflow had no database connection and did nothing
-    │                              (429 for a create, as above)
-    ├── UpstreamUnreachable   502  no connection to MLflow
+    │                              (429 as above)
+    ├── UpstreamUnreachable   502  + Retry-After; no connection to MLflow (429 as above)
     ├── UpstreamReset         502  MLflow broke the connection before its response
     ├── UpstreamRefusal       502  MLflow refuses the proxy itself: its credentials, its Host header
     ├── UpstreamTimeout       504  MLflow was too slow
@@ -160,7 +160,12 @@ class UpstreamRefusal(ProxyError):
 
 
 class UpstreamUnreachable(ProxyError):
+    """No connection came about, so nothing was sent."""
+
     status, code, outcome = 502, "TEMPORARILY_UNAVAILABLE", "upstream_unreachable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, {"Retry-After": "2"})  # exporters of traces wait no longer
 
 
 class UpstreamReset(ProxyError):

@@ -61,9 +61,11 @@ def outage(stage: Stage, fault: str, seconds: float, clients: int) -> Row:
         for connection in connections:
             connection.close()
     before = [seen.seconds for seen in load.seen if seen.began < began - 0.5]
-    while_open = [s.seconds for s in load.seen if s.status in (429, 503) and s.began < healed]
+    # A create gets 429 also where MLflow could not be reached.
+    opened = min((s.began for s in load.seen if s.status == 503), default=float("inf"))
+    shed = [s for s in load.since(opened) if s.status in (429, 503)]
+    while_open = [s.seconds for s in shed if s.began < healed]
     failed = [s for s in load.since(began - READ_TIMEOUT) if s.status in (502, 504)]
-    opened = min((s.began for s in load.seen if s.status in (429, 503)), default=float("inf"))
     back = recovery(load.since(healed), healed)
     later = [seen.status for seen in load.since(healed + back)]
     numbers: dict[str, Any] = {

@@ -242,6 +242,23 @@ def test_who_leaves_makes_nobody_compress_it_again(
     assert upstream.requests[-1].one("If-None-Match") == '"1-2-3"'
 
 
+def test_who_waits_too_long_for_another_request_gets_the_file_as_it_is(
+    front: Proxy, upstream: Upstream, key: str, name: str
+) -> None:
+    """The other one may wait for an MLflow that is gone, and more behind it, one after another."""
+    go_on = threading.Event()
+    file = sized(SCRIPT, 200, ("Content-Type", "text/css"), ("ETag", '"1-2-3"'))
+    upstream.answers(Answer(send(file[:5000]), until(go_on), send(file[5000:])))
+    with Wire(front.url) as waiting:
+        waiting.send(request("GET", name, GZIP))
+        upstream.wait_for(lambda: len(upstream.requests) == 1, "the first request")
+        upstream.answers_by(script)
+        answer = ask(front, key, name, GZIP)
+        go_on.set()
+        assert gzip.decompress(waiting.read().body) == SCRIPT
+    assert (answer.body, answer.one("Content-Encoding")) == (SCRIPT, None)
+
+
 AS_THEY_ARE = {
     "a font": ("/mlflow/static-files/a.woff2", ("Content-Type", "font/woff2")),
     "compressed already": ("/mlflow/static-files/b.js", ("Content-Encoding", "br")),
