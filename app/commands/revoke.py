@@ -34,12 +34,14 @@ def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Com
                 f"ends {lifetime:g} s after it asked the auth service, or {lifetime + stale:g} s "
                 "where that gives no answer; a browser's session goes on until it ends by itself."
             ) from None
-        click.echo(f"Announced on {CHANNEL}; workers that heard it: {workers}.")
-        click.echo(
-            f"They let {key_id} in only if the auth service, asked again, says so."
-            if workers
-            else "No proxy listens there: is REDIS_URL the one that the proxies use?"
-        )
+        announced = f"Announced on {CHANNEL}; workers that heard it: {workers}."
+        if not workers:
+            raise click.ClickException(
+                f"{announced}\nNo proxy listens there: is REDIS_URL the one that the proxies use? "
+                "Right after a fail-over, repeat the command in a minute."
+            )
+        click.echo(announced)
+        click.echo(f"They let {key_id} in only if the auth service, asked again, says so.")
 
     return command
 
