@@ -36,12 +36,14 @@ def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Com
                 f"ends {lifetime:g} s after it asked the auth service, or {lifetime + stale:g} s "
                 "in an outage of that; a browser's session ends when it expires."
             ) from None
-        click.echo(f"Announced on {CHANNEL}; workers that heard it: {workers}.")
-        click.echo(
-            f"They ask the auth service again before they accept {key_id}."
-            if workers
-            else "No proxy listens there. Check that REDIS_URL is the one that the proxies use."
-        )
+        announced = f"Announced on {CHANNEL}; workers that heard it: {workers}."
+        if not workers:
+            raise click.ClickException(
+                f"{announced}\nNo proxy listens there. Check that REDIS_URL is the one that the "
+                "proxies use. Right after a failover, repeat the command in a minute."
+            )
+        click.echo(announced)
+        click.echo(f"They ask the auth service again before they accept {key_id}.")
 
     return command
 
