@@ -78,7 +78,7 @@ MESSAGES = {
     414: f"The request line is longer than {LONGEST_HEAD} bytes. Ask for less in one request.",
     417: "The expectation in the Expect header is not supported.",
     431: f"The request's header fields take more than {LONGEST_HEAD} bytes, or are too many. "
-    "Cookies are the usual cause: delete those of this site.",
+    "Usually cookies are the cause: delete those of this site.",
     500: "Internal error in the proxy. Report it with the request id.",
     501: "This transfer coding is not supported.",
     503: "The proxy holds too many connections. Repeat the request later.",
