@@ -91,7 +91,7 @@ RequestParser.mesg_class = BoundedRequest
 
 
 class ProxyWorker(GeventWorker):  # type: ignore[misc]
-    """Serves many slow and stalled clients beside quick ones. Times are in seconds."""
+    """A worker for many slow and stalled clients beside quick ones. Times are in seconds."""
 
     #: Set by gunicorn.conf.py.
     client_idle_timeout: ClassVar[float] = 60.0
