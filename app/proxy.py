@@ -27,7 +27,7 @@ from app.responses import keep_private, respond
 from app.services import Services
 from app.upstream.streaming import request_body
 
-log = logging.getLogger("hokusai.walk")
+log = logging.getLogger("hokusai.pipeline")
 
 #: The message for a request to the tracking URI itself.
 TRACKING_URI = (

@@ -12,7 +12,7 @@ from pathlib import Path
 from flask import Flask
 
 from app.auth.authentication import Authenticator
-from app.auth.cache import VerdictCache
+from app.auth.cache import DecisionCache
 from app.auth.client import AuthService
 from app.auth.revocations import Revocations
 from app.auth.sessions import Sessions
@@ -115,7 +115,7 @@ def build(settings: Settings) -> Services:
 
     upstream, auth_service = _upstream(settings, on_change), _auth_service(settings, on_change)
     board = CircuitBoard(store, (upstream.circuit, auth_service.circuit))
-    cache = _verdict_cache(settings, link, store)
+    cache = _decision_cache(settings, link, store)
     sessions = Sessions(
         link,
         store,
@@ -159,7 +159,7 @@ def build(settings: Settings) -> Services:
         buffered_bodies=BufferedBodies(settings.max_buffered_body, settings.max_buffered_total),
         upstream=upstream,
         results=results,
-        readiness=Readiness(results, store, settings.max_stored_verdict_age),
+        readiness=Readiness(results, store, settings.max_stored_decision_age),
         inside=inside,
         watch=InstanceWatch(results),
         samples=Samples(metrics, store),
@@ -206,10 +206,10 @@ def _auth_service(
     )
 
 
-def _verdict_cache(settings: Settings, link: RedisLink, store: InstanceStore) -> VerdictCache:
+def _decision_cache(settings: Settings, link: RedisLink, store: InstanceStore) -> DecisionCache:
     """Build the cache. gunicorn.conf.py sets one secret for all workers; without it, the secret is
     random."""
-    return VerdictCache(
+    return DecisionCache(
         SharedValues(link, store),
         secret=settings.auth_cache_secret.encode() or secrets.token_bytes(32),
         ttl=settings.auth_cache_ttl,
@@ -221,7 +221,7 @@ def _verdict_cache(settings: Settings, link: RedisLink, store: InstanceStore) ->
 
 def _authenticator(
     settings: Settings,
-    cache: VerdictCache,
+    cache: DecisionCache,
     auth_service: AuthService,
     sessions: Sessions,
     limits: Limits,

@@ -13,8 +13,8 @@ from itertools import islice
 import redis
 import requests
 
-from app.auth.cache import VerdictCache
-from app.request.principal import Principal, Verdict
+from app.auth.cache import DecisionCache
+from app.request.principal import Decision, Principal
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from app.state.shared_values import SharedValues
@@ -141,7 +141,7 @@ def _keys(bench: Bench, helped_by: Helpers, own: Collection[int]) -> None:
 def _remember(redis_url: str, count: int) -> None:
     """Store what the proxy would store of so many keys, had it validated each of them."""
     link = RedisLink(redis_url, 5, 5)
-    cache = VerdictCache(
+    cache = DecisionCache(
         SharedValues(link, InstanceStore.at(None)),
         secret=SECRET.encode(),
         ttl=KNOWN_FOR,
@@ -159,7 +159,7 @@ def _remember(redis_url: str, count: int) -> None:
         )
         key = f"hk_test_bench_{number:06d}"  # as in load.lua
         digest = cache.digest(key, "127.0.0.1", "platform")
-        cache.put(digest, Verdict(principal, time.time()))
+        cache.put(digest, Decision(principal, time.time()))
 
 
 def _bytes_an_entry(redis_url: str) -> float:

@@ -38,7 +38,7 @@ def doubts(settings: Settings, environ: Mapping[str, str] | None = None) -> list
     if settings.instances > 1 and not settings.auth_cache_secret:
         found.append(
             "INSTANCES is more than 1 and AUTH_CACHE_SECRET is not set: instances do not share "
-            "cached verdicts."
+            "cached decisions."
         )
     if settings.redis_url.startswith("memory:"):
         found.append("REDIS_URL is memory://: limits and revocations cover this process only.")

@@ -121,12 +121,12 @@ class Settings:
     auth_negative_ttl: float = row("AUTH_NEGATIVE_TTL", parsers.seconds(0, 3600), 10.0, group=AUTH,
         help="Time an invalid key is refused without revalidation.")
     auth_stale_ttl: float = row("AUTH_STALE_TTL", parsers.seconds(0, 86_400), 600.0, group=AUTH,
-        help="Time after AUTH_CACHE_TTL in which a stale verdict is used while the auth service is "
+        help="Time after AUTH_CACHE_TTL in which a stale decision is used while the auth service is "
              "down; 0 disables it.")
     auth_retry_interval: float = row("AUTH_RETRY_INTERVAL", parsers.seconds(0, 60), 3.0, group=AUTH,
         help="Time before a key is validated again after the auth service did not respond.")
     auth_cache_secret: str = row("AUTH_CACHE_SECRET", parsers.text, "", group=AUTH, secret=True,
-        help="HMAC key of the cache. Set the same on all instances to share verdicts.")
+        help="HMAC key of the cache. Set the same on all instances to share decisions.")
     auth_failure_limit: int = row("AUTH_FAILURE_LIMIT", parsers.count(1), 30, group=AUTH,
         help="Failed authentications per minute and address (IPv6: /64); over it, 429.")
 
@@ -188,8 +188,8 @@ class Settings:
         return min(self.max_in_flight, self.max_connections * 9 // 10)
 
     @property
-    def max_stored_verdict_age(self) -> float:
-        """Seconds after which a cached verdict is unusable, even stale."""
+    def max_stored_decision_age(self) -> float:
+        """Seconds after which a cached decision is unusable, even stale."""
         return self.auth_cache_ttl + self.auth_stale_ttl
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check every health path of a deployment: its form, its verdict, its discretion, its speed.
+"""Check every health path of a deployment: its form, its statuses, its discretion, its speed.
 
 The public paths without a key, the detailed ones without (refused) and with one, the older names
 too, twenty quick calls, and /metrics where it can be reached. Exit status: 0 all well, 1 a step

@@ -1,15 +1,15 @@
 """From a key to a principal: first the cache, then the auth service; behaviour in an outage.
 
-Identity fails closed: a key without a valid verdict is refused, in an outage with 503, never with
+Identity fails closed: a key without a valid decision is refused, in an outage with 503, never with
 401. What fails open (limits/request_limits.py covers the limits):
 
 - Auth service unavailable: a key found valid earlier keeps working for AUTH_STALE_TTL after its
-  verdict's TTL, and is revalidated every AUTH_RETRY_INTERVAL. An unknown key gets 503.
-- Auth service throttling: 429 for every key whose verdict is past its TTL; none is used stale.
-- Auth service refuses the key: the key ends at once, even with a stale verdict.
-- Redis unavailable: callers see no change. Each worker uses the verdicts in its memory; new ones
+  decision's TTL, and is revalidated every AUTH_RETRY_INTERVAL. An unknown key gets 503.
+- Auth service throttling: 429 for every key whose decision is past its TTL; none is used stale.
+- Auth service refuses the key: the key ends at once, even with a stale decision.
+- Redis unavailable: callers see no change. Each worker uses the decisions in its memory; new ones
   are shared by the workers of an instance only. Revocations do not arrive, so a revoked key works
-  until its verdict's TTL (AUTH_CACHE_TTL).
+  until its decision's TTL (AUTH_CACHE_TTL).
 - Both unavailable: a key accepted by this worker, or by its instance since Redis failed, keeps
   working for AUTH_STALE_TTL.
 """
@@ -20,14 +20,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.auth.cache import VerdictCache
+from app.auth.cache import DecisionCache
 from app.auth.client import AuthService, throttled
 from app.auth.single_flight import SingleFlight
 from app.observability.metrics import count_authentication
 from app.request.addresses import network
 from app.request.credentials import Credentials, SessionTokens
 from app.request.errors import AuthServiceUnavailable, Overloaded, RateLimited, Unauthenticated
-from app.request.principal import Principal, Verdict
+from app.request.principal import Decision, Principal
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Authenticator:
     def __init__(  # noqa: PLR0913 (each by its name)
         self,
         *,
-        cache: VerdictCache,
+        cache: DecisionCache,
         flights: SingleFlight,
         service: AuthService,
         service_id: str,
@@ -96,20 +96,20 @@ class Authenticator:
         if isinstance(credentials, SessionTokens):
             return Authentication(self._of_session(credentials, client_ip), "session")
         digest = self._cache.digest(credentials.key, client_ip, self._service_id)
-        verdict, source = self._cache.fresh(digest), "hit"
-        if verdict is None:
-            verdict, source = self._ask(digest, credentials, client_ip)
-        elif verdict.principal is None:
+        decision, source = self._cache.fresh(digest), "hit"
+        if decision is None:
+            decision, source = self._ask(digest, credentials, client_ip)
+        elif decision.principal is None:
             self._failures.check_failures(client_ip)
-        count_authentication(source, verdict.principal is not None)
-        if verdict.principal is None:
+        count_authentication(source, decision.principal is not None)
+        if decision.principal is None:
             if source == "hit":
                 self._failures.note_failure(client_ip)
             raise Unauthenticated(
                 "This API key is not valid: unknown, expired, revoked, or not allowed from "
                 f"your address ({client_ip})."
             )
-        return Authentication(verdict.principal, source)
+        return Authentication(decision.principal, source)
 
     def _of_session(self, tokens: SessionTokens, client_ip: str) -> Principal:
         """Find a session's principal. A failure does not count as a failed attempt: an open page
@@ -124,8 +124,8 @@ class Authenticator:
         count_authentication("session", True)
         return principal
 
-    def _ask(self, digest: str, credentials: Credentials, client_ip: str) -> tuple[Verdict, str]:
-        """Return the verdict and its source. While the auth service is unavailable, only the
+    def _ask(self, digest: str, credentials: Credentials, client_ip: str) -> tuple[Decision, str]:
+        """Return the decision and its source. While the auth service is unavailable, only the
         probing request waits."""
         if found := self._while_unanswered(digest):
             return found
@@ -140,11 +140,11 @@ class Authenticator:
 
     def _ask_once(
         self, digest: str, credentials: Credentials, client_ip: str
-    ) -> tuple[Verdict, str]:
-        """Re-check under the key's lock: the previous holder may have stored a verdict or a
+    ) -> tuple[Decision, str]:
+        """Re-check under the key's lock: the previous holder may have stored a decision or a
         failure."""
-        if verdict := self._cache.fresh(digest):
-            return verdict, "hit"
+        if decision := self._cache.fresh(digest):
+            return decision, "hit"
         if found := self._while_unanswered(digest):
             return found
         known = self._known(credentials, client_ip)
@@ -164,7 +164,7 @@ class Authenticator:
             raise
 
     def _known(self, credentials: Credentials, client_ip: str) -> str:
-        """The cache digest of a key's last verdict for the client's network. Failed attempts count
+        """The cache digest of a key's last decision for the client's network. Failed attempts count
         per network, so a key in use there is no guess when it comes from a new address in it, nor
         at the address where it was good."""
         return self._cache.digest(credentials.key, network(client_ip), self._service_id)
@@ -176,13 +176,13 @@ class Authenticator:
         credentials: Credentials,
         client_ip: str,
         was_good: Callable[[], bool],
-    ) -> tuple[Verdict, str]:
-        """Call the auth service; fall back to a stale verdict if it is unavailable."""
+    ) -> tuple[Decision, str]:
+        """Call the auth service; fall back to a stale decision if it is unavailable."""
         self._cache.unanswered.extend(digest, self._patience)
         try:
             asked_at = time.time()
             answer = self._service.validate(credentials.key, client_ip, was_good)
-            verdict = Verdict(answer, asked_at)
+            decision = Decision(answer, asked_at)
         except AuthServiceUnavailable as unavailable:
             self._cache.unanswered.note(digest, self._retry_interval)
             return self._stale_or_raise(digest, unavailable)
@@ -190,13 +190,13 @@ class Authenticator:
             self._cache.unanswered.note(digest, self._retry_interval, later.retry_after)
             raise
         if known != digest:
-            self._cache.put(known, verdict)
-        if not self._cache.put(digest, verdict):  # revoked during the call
-            return Verdict(None, asked_at), "miss"
-        return verdict, "miss"
+            self._cache.put(known, decision)
+        if not self._cache.put(digest, decision):  # revoked during the call
+            return Decision(None, asked_at), "miss"
+        return decision, "miss"
 
-    def _while_unanswered(self, digest: str) -> tuple[Verdict, str] | None:
-        """Apply the negative cache: a stale verdict, or an error. None if the auth service may be
+    def _while_unanswered(self, digest: str) -> tuple[Decision, str] | None:
+        """Apply the negative cache: a stale decision, or an error. None if the auth service may be
         called about this key."""
         throttled_for = self._cache.unanswered.get(digest)
         if throttled_for is None:
@@ -207,12 +207,12 @@ class Authenticator:
 
     def _stale_or_raise(
         self, digest: str, unavailable: AuthServiceUnavailable | None
-    ) -> tuple[Verdict, str]:
-        verdict = self._cache.stale(digest)
-        if verdict is None:
+    ) -> tuple[Decision, str]:
+        decision = self._cache.stale(digest)
+        if decision is None:
             raise unavailable or AuthServiceUnavailable(
                 "API keys cannot be validated: the auth service is unavailable. Repeat the request "
                 "later.",
                 int(self._retry_interval) or 1,
             )
-        return verdict, "stale"
+        return decision, "stale"

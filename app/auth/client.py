@@ -39,12 +39,12 @@ INVALID = (401, 403, 404)
 #: Timeout in seconds of the probe without a key, sent after a call about a possible fake failed.
 PROBE_TIMEOUT = 1.0
 
-#: So many questions about keys in a row without a verdict are a failure of the service, whatever it
-#: says without a key; seconds after the last of them for which they count.
+#: Validations in a row without a decision that count as a failure of the service, whatever it
+#: answers without a key; and the seconds for which they count after the last one.
 IN_A_ROW, REMEMBERED = 3, 60.0
 
 
-class _NoVerdict(Exception):
+class _NoDecision(Exception):
     """The service is up, but its response about this key is unusable. Does not open the circuit:
     one caller's key must not lock out the others."""
 
@@ -66,8 +66,8 @@ class AuthService:
         self._in_a_row, self._last_failure, self._failed_at = 0, "", -math.inf
 
     @property
-    def without_verdict(self) -> str:
-        """Why this worker's last questions about keys got no verdict; "" where one did."""
+    def without_decision(self) -> str:
+        """Why this worker's last questions about keys got no decision; "" where one did."""
         is_late = time.monotonic() > self._failed_at + REMEMBERED
         return "" if is_late or self._in_a_row < IN_A_ROW else self._last_failure
 
@@ -78,7 +78,7 @@ class AuthService:
         Anyone can invent a key that makes the service fail or stall, so a failure at any other key
         opens the circuit only if a probe without a key fails too.
 
-        Raises RateLimited if the service throttles, AuthServiceUnavailable if it gives no verdict.
+        Raises RateLimited if the service throttles, AuthServiceUnavailable if it gives no decision.
         """
         answer = "unavailable"
         try:
@@ -95,7 +95,7 @@ class AuthService:
         except AuthServiceUnavailable as why:
             self._note_failure(str(why.__cause__))
             raise
-        except _NoVerdict as why:
+        except _NoDecision as why:
             self._note_failure(f"the auth service {why}")
             self._give_up(str(why))
         finally:
@@ -108,7 +108,7 @@ class AuthService:
     def _answer_about(
         self, key: str, client_ip: str, was_good: Callable[[], bool]
     ) -> Principal | None:
-        """Validate; raise _NoVerdict for a failure that the key may have caused."""
+        """Validate; raise _NoDecision for a failure that the key may have caused."""
         try:
             return self._validate(key, client_ip)
         except AuthServiceUnavailable as why:
@@ -116,7 +116,7 @@ class AuthService:
                 raise
             if self.circuit.state == "half-open":  # this key was the probe
                 self.circuit.reset()
-            raise _NoVerdict(f"fails with this key, not without one: {why.__cause__}") from why
+            raise _NoDecision(f"fails with this key, not without one: {why.__cause__}") from why
 
     def _is_there(self) -> bool:
         """Whether the service refuses a probe without a key, as it should: by its status or in its
@@ -124,7 +124,7 @@ class AuthService:
         try:
             status, _, body = self.ping(min(PROBE_TIMEOUT, self._timeout))
             return 400 <= status < 500 or (status == 200 and self._principal(body) is None)
-        except (AuthServiceUnavailable, _NoVerdict):
+        except (AuthServiceUnavailable, _NoDecision):
             return False
 
     def _validate(self, key: str, client_ip: str) -> Principal | None:
@@ -137,7 +137,7 @@ class AuthService:
         if status == 429:
             raise throttled(retry_after_seconds(headers.get("Retry-After", ""), self._retry_after))
         if 400 <= status < 500:
-            raise _NoVerdict(f"answered {status}")
+            raise _NoDecision(f"answered {status}")
         if status != 200:
             self._give_up(f"answered {status}")
         return self._principal(body)
@@ -151,7 +151,7 @@ class AuthService:
         question = {"service_id": self._service_id}
         try:
             status, headers, body = self._ask(question, {}, timeout, self._url + beside)
-        except _NoVerdict as why:
+        except _NoDecision as why:
             self._give_up(str(why))
         return status, headers.get("Content-Type", ""), body
 
@@ -186,7 +186,7 @@ class AuthService:
         while piece := response.raw.read1(8192, decode_content=True):
             body += piece
             if len(body) > MAX_ANSWER:
-                raise _NoVerdict(f"sent more than {MAX_ANSWER} bytes")
+                raise _NoDecision(f"sent more than {MAX_ANSWER} bytes")
             if time.monotonic() > deadline:
                 self._give_up("responded too slowly")
         return body
@@ -199,15 +199,15 @@ class AuthService:
             self._give_up("sent a response that is not JSON")
         if not isinstance(answer, dict):
             self._give_up("sent JSON that is not an object")
-        verdicts = (answer.get("valid", True), answer.get("is_valid", True))
-        if False in verdicts:
+        decisions = (answer.get("valid", True), answer.get("is_valid", True))
+        if False in decisions:
             return None
-        if verdicts != (True, True):
-            raise _NoVerdict("sent a verdict that is neither true nor false")
+        if decisions != (True, True):
+            raise _NoDecision("sent a decision that is neither true nor false")
         try:
             return read_principal(answer, self._service_id)
         except ValueError as why:
-            raise _NoVerdict(f"sent no usable {why}") from None
+            raise _NoDecision(f"sent no usable {why}") from None
 
     def _give_up(self, why: str) -> NoReturn:
         """Raise AuthServiceUnavailable. Its cause is logged, not sent to the caller."""

@@ -3,7 +3,7 @@
 import math
 import time
 
-from app.request.principal import Verdict
+from app.request.principal import Decision
 from app.state.shared_values import SharedValues
 
 TOMBSTONE = "hokusai:auth:revoked:"
@@ -22,7 +22,7 @@ class RevocationMarks:
         self._subscribed = (math.inf, 0.0)
 
     def revoke(self, key_id: str) -> bool:
-        """End every older verdict and session of this key; False if Redis took no mark."""
+        """End every older decision and session of this key; False if Redis took no mark."""
         now = time.time()
         self._revoked[key_id] = now
         horizon = now - self._memory - CLOCK_SKEW
@@ -32,25 +32,25 @@ class RevocationMarks:
 
     def note_subscribed(self, since: float, until: float) -> None:
         """Record that this process receives every announcement from `since` (epoch) to `until`
-        (monotonic): newer verdicts need no look for a mark."""
+        (monotonic): newer decisions need no look for a mark."""
         self._subscribed = (since, until)
 
-    def ends(self, verdict: Verdict) -> bool:
-        """Whether the key was revoked after the verdict. Reads the mark in Redis if this process
+    def ends(self, decision: Decision) -> bool:
+        """Whether the key was revoked after the decision. Reads the mark in Redis if this process
         may have missed the announcement."""
-        if verdict.principal is None:
+        if decision.principal is None:
             return False
         since, until = self._subscribed
-        if verdict.asked_at <= since + CLOCK_SKEW or time.monotonic() >= until:
-            self._look_for_mark(verdict.principal.key_id)
-        return self.is_known_to_end(verdict)
+        if decision.asked_at <= since + CLOCK_SKEW or time.monotonic() >= until:
+            self._look_for_mark(decision.principal.key_id)
+        return self.is_known_to_end(decision)
 
-    def is_known_to_end(self, verdict: Verdict) -> bool:
-        """Whether this process's memory holds a revocation after the verdict."""
-        if verdict.principal is None:
+    def is_known_to_end(self, decision: Decision) -> bool:
+        """Whether this process's memory holds a revocation after the decision."""
+        if decision.principal is None:
             return False
-        revoked_at = self._revoked.get(verdict.principal.key_id)
-        return revoked_at is not None and verdict.asked_at <= revoked_at + CLOCK_SKEW
+        revoked_at = self._revoked.get(decision.principal.key_id)
+        return revoked_at is not None and decision.asked_at <= revoked_at + CLOCK_SKEW
 
     def _look_for_mark(self, key_id: str) -> None:
         if mark := self._values.get(TOMBSTONE + key_id):

@@ -1,6 +1,6 @@
-"""Revocations on a Redis channel: announce revoked keys; end the verdicts of announced ones.
+"""Revocations on a Redis channel: announce revoked keys; end the decisions of announced ones.
 
-While the listener is down, a revoked key works until its verdict's TTL. It retries every second.
+While the listener is down, a revoked key works until its decision's TTL. It retries every second.
 """
 
 import logging
@@ -58,7 +58,7 @@ class Revocations:
         threading.Thread(target=self._run, name="revocations", daemon=True).start()
 
     def announce(self, key_id: str) -> int:
-        """End all verdicts about this key; return how many other processes received the message.
+        """End all decisions about this key; return how many other processes received the message.
 
         A worker that misses it finds the mark that is first left in Redis. Raises NotAnnounced.
         """

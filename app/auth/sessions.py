@@ -19,9 +19,9 @@ import orjson
 
 from app.request.addresses import network
 from app.request.errors import AuthServiceUnavailable, SessionEnded, Unauthenticated
-from app.request.principal import Principal, Verdict, dump, parse
+from app.request.principal import Decision, Principal, dump, parse
 from app.state.instance_store import InstanceStore
-from app.state.redis_link import RedisAway, RedisLink
+from app.state.redis_link import RedisLink, RedisUnavailable
 
 PREFIX = "hokusai:session:v1:"
 
@@ -39,19 +39,19 @@ ENDED = "Your session has ended; sign in again."
 class Session:
     """A stored session: who signed in and when, its end (epoch seconds), the client's address."""
 
-    verdict: Verdict
+    decision: Decision
     until: float
     client_ip: str
 
     @property
     def principal(self) -> Principal:
         """Who signed in."""
-        assert self.verdict.principal is not None  # begin() takes no other
-        return self.verdict.principal
+        assert self.decision.principal is not None  # begin() takes no other
+        return self.decision.principal
 
 
 class Sessions:
-    """The sessions of all instances. Times are in seconds; `is_ended` returns whether a verdict's
+    """The sessions of all instances. Times are in seconds; `is_ended` returns whether a decision's
     key has expired or was revoked."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Sessions:
         link: RedisLink,
         store: InstanceStore,
         *,
-        is_ended: Callable[[Verdict], bool],
+        is_ended: Callable[[Decision], bool],
         lifetime: float,
         idle: float,
     ) -> None:
@@ -77,11 +77,11 @@ class Sessions:
         """
         token = secrets.token_urlsafe(32)
         until = min(since + self._lifetime, principal.expires_at or math.inf)
-        session = Session(Verdict(principal, since), until, client_ip)
+        session = Session(Decision(principal, since), until, client_ip)
         name, value = _name(token), _dump(session)
         try:
             self._link.call(lambda: self._link.client.set(name, value, px=int(self._idle * 1000)))
-        except RedisAway:
+        except RedisUnavailable:
             if not self._store.set_value(name, value, self._idle):
                 raise AuthServiceUnavailable(NOT_KEPT, RETRY_AFTER) from None
         return token
@@ -108,13 +108,13 @@ class Sessions:
     def _find_one(self, token: str, client_ip: str, idle: float) -> Session:
         stored = self._read(_name(token), idle)
         session = _parse(stored) if stored else None
-        if session is None or session.verdict.principal is None:
+        if session is None or session.decision.principal is None:
             raise SessionEnded(ENDED)
         if network(session.client_ip) != network(client_ip):
             raise SessionEnded(
                 f"Your session is from another address than yours ({client_ip}); sign in again."
             )
-        if time.time() >= session.until or self._is_ended(session.verdict):
+        if time.time() >= session.until or self._is_ended(session.decision):
             raise SessionEnded(ENDED)
         return session
 
@@ -134,7 +134,7 @@ class Sessions:
             return True
         try:
             self._link.call(lambda: self._link.client.delete(name))
-        except RedisAway:
+        except RedisUnavailable:
             return False
         return True
 
@@ -144,7 +144,7 @@ class Sessions:
         away, px = False, int(idle * 1000) or None
         try:
             value = self._link.call(lambda: self._link.client.getex(name, px=px))
-        except RedisAway:
+        except RedisUnavailable:
             value, away = None, self._link.client is not None
         if value:
             return bytes(value)
@@ -166,15 +166,15 @@ def _name(token: str) -> str:
 
 
 def _dump(session: Session) -> bytes:
-    verdict = dump(session.verdict).decode()
-    return orjson.dumps({"until": session.until, "ip": session.client_ip, "said": verdict})
+    decision = dump(session.decision).decode()
+    return orjson.dumps({"until": session.until, "ip": session.client_ip, "said": decision})
 
 
 def _parse(stored: bytes) -> Session | None:
     """Parse a stored session; None if malformed or written by another schema version."""
     try:
         row: dict[str, Any] = orjson.loads(stored)
-        verdict = parse(row["said"])
-        return Session(verdict, float(row["until"]), str(row["ip"])) if verdict else None
+        decision = parse(row["said"])
+        return Session(decision, float(row["until"]), str(row["ip"])) if decision else None
     except (ValueError, TypeError, KeyError):
         return None

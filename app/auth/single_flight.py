@@ -1,7 +1,7 @@
 """One holder at a time per subject, across the threads and worker processes of this instance.
 
 N concurrent requests with one uncached key must make one call to the auth service: the first one
-calls, the others wait for the lock and find the verdict in the cache.
+calls, the others wait for the lock and find the decision in the cache.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ MAX_LOCAL = 20_000
 
 
 class Unanswered:
-    """The negative cache, by the digest of the key's verdict. Times are in seconds."""
+    """The negative cache, by the digest of the key's decision. Times are in seconds."""
 
     def __init__(self, values: SharedValues, prefix: str) -> None:
         self._values = values

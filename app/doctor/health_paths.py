@@ -40,12 +40,12 @@ INTERNAL = re.compile(
 
 @dataclass(frozen=True)
 class Health:
-    """The checks of one path each; they return the verdict in words."""
+    """The checks of one path each; they return the result in words."""
 
     wire: Wire
 
     def public(self, path: str) -> str:
-        """Without a key: a good verdict, the agreed form, and no internal address."""
+        """Without a key: a good result, the agreed form, and no internal address."""
         got = self.wire.get(path)
         result = judge(got, MLFLOW_CHECKS if path in ABOUT_MLFLOW else ())
         headers = "\n".join(got.headers.values())
@@ -75,13 +75,13 @@ class Health:
         return result
 
     def hammered(self, path: str) -> str:
-        """Many calls in a row: each quick, all with one verdict."""
+        """Many calls in a row: each quick, all with one result."""
         calls = [self.wire.get(path) for _ in range(CALLS)]
-        verdicts = {(got.status, *verdict(read(got))) for got in calls}
-        if len(verdicts) > 1:
-            seen = ", ".join(sorted(f"{status} {word}" for status, word, _ in verdicts))
+        results = {(got.status, *result(read(got))) for got in calls}
+        if len(results) > 1:
+            seen = ", ".join(sorted(f"{status} {word}" for status, word, _ in results))
             raise Failed(
-                f"{CALLS} quick calls of {path} gave {len(verdicts)} different verdicts: {seen}.",
+                f"{CALLS} quick calls of {path} gave {len(results)} different results: {seen}.",
                 "Something comes and goes: watch the detailed answer, and the proxy's log. With "
                 "several instances, ask each by its own address.",
                 calls[-1].request_id,
@@ -123,7 +123,7 @@ def read(got: explain.Response) -> dict[str, Any]:
 
 
 def judge(got: explain.Response, required: tuple[str, ...]) -> str:
-    """The verdict in words; raises Failed for unhealthy, for a form that is not the agreed one,
+    """The result in words; raises Failed for unhealthy, for a form that is not the agreed one,
     and where one of the `required` checks is missing."""
     document = read(got)
     bad = bad_checks(document)
@@ -169,7 +169,7 @@ def _about(check: Any) -> list[str]:
     return found
 
 
-def verdict(document: dict[str, Any]) -> tuple[str, str]:
+def result(document: dict[str, Any]) -> tuple[str, str]:
     """What must not change from one quick call to the next: statuses and messages, no times."""
     return str(document.get("status")), bad_checks(document)
 

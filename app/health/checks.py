@@ -58,7 +58,7 @@ class AuthService(Protocol):
     circuit: Circuit
 
     @property
-    def without_verdict(self) -> str:
+    def without_decision(self) -> str:
         """Why its last answers about keys were none; "" where one was."""
 
     def ping(self, timeout: float, beside: str = "") -> tuple[int, str, bytes]:
@@ -164,7 +164,7 @@ class Checks:
             )
         except ProxyError as error:
             return diagnosis.auth_no_response(self._auth, error)
-        why = self._auth_service.without_verdict
+        why = self._auth_service.without_decision
         return diagnosis.auth_response(self._auth, *response, same_beside, why)
 
     def _circuits(self) -> Finding:

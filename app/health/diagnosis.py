@@ -204,7 +204,7 @@ def auth_no_response(part: Part, error: BaseException) -> Finding:
 DECISION = frozenset(("valid", "is_valid", "user_id", "user"))
 
 #: Not certain, or not for everybody: a service may answer 404 for keys that it does not know.
-AUTH_DEGRADED = frozenset(("throttled", "no path", "no verdict"))
+AUTH_DEGRADED = frozenset(("throttled", "no path", "no decision"))
 
 
 def auth_response(
@@ -213,10 +213,10 @@ def auth_response(
     content_type: str,
     body: bytes,
     same_beside: bool,
-    without_verdict: str = "",
+    without_decision: str = "",
 ) -> Finding:
     """What the response to a request without a key means; 401 is right, and 200 with a decision.
-    `same_beside`: a path that does not exist gets the same response. `without_verdict`: why the
+    `same_beside`: a path that does not exist gets the same response. `without_decision`: why the
     last requests with a key got no decision; "" where one did."""
     text, document = _text(body), _json(body)
     is_page = "html" in content_type or text.startswith("<")
@@ -227,14 +227,14 @@ def auth_response(
         (status >= 500, "fails"),
         (is_page or 300 <= status < 400 or status == 405, "another"),
         (status < 300 and not is_decision, "another"),
-        (bool(without_verdict), "no verdict"),
+        (bool(without_decision), "no decision"),
     )
     word = _first(cases)
     if word is None:
         return Finding(HEALTHY, "The auth service answers.")
-    notes = [WITHOUT_AUTH] if word in ("fails", "no verdict") else []
+    notes = [WITHOUT_AUTH] if word in ("fails", "no decision") else []
     level = DEGRADED if word in AUTH_DEGRADED else UNHEALTHY
-    detail = f" answered {status}: {text}" if word != "no verdict" else f": {without_verdict}"
+    detail = f" answered {status}: {text}" if word != "no decision" else f": {without_decision}"
     return bad(level, fault(f"auth.{word}", status=status), f"{part.host}{detail}", *notes)
 
 

@@ -29,7 +29,7 @@ from app.request.credentials import Counted
 from app.request.errors import Overloaded, RateLimited
 from app.request.permit import Permit
 from app.request.principal import Principal
-from app.state.redis_link import RedisAway, RedisLink
+from app.state.redis_link import RedisLink, RedisUnavailable
 from app.state.window_counts import WindowCounts
 from app.state.windows import (
     Windows,
@@ -144,7 +144,7 @@ class Limits:
         names = _quoted(identity)
         try:
             return self._in_redis(_taken, self._shared.storage, item, names)
-        except RedisAway:
+        except RedisUnavailable:
             count_fallback(identity[0])
             return _taken(self._own, self._own_part(item), names)
 
@@ -153,7 +153,7 @@ class Limits:
         names = _quoted(identity)
         try:
             return item, self._in_redis(look, self._shared.storage, item, names)
-        except RedisAway:
+        except RedisUnavailable:
             part = self._own_part(item)
             return part, look(self._own, part, names)
 

@@ -1,4 +1,4 @@
-"""Principal: who calls. Verdict: the auth service's decision about a key, and its time."""
+"""Principal: who calls. Decision: the auth service's decision about a key, and its time."""
 
 import math
 import time
@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 
-#: The schema version of stored verdicts. Entries of another version are misses, so two versions of
+#: The schema version of stored decisions. Entries of another version are misses, so two versions of
 #: the proxy can share a Redis during a rollout.
 STORED_VERSION = 1
 
-#: Seconds by which a verdict's time may lie in the future; it then lives that much longer.
+#: Seconds by which a decision's time may lie in the future; it then lives that much longer.
 CLOCKS_DIFFER = 10.0
 
 
@@ -31,10 +31,10 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decision:
     """The auth service's decision. `principal` is None for an invalid key. `asked_at` is when the
-    validation began, in seconds since the epoch: the verdict's age counts from it, and a later
-    revocation ends the verdict."""
+    validation began, in seconds since the epoch: the decision's age counts from it, and a later
+    revocation ends the decision."""
 
     principal: Principal | None
     asked_at: float
@@ -42,7 +42,7 @@ class Verdict:
     @property
     def age(self) -> float:
         """Seconds since the validation began. A time slightly in the future counts as 0 (clock
-        skew); one further ahead, after a clock was set back, makes the verdict unusable."""
+        skew); one further ahead, after a clock was set back, makes the decision unusable."""
         age = time.time() - self.asked_at
         return max(0.0, age) if age > -CLOCKS_DIFFER else math.inf
 
@@ -53,10 +53,10 @@ class Verdict:
         return until is not None and time.time() >= until
 
 
-def dump(verdict: Verdict) -> bytes:
-    """Serialize a verdict for the cache, as JSON without a key or a hash of one."""
-    principal = verdict.principal
-    stored: dict[str, Any] = {"v": STORED_VERSION, "at": verdict.asked_at}
+def dump(decision: Decision) -> bytes:
+    """Serialize a decision for the cache, as JSON without a key or a hash of one."""
+    principal = decision.principal
+    stored: dict[str, Any] = {"v": STORED_VERSION, "at": decision.asked_at}
     if principal is not None:
         stored |= {
             "user": principal.user_id,
@@ -70,14 +70,14 @@ def dump(verdict: Verdict) -> bytes:
     return orjson.dumps(stored)
 
 
-def parse(stored: bytes) -> Verdict | None:
-    """Parse a cached verdict; None if malformed or written by another schema version."""
+def parse(stored: bytes) -> Decision | None:
+    """Parse a cached decision; None if malformed or written by another schema version."""
     try:
         row = orjson.loads(stored)
         if row["v"] != STORED_VERSION:
             return None
         if "key" not in row:
-            return Verdict(None, float(row["at"]))
+            return Decision(None, float(row["at"]))
         scopes = frozenset(row["scopes"])
         principal = Principal(
             row["user"],
@@ -88,6 +88,6 @@ def parse(stored: bytes) -> Verdict | None:
             row["admin"],
             row.get("until"),  # older versions do not write it
         )
-        return Verdict(principal, float(row["at"]))
+        return Decision(principal, float(row["at"]))
     except (ValueError, TypeError, KeyError):
         return None

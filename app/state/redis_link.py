@@ -1,6 +1,6 @@
 """The one way to Redis: a client with short timeouts, behind a circuit breaker.
 
-The callers (verdict_cache, limits) decide what an outage means. A default redis-py client spends
+The callers (cache, limits) decide what an outage means. A default redis-py client spends
 6.8 s on a silent server; this one at most REDIS_TIMEOUT. After two such failures in a row a thread
 probes every REDIS_RETRY_INTERVAL, and requests proceed without Redis until it is back. A Redis that
 is slower than REDIS_TIMEOUT counts as unavailable.
@@ -60,7 +60,7 @@ class Trouble(NamedTuple):
         return is_partial and not any(lack.right in CONNECTING for lack in self.lacks)
 
 
-class RedisAway(Exception):
+class RedisUnavailable(Exception):
     """Redis did not execute a command, its breaker is open, or it is not configured."""
 
 
@@ -86,15 +86,16 @@ class RedisLink:
         self._defects: set[type[Exception]] = set()
 
     def call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Run one command. Raises RedisAway if it fails, and at once until a probe succeeds."""
+        """Run one command. Raises RedisUnavailable if it fails, then at once until a probe
+        succeeds."""
         if self._away:
-            raise RedisAway
+            raise RedisUnavailable
         with self._places:
             return self._call(command, *arguments, **options)
 
     def _call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
         if self._away:  # it failed during the wait
-            raise RedisAway
+            raise RedisUnavailable
         began = time.monotonic()
         try:
             result = command(*arguments, **options)
@@ -104,11 +105,11 @@ class RedisLink:
                 self.watch()
             elif not self._is_partial and self._is_certain(began):
                 self._leave_alone(why)
-            raise RedisAway from why
+            raise RedisUnavailable from why
         except Exception as why:  # a defect, here or in the library: it must not reach the caller
             self._note_defect(why)
             self.watch()
-            raise RedisAway from why
+            raise RedisUnavailable from why
         self._answered_at = time.monotonic()
         return result
 

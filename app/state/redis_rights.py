@@ -23,7 +23,7 @@ CHANNEL = "hokusai:auth:revoked"
 #: Every trial uses names with this tag in braces: they share a node of a cluster.
 TAG = "LIMITER/hokusai-probe"
 
-VERDICT, TOMBSTONE = f"hokusai:auth:v1:{{{TAG}}}", f"hokusai:auth:revoked:{{{TAG}}}"
+DECISION, TOMBSTONE = f"hokusai:auth:v1:{{{TAG}}}", f"hokusai:auth:revoked:{{{TAG}}}"
 SESSION = f"hokusai:session:v1:{{{TAG}}}"
 #: Named as the limits library names a window and the one before.
 COUNT, COUNT_BEFORE = f"LIMITS:{{{TAG}}}", f"LIMITS:{{{TAG}}}/-1"
@@ -49,9 +49,9 @@ EVERYTHING = "; ".join((SHARING, MARKS, SESSIONS, LIMITS, HEARING, ANNOUNCING))
 
 #: (what fails without it, the command).
 COMMANDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    (SHARING, ("SET", VERDICT, b"1", "PX", 1000)),
-    (SHARING, ("GET", VERDICT)),
-    (SHARING, ("DEL", VERDICT)),
+    (SHARING, ("SET", DECISION, b"1", "PX", 1000)),
+    (SHARING, ("GET", DECISION)),
+    (SHARING, ("DEL", DECISION)),
     (MARKS, ("SET", TOMBSTONE, b"0", "PX", 1000)),
     (MARKS, ("GET", TOMBSTONE)),
     (SESSIONS, ("SET", SESSION, b"1", "PX", 1000)),

@@ -1,7 +1,7 @@
 """Values with a lifetime in Redis; in the instance's store while Redis is unavailable."""
 
 from app.state.instance_store import InstanceStore
-from app.state.redis_link import RedisAway, RedisLink
+from app.state.redis_link import RedisLink, RedisUnavailable
 
 #: Seconds for which a value that is handed over is also in the instance's store.
 HANDOVER = 5.0
@@ -20,7 +20,7 @@ class SharedValues:
         """Return the value from Redis; from the instance's store while Redis is unavailable."""
         try:
             value: bytes | None = self._link.call(lambda: self._link.client.get(name))
-        except RedisAway:
+        except RedisUnavailable:
             self.is_blind = True
             return self._store.get_value(name)
         self.is_blind = False
@@ -31,7 +31,7 @@ class SharedValues:
         try:
             milliseconds = max(1, int(seconds * 1000))
             self._link.call(lambda: self._link.client.set(name, value, px=milliseconds))
-        except RedisAway:
+        except RedisUnavailable:
             self._store.set_value(name, value, seconds)
             return False
         return True
@@ -40,7 +40,7 @@ class SharedValues:
         """Delete a value."""
         try:
             self._link.call(lambda: self._link.client.delete(name))
-        except RedisAway:
+        except RedisUnavailable:
             self._store.forget(name)
 
     def hand_over(self, name: str, value: bytes, seconds: float) -> None:

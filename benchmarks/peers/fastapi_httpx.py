@@ -74,7 +74,7 @@ async def forward(path: str, request: Request) -> Response:
 
 async def validate(key: str, client_ip: str) -> dict[str, Any] | None:
     """The auth service's decision, from Redis where it is there; None for a bad key."""
-    name = "peer:verdict:" + hashlib.sha256(f"{key} {client_ip}".encode()).hexdigest()
+    name = "peer:decision:" + hashlib.sha256(f"{key} {client_ip}".encode()).hexdigest()
     content = await redis.get(name)
     if not content:
         async with a_client() as http:

@@ -82,7 +82,7 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_a_result_is_of_use_for_its_life_and_for_as_long_as_it_may_be_stale() -> None:
-    assert load({"AUTH_CACHE_TTL": "5", "AUTH_STALE_TTL": "7"}).max_stored_verdict_age == 12
+    assert load({"AUTH_CACHE_TTL": "5", "AUTH_STALE_TTL": "7"}).max_stored_decision_age == 12
 
 
 # --- values --------------------------------------------------------------------------------------

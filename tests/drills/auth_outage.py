@@ -187,7 +187,7 @@ def outage(stage: Stage, fault: Fault, answers: int = 300) -> Row:
             eventually(lambda: strangers.statuses[-1] == 200, "recovery")
             recovery = time.monotonic() - ended
         threading.Event().wait(TTL + RETRY)  # the known keys are asked about again
-        return verdict(proxy, fault, load, share, told, gap, recovery)
+        return row(proxy, fault, load, share, told, gap, recovery)
 
 
 def start(stage: Stage, service: AuthService, mlflow: Upstream, **settings: object) -> Proxy:
@@ -204,7 +204,7 @@ def start(stage: Stage, service: AuthService, mlflow: Upstream, **settings: obje
     return stage.proxy(**quick | settings)
 
 
-def verdict(
+def row(
     proxy: Proxy,
     fault: Fault,
     load: Load,

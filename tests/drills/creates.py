@@ -206,7 +206,7 @@ def _held_by(direct: str, experiment: str) -> dict[int, list[str]]:
     return found
 
 
-# --- the client, and the verdict -----------------------------------------------------------------
+# --- the client, and the row ----------------------------------------------------------------------
 
 
 def create(url: str, key: str, body: dict[str, object]) -> Response:

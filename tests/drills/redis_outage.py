@@ -127,7 +127,7 @@ def outage(stage: Stage, fault: Fault, answers: int = 500) -> Row:
         )
         limited, probe = stage.new_key(1_000_000), stage.new_key(1_000_000)
         with load_on(proxy, (limited[0], stage.key()) * 4) as load:
-            take(load, answers)  # the first ones are slower: connections, verdicts
+            take(load, answers)  # the first ones are slower: connections, decisions
             before = take(load, answers)
             lines = len(remarks(proxy))
             began = time.monotonic()
@@ -139,7 +139,7 @@ def outage(stage: Stage, fault: Fault, answers: int = 500) -> Row:
             recovery = seconds_until(lambda: count_together([proxy], [broken.client], probe))
             take(load, answers)
         said = remarks(proxy)[lines:]
-        return verdict(fault.name, load.statuses, (before, at_first, after), said, recovery)
+        return row(fault.name, load.statuses, (before, at_first, after), said, recovery)
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def load_on(proxy: Proxy, keys: Sequence[str]) -> Iterator[Load]:
             client.close()
 
 
-def verdict(
+def row(
     name: str,
     statuses: list[int],
     phases: tuple[list[Seen], list[Seen], list[Seen]],

@@ -23,8 +23,8 @@ from tests.app.state.test_redis_rights import RULE
 from tests.drills.counts import ask
 from tests.fault_proxy import FaultProxy
 from tests.faults.test_revocation import run
+from tests.pipeline.signing_in import cookie_of, sign_in
 from tests.upstreams import Upstream, eventually
-from tests.walk.signing_in import cookie_of, sign_in
 from tests.wire import call
 
 CHANNEL = "hokusai:auth:revoked"

@@ -21,7 +21,7 @@ import redis
 
 from app.auth import revocations
 from app.auth.authentication import Authenticator
-from app.auth.cache import VerdictCache
+from app.auth.cache import DecisionCache
 from app.auth.client import AuthService
 from app.auth.revocation_marks import RevocationMarks
 from app.auth.revocations import Revocations
@@ -334,7 +334,7 @@ class Worker:
     """The parts of one worker that have to do with it, put together as create_app does."""
 
     link: RedisLink
-    cache: VerdictCache
+    cache: DecisionCache
     authenticator: Authenticator
     service: AuthService
 
@@ -361,7 +361,7 @@ def start_worker(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Worke
         link = RedisLink(redis_url, 5.0, 0.05)
         folder = tmp_path / str(len(made))
         folder.mkdir()
-        cache = VerdictCache(
+        cache = DecisionCache(
             SharedValues(link, InstanceStore.at(None)),
             secret=b"the same for all",
             ttl=60.0,

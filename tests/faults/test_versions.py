@@ -1,4 +1,4 @@
-"""Two versions of the proxy on one Redis, whose stored verdicts differ in form, as in a rollout."""
+"""Two versions of the proxy on one Redis, as in a rollout: stored decisions differ in form."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from tests.fronts.conftest import Stage
+from tests.pipeline.signing_in import FORM, SIGN_IN
 from tests.upstreams import Answer, chunk, chunked, close, head, reset, send, sized, until
-from tests.walk.signing_in import FORM, SIGN_IN
 from tests.wire import Response, Wire, bearer, call, request
 
 ARTIFACT = "/api/mlflow/api/2.0/mlflow-artifacts/artifacts/1/run/artifacts"

@@ -154,7 +154,7 @@ def test_a_state_that_comes_and_goes_is_noticed(run_script: Any, serve: Any) -> 
         return health("degraded" if next(turn) % 5 == 4 else "healthy")
 
     done = run_script(HEALTH, "--uri", serve(flapping))
-    assert "20 quick calls of /health gave 2 different verdicts" in done.out
+    assert "20 quick calls of /health gave 2 different results" in done.out
 
 
 def test_a_port_without_tls_is_recognized(run_script: Any, serve: Any) -> None:

@@ -11,7 +11,7 @@ from devstack.nginx import Nginx
 from devstack.proxy import Proxy
 from tests.conftest import SHARED_PROXY
 from tests.nginx import require_nginx
-from tests.walk.conftest import connect, pyfunc
+from tests.pipeline.conftest import connect, pyfunc
 
 __all__ = ["connect", "pyfunc"]
 

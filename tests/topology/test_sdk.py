@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.pipeline.conftest import unique
 from tests.topology.conftest import Topology
-from tests.walk.conftest import unique
 
 MEBIBYTE = 1024 * 1024
 

@@ -14,7 +14,7 @@ import pytest
 from flask import Flask
 
 from app.auth.authentication import Authentication, Authenticator
-from app.auth.cache import VerdictCache
+from app.auth.cache import DecisionCache
 from app.auth.client import AuthService
 from app.auth.single_flight import SingleFlight
 from app.limits import request_limits
@@ -22,7 +22,7 @@ from app.limits.request_limits import GUESSES, Limits, shared_limiter
 from app.request.addresses import network
 from app.request.credentials import Credentials
 from app.request.errors import AuthServiceUnavailable, ProxyError, RateLimited, Unauthenticated
-from app.request.principal import Verdict
+from app.request.principal import Decision
 from app.state.instance_database import InstanceDatabase
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
@@ -53,7 +53,7 @@ SLOWLY = Answer(pause(0.1), *YES.steps)
 class Worker:
     """The parts of one worker, put together as create_app does."""
 
-    cache: VerdictCache
+    cache: DecisionCache
     limits: Limits
     authenticator: Authenticator
 
@@ -70,9 +70,9 @@ class Worker:
 
     def knows(self, key: str, age: float, ip: str = IP) -> None:
         """Puts a yes of this age into the cache, as if it had been asked for then."""
-        verdict = Verdict(principal(), time.time() - age)
+        decision = Decision(principal(), time.time() - age)
         for asked_from in (ip, network(ip)):
-            assert self.cache.put(self.cache.digest(key, asked_from, "platform"), verdict)
+            assert self.cache.put(self.cache.digest(key, asked_from, "platform"), decision)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def make_worker(
             retry_after=3,
             circuit=Circuit("auth_service", 1000, 60),
         )
-        cache = VerdictCache(
+        cache = DecisionCache(
             SharedValues(link, store),
             secret=b"secret",
             ttl=TTL,
@@ -481,7 +481,7 @@ def test_a_key_that_was_good_lately_is_asked_about_in_spite_of_it(
     assert worker.outcome(key, ip) == "RateLimited", "it is not a good key any more"
 
 
-def test_so_it_is_where_no_stale_verdict_is_used(
+def test_so_it_is_where_no_stale_decision_is_used(
     make_worker: Callable[..., Worker], server: Upstream, key: str, ip: str
 ) -> None:
     worker = make_worker(stale=0.0)

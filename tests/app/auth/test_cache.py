@@ -1,4 +1,4 @@
-"""Verdicts: fresh, negative, stale, revoked; shared through Redis, and under no name that tells."""
+"""Decisions: fresh, negative, stale, revoked; shared through Redis under opaque names."""
 
 import base64
 import gc
@@ -12,9 +12,9 @@ import orjson
 import pytest
 import redis
 
-from app.auth.cache import MAX_LOCAL, PREFIX, VerdictCache
+from app.auth.cache import MAX_LOCAL, PREFIX, DecisionCache
 from app.auth.revocation_marks import CLOCK_SKEW
-from app.request.principal import Verdict, dump
+from app.request.principal import Decision, dump
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from app.state.shared_values import SharedValues
@@ -25,7 +25,7 @@ from tests.upstreams import eventually, refused_port
 TTL, NEGATIVE, STALE = 60.0, 10.0, 600.0
 SECRET = b"the same on all instances"
 
-MakeCache = Callable[..., VerdictCache]
+MakeCache = Callable[..., DecisionCache]
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def make_cache(redis_url: str) -> Iterator[MakeCache]:
         negative: float = NEGATIVE,
         stale: float = STALE,
         store: Path | None = None,
-    ) -> VerdictCache:
+    ) -> DecisionCache:
         link = RedisLink(url, 5, 0.05)
         links.append(link)
-        return VerdictCache(
+        return DecisionCache(
             SharedValues(link, InstanceStore.at(store)),
             secret=secret,
             ttl=ttl,
@@ -58,12 +58,12 @@ def make_cache(redis_url: str) -> Iterator[MakeCache]:
 
 
 @pytest.fixture
-def cache(make_cache: MakeCache) -> VerdictCache:
+def cache(make_cache: MakeCache) -> DecisionCache:
     return make_cache()
 
 
 @pytest.fixture
-def other(make_cache: MakeCache) -> VerdictCache:
+def other(make_cache: MakeCache) -> DecisionCache:
     """Another worker's cache."""
     return make_cache()
 
@@ -82,22 +82,22 @@ def key_id() -> str:
 
 
 @pytest.fixture
-def digest(cache: VerdictCache, key_id: str) -> str:
+def digest(cache: DecisionCache, key_id: str) -> str:
     return cache.digest(KEY, "192.0.2.1", key_id)
 
 
-def yes(key_id: str, age: float = 0.0) -> Verdict:
-    return Verdict(principal(key_id=key_id), time.time() - age)
+def yes(key_id: str, age: float = 0.0) -> Decision:
+    return Decision(principal(key_id=key_id), time.time() - age)
 
 
-def no(age: float = 0.0) -> Verdict:
-    return Verdict(None, time.time() - age)
+def no(age: float = 0.0) -> Decision:
+    return Decision(None, time.time() - age)
 
 
-# --- the name of a verdict -----------------------------------------------------------------------
+# --- the name of a decision -----------------------------------------------------------------------
 
 
-def test_all_that_was_validated_is_part_of_the_name(cache: VerdictCache) -> None:
+def test_all_that_was_validated_is_part_of_the_name(cache: DecisionCache) -> None:
     """The last two would be one, were the parts only put together."""
     questions = [
         ("key", "192.0.2.1", "platform"),
@@ -115,12 +115,12 @@ def test_the_name_depends_on_the_secret(make_cache: MakeCache) -> None:
     assert len(names) == 2
 
 
-def test_instances_with_one_secret_agree_on_it(cache: VerdictCache, other: VerdictCache) -> None:
+def test_instances_with_one_secret_agree_on_it(cache: DecisionCache, other: DecisionCache) -> None:
     assert cache.digest(KEY, "a", "b") == other.digest(KEY, "a", "b")
 
 
 def test_redis_holds_neither_the_key_nor_a_plain_hash_of_it(
-    cache: VerdictCache, client: "redis.Redis", digest: str, key_id: str
+    cache: DecisionCache, client: "redis.Redis", digest: str, key_id: str
 ) -> None:
     cache.put(digest, yes(key_id))
     cache.unanswered.note(digest, 5)
@@ -139,7 +139,7 @@ def test_redis_holds_neither_the_key_nor_a_plain_hash_of_it(
 # --- fresh ---------------------------------------------------------------------------------------
 
 
-def test_what_was_never_put_is_a_miss(cache: VerdictCache, digest: str) -> None:
+def test_what_was_never_put_is_a_miss(cache: DecisionCache, digest: str) -> None:
     assert cache.fresh(digest) is None
     assert cache.stale(digest) is None
 
@@ -149,11 +149,11 @@ def test_what_was_never_put_is_a_miss(cache: VerdictCache, digest: str) -> None:
     [(0.0, True), (TTL - 1, True), (TTL, False), (TTL + 1, False), (-5, True), (-20, False)],
 )
 def test_a_yes_is_believed_for_its_life(
-    cache: VerdictCache, other: VerdictCache, digest: str, key_id: str, age: float, is_fresh: bool
+    cache: DecisionCache, other: DecisionCache, digest: str, key_id: str, age: float, is_fresh: bool
 ) -> None:
-    verdict = yes(key_id, age)
-    assert cache.put(digest, verdict)
-    expected = verdict if is_fresh else None
+    decision = yes(key_id, age)
+    assert cache.put(digest, decision)
+    expected = decision if is_fresh else None
     assert cache.fresh(digest) == expected
     assert other.fresh(digest) == expected, "another worker finds it in Redis"
 
@@ -162,11 +162,11 @@ def test_a_yes_is_believed_for_its_life(
     ("age", "is_fresh"), [(0.0, True), (NEGATIVE - 1, True), (NEGATIVE, False), (TTL - 1, False)]
 )
 def test_a_no_is_believed_for_its_own_shorter_life(
-    cache: VerdictCache, other: VerdictCache, digest: str, age: float, is_fresh: bool
+    cache: DecisionCache, other: DecisionCache, digest: str, age: float, is_fresh: bool
 ) -> None:
-    verdict = no(age)
-    assert cache.put(digest, verdict)
-    expected = verdict if is_fresh else None
+    decision = no(age)
+    assert cache.put(digest, decision)
+    expected = decision if is_fresh else None
     assert cache.fresh(digest) == expected
     assert other.fresh(digest) == expected
 
@@ -183,7 +183,7 @@ def test_a_life_of_nothing_is_never_fresh(
 
 
 def test_a_hit_never_extends_a_life(
-    cache: VerdictCache, other: VerdictCache, client: "redis.Redis", digest: str, key_id: str
+    cache: DecisionCache, other: DecisionCache, client: "redis.Redis", digest: str, key_id: str
 ) -> None:
     cache.put(digest, yes(key_id, TTL - 1))
     in_redis = client.pttl(PREFIX + digest)
@@ -198,8 +198,8 @@ def test_a_hit_never_extends_a_life(
     assert client.pttl(PREFIX + digest) < in_redis - 1000
 
 
-def test_redis_forgets_a_verdict_that_is_of_no_use_any_more(
-    cache: VerdictCache, client: "redis.Redis", digest: str, key_id: str
+def test_redis_forgets_a_decision_that_is_of_no_use_any_more(
+    cache: DecisionCache, client: "redis.Redis", digest: str, key_id: str
 ) -> None:
     cache.put(digest, no())
     assert 0 < client.ttl(PREFIX + digest) <= NEGATIVE
@@ -207,8 +207,8 @@ def test_redis_forgets_a_verdict_that_is_of_no_use_any_more(
     assert NEGATIVE < client.ttl(PREFIX + digest) <= TTL + STALE
 
 
-def test_the_newer_verdict_replaces_the_older(
-    cache: VerdictCache, digest: str, key_id: str
+def test_the_newer_decision_replaces_the_older(
+    cache: DecisionCache, digest: str, key_id: str
 ) -> None:
     cache.put(digest, yes(key_id, 5))
     newer = no()
@@ -228,7 +228,7 @@ def test_the_newer_verdict_replaces_the_older(
     ids=["this one", "newer", "older", "empty", "garbage"],
 )
 def test_an_entry_of_another_version_is_a_miss(
-    cache: VerdictCache,
+    cache: DecisionCache,
     client: "redis.Redis",
     digest: str,
     spoil: Callable[[bytes], bytes],
@@ -247,11 +247,16 @@ def test_an_entry_of_another_version_is_a_miss(
     [(TTL + 1, True), (TTL + STALE - 1, True), (TTL + STALE, False), (TTL + STALE + 1, False)],
 )
 def test_a_yes_past_its_life_is_stale_for_a_while(
-    cache: VerdictCache, other: VerdictCache, digest: str, key_id: str, age: float, is_usable: bool
+    cache: DecisionCache,
+    other: DecisionCache,
+    digest: str,
+    key_id: str,
+    age: float,
+    is_usable: bool,
 ) -> None:
-    verdict = yes(key_id, age)
-    cache.put(digest, verdict)
-    expected = verdict if is_usable else None
+    decision = yes(key_id, age)
+    cache.put(digest, decision)
+    expected = decision if is_usable else None
     assert cache.stale(digest) == expected
     assert other.stale(digest) == expected
 
@@ -262,7 +267,7 @@ def test_stale_can_be_switched_off(make_cache: MakeCache, digest: str, key_id: s
     assert cache.stale(digest) is None
 
 
-def test_a_no_is_never_stale(cache: VerdictCache, other: VerdictCache, digest: str) -> None:
+def test_a_no_is_never_stale(cache: DecisionCache, other: DecisionCache, digest: str) -> None:
     cache.put(digest, no(NEGATIVE + 1))
     assert cache.stale(digest) is None
     assert other.stale(digest) is None
@@ -283,7 +288,7 @@ def test_a_no_ends_the_yes_that_another_worker_still_holds(
 
 
 def test_a_newer_yes_of_another_worker_is_the_one_that_counts(
-    cache: VerdictCache, other: VerdictCache, digest: str, key_id: str
+    cache: DecisionCache, other: DecisionCache, digest: str, key_id: str
 ) -> None:
     cache.put(digest, yes(key_id, TTL + STALE + 1))
     newer = yes(key_id, TTL + 1)
@@ -294,8 +299,8 @@ def test_a_newer_yes_of_another_worker_is_the_one_that_counts(
 # --- revoked -------------------------------------------------------------------------------------
 
 
-def test_a_revocation_ends_every_older_verdict(
-    cache: VerdictCache, digest: str, key_id: str
+def test_a_revocation_ends_every_older_decision(
+    cache: DecisionCache, digest: str, key_id: str
 ) -> None:
     cache.put(digest, yes(key_id))
     cache.revocations.revoke(key_id)
@@ -304,7 +309,7 @@ def test_a_revocation_ends_every_older_verdict(
 
 
 def test_a_revocation_ends_what_was_asked_before_and_answered_after_it(
-    cache: VerdictCache, other: VerdictCache, digest: str, key_id: str
+    cache: DecisionCache, other: DecisionCache, digest: str, key_id: str
 ) -> None:
     asked_before = yes(key_id, 0.5)
     cache.revocations.revoke(key_id)
@@ -314,7 +319,7 @@ def test_a_revocation_ends_what_was_asked_before_and_answered_after_it(
 
 
 def test_a_key_that_is_found_valid_afterwards_is_valid(
-    cache: VerdictCache, other: VerdictCache, digest: str, key_id: str
+    cache: DecisionCache, other: DecisionCache, digest: str, key_id: str
 ) -> None:
     cache.revocations.revoke(key_id)
     afterwards = yes(key_id, age=-(CLOCK_SKEW + 0.5))
@@ -323,14 +328,14 @@ def test_a_key_that_is_found_valid_afterwards_is_valid(
     assert other.fresh(digest) == afterwards
 
 
-def test_a_revocation_ends_no_other_keys_verdict(cache: VerdictCache, digest: str) -> None:
+def test_a_revocation_ends_no_other_keys_decision(cache: DecisionCache, digest: str) -> None:
     cache.put(digest, yes("key-that-stays"))
     cache.revocations.revoke("key-that-goes")
     assert cache.fresh(digest) is not None
 
 
 def test_a_worker_that_did_not_hear_of_it_finds_the_tombstone(
-    cache: VerdictCache, other: VerdictCache, digest: str, key_id: str
+    cache: DecisionCache, other: DecisionCache, digest: str, key_id: str
 ) -> None:
     cache.put(digest, yes(key_id))
     cache.revocations.revoke(key_id)
@@ -342,11 +347,11 @@ def test_a_worker_that_did_not_hear_of_it_finds_the_tombstone(
 @pytest.mark.parametrize(
     ("since", "lasts", "sees_it"),
     [(-60.0, 60.0, False), (-60.0, 0.0, True), (-CLOCK_SKEW / 2, 60.0, True)],
-    ids=["it hears", "it hears no more", "it began to hear after the verdict"],
+    ids=["it hears", "it hears no more", "it began to hear after the decision"],
 )
 def test_a_worker_that_hears_of_revocations_looks_for_none(
-    cache: VerdictCache,
-    other: VerdictCache,
+    cache: DecisionCache,
+    other: DecisionCache,
     digest: str,
     key_id: str,
     since: float,
@@ -361,7 +366,7 @@ def test_a_worker_that_hears_of_revocations_looks_for_none(
 
 
 def test_a_stale_yes_is_held_against_the_tombstone(
-    cache: VerdictCache, other: VerdictCache, digest: str, key_id: str
+    cache: DecisionCache, other: DecisionCache, digest: str, key_id: str
 ) -> None:
     cache.put(digest, yes(key_id, TTL + 1))
     assert cache.stale(digest) is not None
@@ -370,7 +375,7 @@ def test_a_stale_yes_is_held_against_the_tombstone(
 
 
 def test_a_tombstone_lasts_as_long_as_what_it_ends(
-    cache: VerdictCache, client: "redis.Redis", key_id: str
+    cache: DecisionCache, client: "redis.Redis", key_id: str
 ) -> None:
     cache.revocations.revoke(key_id)
     (name,) = client.scan_iter(f"hokusai:auth:revoked:{key_id}")
@@ -381,7 +386,7 @@ def test_a_tombstone_lasts_as_long_as_what_it_ends(
 
 
 def test_that_nobody_answered_is_known_to_all_workers_for_a_while(
-    cache: VerdictCache, other: VerdictCache, digest: str
+    cache: DecisionCache, other: DecisionCache, digest: str
 ) -> None:
     assert cache.unanswered.get(digest) is None
     cache.unanswered.note(digest, 0.3)
@@ -393,14 +398,14 @@ def test_that_nobody_answered_is_known_to_all_workers_for_a_while(
 
 
 def test_for_how_long_it_throttles_is_known_to_all_workers(
-    cache: VerdictCache, other: VerdictCache, digest: str
+    cache: DecisionCache, other: DecisionCache, digest: str
 ) -> None:
     cache.unanswered.note(digest, 5, throttled_for=17)
     assert cache.unanswered.get(digest) == 17
     assert other.unanswered.get(digest) == 17
 
 
-def test_it_says_nothing_about_another_key(cache: VerdictCache, digest: str) -> None:
+def test_it_says_nothing_about_another_key(cache: DecisionCache, digest: str) -> None:
     cache.unanswered.note(digest, 5)
     assert cache.unanswered.get(cache.digest("another", "192.0.2.1", "platform")) is None
 
@@ -415,29 +420,29 @@ def without(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0" if request.param == "away" else "memory://"
 
 
-def test_without_redis_a_verdict_lives_in_the_instance(
+def test_without_redis_a_decision_lives_in_the_instance(
     make_cache: MakeCache, without: str, digest: str, key_id: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "shared.db"
     cache, neighbour, elsewhere = (make_cache(without, store=store) for store in (file, file, None))
-    verdict = yes(key_id)
-    assert cache.put(digest, verdict)
-    assert cache.fresh(digest) == verdict
-    assert neighbour.fresh(digest) == verdict
+    decision = yes(key_id)
+    assert cache.put(digest, decision)
+    assert cache.fresh(digest) == decision
+    assert neighbour.fresh(digest) == decision
     assert elsewhere.fresh(digest) is None
 
 
-def test_a_verdict_that_redis_lost_need_not_be_asked_for_again_by_a_neighbour(
+def test_a_decision_that_redis_lost_need_not_be_asked_for_again_by_a_neighbour(
     make_cache: MakeCache, client: "redis.Redis", digest: str, key_id: str, tmp_path: Path
 ) -> None:
     """Of a thousand at once with a new key, one asks, also where one command fails in between."""
     file = tmp_path / "shared.db"
     cache, neighbour, elsewhere = (make_cache(store=store) for store in (file, file, None))
-    verdict = yes(key_id)
-    cache.put(digest, verdict)
+    decision = yes(key_id)
+    cache.put(digest, decision)
     client.delete(PREFIX + digest)
     assert elsewhere.fresh(digest) is None
-    assert neighbour.fresh(digest) == verdict
+    assert neighbour.fresh(digest) == decision
     neighbour.revocations.revoke(key_id)
     assert neighbour.fresh(digest) is None
 
@@ -463,10 +468,10 @@ def test_what_is_known_here_survives_that_redis_goes_away(
 ) -> None:
     server = start_redis()
     cache = make_cache(server.url)
-    verdict = yes(key_id)
-    cache.put(digest, verdict)
+    decision = yes(key_id)
+    cache.put(digest, decision)
     server.stop()
-    assert cache.fresh(digest) == verdict
+    assert cache.fresh(digest) == decision
     newer = yes(key_id, -1)
     assert cache.put(digest, newer)
     assert cache.fresh(digest) == newer
@@ -481,10 +486,10 @@ def test_what_is_known_here_survives_that_redis_goes_away(
 
 def test_so_many_are_kept_in_one_process_and_no_more(make_cache: MakeCache) -> None:
     cache = make_cache("memory://")
-    before = verdicts_alive()
+    before = decisions_alive()
     for number in range(MAX_LOCAL + 500):
         cache.put(f"{number:064x}", no())
-    kept = verdicts_alive() - before
+    kept = decisions_alive() - before
     assert MAX_LOCAL - 10 <= kept <= MAX_LOCAL
 
 
@@ -497,6 +502,6 @@ def test_so_many_unanswered_keys_are_kept_and_no_more(make_cache: MakeCache) -> 
     assert cache.unanswered.get(f"{1:064x}") == 0
 
 
-def verdicts_alive() -> int:
+def decisions_alive() -> int:
     gc.collect()
-    return sum(isinstance(each, Verdict) for each in gc.get_objects())
+    return sum(isinstance(each, Decision) for each in gc.get_objects())

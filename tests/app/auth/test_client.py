@@ -470,21 +470,21 @@ def test_a_key_at_which_it_fails_keeps_nobody_else_out(
 
 
 @pytest.mark.parametrize("case", [*ABOUT_ONE_KEY, *FAILURES])
-def test_no_verdict_on_several_keys_is_remembered_until_there_is_one(
+def test_no_decision_on_several_keys_is_remembered_until_there_is_one(
     server: Upstream, make_client: Callable[..., AuthService], case: str
 ) -> None:
     client = make_client(server.url, TIMEOUT)
     failure = (ABOUT_ONE_KEY | FAILURES)[case]
     server.answers_by(lambda asked: failure if asked.one("Authorization") else says({}, 401))
     for number in range(IN_A_ROW):
-        assert client.without_verdict == ""
+        assert client.without_decision == ""
         with pytest.raises(AuthServiceUnavailable):
             client.validate(f"hk_test_{number}", IP, lambda: False)
-    assert "the auth service" in client.without_verdict
-    assert "hk_test" not in client.without_verdict
+    assert "the auth service" in client.without_decision
+    assert "hk_test" not in client.without_decision
     server.answers(says({}, 401))
     assert client.validate(KEY, IP) is None
-    assert client.without_verdict == ""
+    assert client.without_decision == ""
 
 
 def test_a_made_up_key_that_is_the_probe_keeps_no_circuit_open(

@@ -7,7 +7,7 @@ import pytest
 
 from app.auth.sessions import PREFIX, Sessions, _name
 from app.request.errors import AuthServiceUnavailable, Unauthenticated
-from app.request.principal import Verdict
+from app.request.principal import Decision
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from tests.app.samples import principal
@@ -25,7 +25,7 @@ def sessions(store: InstanceStore, lifetime: float = 60, ended: bool = False) ->
     """Without Redis; `ended`: every key was revoked."""
     link = RedisLink("memory://", 0.1, 1.0)
 
-    def is_ended(verdict: Verdict) -> bool:
+    def is_ended(decision: Decision) -> bool:
         return ended
 
     return Sessions(link, store, is_ended=is_ended, lifetime=lifetime, idle=60)

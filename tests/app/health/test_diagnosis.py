@@ -184,7 +184,7 @@ def test_an_auth_service_that_refuses_no_key_and_fails_at_each_one() -> None:
     why = "the auth service answered 500"
     found = diagnosis.auth_response(AUTH, 401, "application/json", b"{}", False, why)
     assert found.status == DEGRADED
-    assert found.message.startswith(FAULTS["auth.no verdict"].message)
+    assert found.message.startswith(FAULTS["auth.no decision"].message)
     assert found.detail == f"auth.internal: {why}"
 
 

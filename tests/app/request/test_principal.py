@@ -1,31 +1,31 @@
-"""Who calls, and how a verdict is stored: without the key, and for this version only."""
+"""Who calls, and how a decision is stored: without the key, and for this version only."""
 
 import time
 
 import orjson
 import pytest
 
-from app.request.principal import Principal, Verdict, dump, parse
+from app.request.principal import Decision, Principal, dump, parse
 from tests.app.samples import principal
 
 
 @pytest.mark.parametrize(
-    "verdict",
+    "decision",
     [
-        Verdict(principal(), 1_700_000_000.25),
-        Verdict(principal(limit_per_hour=0), 1.0),
-        Verdict(principal(limit_per_hour=1000, is_admin=True), 1.0),
-        Verdict(principal(scopes=frozenset()), 1.0),
-        Verdict(principal(user_id="Zoë / 北", key_id="k\u00e9y"), 1.0),
-        Verdict(None, 1_700_000_000.25),
+        Decision(principal(), 1_700_000_000.25),
+        Decision(principal(limit_per_hour=0), 1.0),
+        Decision(principal(limit_per_hour=1000, is_admin=True), 1.0),
+        Decision(principal(scopes=frozenset()), 1.0),
+        Decision(principal(user_id="Zoë / 北", key_id="k\u00e9y"), 1.0),
+        Decision(None, 1_700_000_000.25),
     ],
 )
-def test_a_verdict_is_the_same_after_it_was_stored(verdict: Verdict) -> None:
-    assert parse(dump(verdict)) == verdict
+def test_a_decision_is_the_same_after_it_was_stored(decision: Decision) -> None:
+    assert parse(dump(decision)) == decision
 
 
 def stored(**changes: object) -> bytes:
-    row = orjson.loads(dump(Verdict(principal(), 1.0))) | changes
+    row = orjson.loads(dump(Decision(principal(), 1.0))) | changes
     return orjson.dumps({name: value for name, value in row.items() if value is not ...})
 
 
@@ -49,16 +49,16 @@ def stored(**changes: object) -> bytes:
         orjson.dumps({"v": 1, "at": 1.0, "key": "key-1", "scopes": None}),
     ],
 )
-def test_what_another_version_or_nobody_wrote_is_no_verdict(entry: bytes) -> None:
+def test_what_another_version_or_nobody_wrote_is_no_decision(entry: bytes) -> None:
     assert parse(entry) is None
 
 
 def test_the_age_counts_from_the_question() -> None:
-    assert Verdict(None, time.time() - 5).age == pytest.approx(5, abs=0.5)
+    assert Decision(None, time.time() - 5).age == pytest.approx(5, abs=0.5)
 
 
 def test_the_age_is_never_negative_where_clocks_differ() -> None:
-    assert Verdict(None, time.time() + 5).age == 0.0
+    assert Decision(None, time.time() + 5).age == 0.0
 
 
 def test_a_principal_cannot_be_changed() -> None:

@@ -1,4 +1,4 @@
-"""The worker while it boots, and what it makes of exceptions; how it serves, tests/walk and
+"""The worker while it boots, and what it makes of exceptions; how it serves, tests/pipeline and
 tests/faults look at."""
 
 import inspect

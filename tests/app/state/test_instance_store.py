@@ -304,13 +304,13 @@ def test_a_lock_that_is_kept_stops_nobody_for_long(file: Path, store: Worker) ->
 def test_what_another_user_could_have_written_is_not_believed(tmp_path: Path, what: str) -> None:
     folder = tmp_path / "instance"
     planted = Worker(folder / "shared.db")
-    planted.set_value("verdict", b"forged", 60)
+    planted.set_value("decision", b"forged", 60)
     name = {"the file": "shared.db", "what is beside it": "shared.db-wal"}.get(what, "")
     os.chown(folder / name, 12345, 12345)
     store = Worker(folder / "shared.db")
-    assert store.get_value("verdict") is None
+    assert store.get_value("decision") is None
     assert "another user" in store.trouble
-    assert Worker(folder / "shared.db", is_ours=False).get_value("verdict") == b"forged"
+    assert Worker(folder / "shared.db", is_ours=False).get_value("decision") == b"forged"
 
 
 # --- counts --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import redis
 from prometheus_client import REGISTRY, generate_latest
 
 from app.state.redis_client import LazyCluster, connect
-from app.state.redis_link import RedisAway, RedisLink
+from app.state.redis_link import RedisLink, RedisUnavailable
 from devstack.ports import HOST
 from devstack.redis import Redis
 from tests.drills.redis_topologies import Cluster, Node
@@ -62,7 +62,7 @@ def ping(link: RedisLink) -> bool:
     """Whether Redis answers."""
     try:
         return bool(link.call(lambda: link.client.ping()))
-    except RedisAway:
+    except RedisUnavailable:
         return False
 
 
@@ -102,7 +102,7 @@ def test_a_defect_in_its_use_fails_no_request_and_is_logged_once(
         raise TypeError("of a library")
 
     for _ in range(3):
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             link.call(fail)
     assert [record.message for record in caplog.records] == ["the use of Redis failed"]
     assert ping(link), "others use it on"
@@ -147,7 +147,7 @@ def test_a_command_that_failed_while_others_were_answered_says_nothing(
         raise redis.TimeoutError
 
     def call_late(_: int) -> None:
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             link.call(late)
 
     with ThreadPoolExecutor(8) as threads:
@@ -170,7 +170,7 @@ def test_one_that_takes_no_writes_is_away_though_it_answers(
 ) -> None:
     with redis.Redis(port=server.port) as operator:
         operator.config_set(setting, broken)
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             link.call(link.client.set, "name", "value")
         time.sleep(3 * RETRY)
         assert link.away, "though it answers pings"
@@ -189,7 +189,7 @@ def test_one_command_that_is_refused_is_no_outage_and_is_said_once(
         operator.execute_command("ACL", "SETUSER", "u", "on", ">s", "~*", "&*", "+@all", "-getex")
         link = make_link(f"redis://u:s@{HOST}:{server.port}/0", timeout=5)
         for _ in range(20):
-            with pytest.raises(RedisAway):
+            with pytest.raises(RedisUnavailable):
                 link.call(link.client.getex, "name")
             assert ping(link)
             assert not link.away
@@ -206,7 +206,7 @@ def test_one_command_that_is_refused_is_no_outage_and_is_said_once(
 
 def test_a_refusal_that_the_probe_does_not_find_leaves_redis_in_use(link: RedisLink) -> None:
     link.call(link.client.set, "name", "value")
-    with pytest.raises(RedisAway):
+    with pytest.raises(RedisUnavailable):
         link.call(link.client.lpush, "name", "value")  # of the wrong type
     assert not link.away
     assert ping(link)
@@ -246,7 +246,7 @@ def test_a_cluster_without_one_of_its_nodes_is_used_for_the_rest(
 def _is_set(link: RedisLink, name: str) -> bool:
     try:
         return bool(link.call(link.client.set, name, "1"))
-    except RedisAway:
+    except RedisUnavailable:
         return False
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.health import diagnosis
-from app.state.redis_link import RedisAway, RedisLink, Trouble
+from app.state.redis_link import RedisLink, RedisUnavailable, Trouble
 from app.state.redis_rights import explain
 from app.state.windows import count_as_the_limiter
 from devstack.ports import HOST
@@ -177,7 +177,7 @@ def _is_written(link: RedisLink, name: str) -> bool:
     time.sleep(0.01)
     try:
         link.call(lambda: link.client.set(name, b"", px=1000))
-    except RedisAway:
+    except RedisUnavailable:
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""The bound of a TLS handshake ends nothing else. That it ends a slow one: tests/walk."""
+"""The bound of a TLS handshake ends nothing else. That it ends a slow one: tests/pipeline."""
 
 import socket
 import ssl

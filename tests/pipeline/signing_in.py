@@ -19,7 +19,7 @@ OWN = "Sec-Fetch-Site: same-origin"
 FORM = "Content-Type: application/x-www-form-urlencoded"
 
 #: What the auth service says of a key that may read.
-VERDICT = {"user_id": "ann", "key_id": "key-of-ann", "service_id": "platform", "scopes": ["read"]}
+DECISION = {"user_id": "ann", "key_id": "key-of-ann", "service_id": "platform", "scopes": ["read"]}
 
 
 def sign_in(front: Proxy, key: str, *fields: str, goal: str = "") -> Response:

@@ -14,10 +14,10 @@ import redis
 
 from devstack.auth_service import revocation
 from devstack.proxy import Proxy
-from tests.upstreams import Answer, Upstream, send, sized
-from tests.walk.signing_in import (
+from tests.pipeline.signing_in import (
     BROWSER,
     CREATE,
+    DECISION,
     FORM,
     HOME,
     NAVIGATION,
@@ -25,10 +25,10 @@ from tests.walk.signing_in import (
     SEARCH,
     SIGN_IN,
     SIGN_OUT,
-    VERDICT,
     cookie_of,
     sign_in,
 )
+from tests.upstreams import Answer, Upstream, send, sized
 from tests.wire import Wire, bearer, call, request
 
 # --- the cookie ----------------------------------------------------------------------------------
@@ -332,8 +332,8 @@ def test_a_session_ends_when_the_key_expires(
     with Upstream() as service:
         quick = start_front(HOKUSAI_AUTH_SERVICE_URL=service.url)
         ends = datetime.now(UTC) + timedelta(seconds=3)
-        verdict = VERDICT | {"expires_at": ends.isoformat()}
-        service.answers(Answer(send(sized(json.dumps(verdict).encode()))))
+        decision = DECISION | {"expires_at": ends.isoformat()}
+        service.answers(Answer(send(sized(json.dumps(decision).encode()))))
         session = cookie_of(sign_in(quick, f"hk_test_brief_{quick.port}"))
         assert call(quick.url, "GET", SEARCH, session).status == 200
         upstream.stopping.wait(3.2)
@@ -411,7 +411,7 @@ def test_a_revocation_ends_a_session_also_where_nobody_heard_of_it(
     upstream: Upstream,
     auth_service: Any,
 ) -> None:
-    """The mark outlives the verdicts: a worker that starts long after finds it."""
+    """The mark outlives the decisions: a worker that starts long after finds it."""
     own = start_redis()
     settings = {"REDIS_URL": own.url, "AUTH_CACHE_TTL": 1, "AUTH_STALE_TTL": 0}
     heard = start_front(**settings)

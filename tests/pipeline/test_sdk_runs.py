@@ -8,7 +8,7 @@ import requests
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from tests.walk.conftest import unique
+from tests.pipeline.conftest import unique
 
 METRIC = "validation/mean squared error"
 

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from tests.walk.conftest import unique
+from tests.pipeline.conftest import unique
 
 TEMPLATE = "Sum {{text}} up, in 100% naïve 模型 & plain words."
 

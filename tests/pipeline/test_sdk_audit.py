@@ -9,7 +9,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from devstack.proxy import Proxy
-from tests.walk.conftest import eventually, unique
+from tests.pipeline.conftest import eventually, unique
 
 Said = tuple[str, dict[str, Any], str]
 

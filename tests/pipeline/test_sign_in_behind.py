@@ -12,8 +12,8 @@ import pytest
 from devstack.ports import HOST, free_port
 from devstack.proxy import Proxy
 from devstack.server import Server, answers
+from tests.pipeline.signing_in import CREATE, cookie_of, sign_in
 from tests.upstreams import Upstream
-from tests.walk.signing_in import CREATE, cookie_of, sign_in
 from tests.wire import call
 
 NGINX = """daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}}

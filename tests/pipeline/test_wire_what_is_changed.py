@@ -215,25 +215,25 @@ CHECKS: tuple[Check, ...] = (
 
 #: Rows whose test needs another stage, and where it is.
 ELSEWHERE = {
-    "artifact name": "walk/test_wire_artifact_names.py::test_what_the_proxy_alone_refuses",
-    "unknown path": "walk/test_wire_route_table.py"
+    "artifact name": "pipeline/test_wire_artifact_names.py::test_what_the_proxy_alone_refuses",
+    "unknown path": "pipeline/test_wire_route_table.py"
     "::test_what_mlflow_cannot_have_is_404_with_what_is_near",
-    "workspace": "walk/test_wire_callers.py"
+    "workspace": "pipeline/test_wire_callers.py"
     "::test_a_named_workspace_is_refused_as_mlflow_refuses_it",
-    "repeats": "walk/test_wire_retries.py::test_a_read_is_tried_three_times_at_most",
-    "limit fields": "walk/test_sdk_limits.py::test_each_answer_says_what_is_left",
+    "repeats": "pipeline/test_wire_retries.py::test_a_read_is_tried_three_times_at_most",
+    "limit fields": "pipeline/test_sdk_limits.py::test_each_answer_says_what_is_left",
     "forgotten keys": "faults/test_redis_rights.py"
     "::test_a_redis_that_forgets_ends_sessions_and_begins_the_counts",
     "client address": "app/request/test_inbound.py"
     "::test_the_client_is_who_the_outermost_trusted_proxy_saw",
-    "unusable address": "walk/test_wire_callers.py"
+    "unusable address": "pipeline/test_wire_callers.py"
     "::test_a_caller_without_a_usable_address_is_counted_and_logged_once",
     "session cookies": "app/request/test_credentials.py::test_the_session_cookies_of_a_request",
-    "long head": "walk/test_wire_heads.py::test_the_head_is_measured_as_a_whole",
-    "slow client": "walk/test_wire_heads.py::test_a_head_that_comes_byte_by_byte_is_ended",
-    "full worker": "walk/test_wire_heads.py"
+    "long head": "pipeline/test_wire_heads.py::test_the_head_is_measured_as_a_whole",
+    "slow client": "pipeline/test_wire_heads.py::test_a_head_that_comes_byte_by_byte_is_ended",
+    "full worker": "pipeline/test_wire_heads.py"
     "::test_max_connections_of_stalled_clients_do_not_silence_health",
-    "body budget": "walk/test_wire_heads.py"
+    "body budget": "pipeline/test_wire_heads.py"
     "::test_chunked_bodies_have_a_budget_and_come_back_when_there_is_room",
     "interim answers": "app/upstream/test_response_head.py::test_interim_answers_are_skipped",
     "odd framing": "app/upstream/test_response_head.py::test_an_unusual_answer_passes",
@@ -245,11 +245,13 @@ ELSEWHERE = {
     "::test_a_read_that_found_a_full_pool_is_sent_again",
     "refused proxy": "faults/test_refusing_mlflow.py"
     "::test_nobodys_key_is_blamed_for_the_proxys_credentials",
-    "writing POST": "walk/test_wire_errors.py::test_the_circuit_opens_lets_one_probe_go_and_closes",
-    "traces": "walk/test_wire_otlp.py::test_an_open_circuit_is_503_with_a_short_wait_in_protobuf",
-    "static files": "walk/test_wire_compression.py"
+    "writing POST": "pipeline/test_wire_errors.py"
+    "::test_the_circuit_opens_lets_one_probe_go_and_closes",
+    "traces": "pipeline/test_wire_otlp.py"
+    "::test_an_open_circuit_is_503_with_a_short_wait_in_protobuf",
+    "static files": "pipeline/test_wire_compression.py"
     "::test_a_static_file_needs_no_key_and_says_nothing_of_who_asks",
-    "caching": "walk/test_wire_sessions.py"
+    "caching": "pipeline/test_wire_sessions.py"
     "::test_what_a_key_or_a_session_reads_is_not_kept_for_others",
     "Redis away": "faults/test_redis_outage.py"
     "::test_known_keys_go_on_and_the_shared_count_comes_back",
@@ -261,7 +263,7 @@ ELSEWHERE = {
     "::test_a_known_key_goes_on_for_its_stale_time_and_no_longer",
     "last address": "faults/test_frozen_names.py::test_everything_goes_on_by_its_last_address",
     "full folder": "faults/test_instance_folder.py::test_no_request_fails_and_the_instance_lives",
-    "audit file": "walk/test_wire_audit.py"
+    "audit file": "pipeline/test_wire_audit.py"
     "::test_a_line_that_cannot_be_written_goes_to_stderr_and_the_write_goes_on",
     "long log values": "app/observability/test_record.py::test_a_long_path_is_cut",
 }

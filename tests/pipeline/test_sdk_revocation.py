@@ -11,7 +11,7 @@ import requests
 from mlflow.exceptions import RestException
 
 from devstack.proxy import Proxy
-from tests.walk.conftest import eventually
+from tests.pipeline.conftest import eventually
 
 #: Connections at once, each of them new: enough to reach each of two workers.
 EACH = 8

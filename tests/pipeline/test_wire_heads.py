@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from devstack.proxy import Proxy
+from tests.pipeline.signing_in import NAVIGATION
 from tests.upstreams import Upstream, chunk, eventually
-from tests.walk.signing_in import NAVIGATION
 from tests.wire import Wire, bearer, call, request
 
 LONGEST = 64 * 1024

@@ -13,17 +13,17 @@ import pytest
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
 from devstack.server import Server
-from tests.upstreams import Answer, Received, Upstream, send, sized
-from tests.walk.signing_in import (
+from tests.pipeline.signing_in import (
     BROWSER,
+    DECISION,
     HOME,
     NAVIGATION,
     OWN,
     SEARCH,
-    VERDICT,
     cookie_of,
     sign_in,
 )
+from tests.upstreams import Answer, Received, Upstream, send, sized
 from tests.wire import bearer, call, request
 
 
@@ -99,7 +99,7 @@ def test_a_key_is_good_on_a_unix_socket(
     address: str,
 ) -> None:
     with Upstream() as service:
-        service.answers(Answer(send(sized(json.dumps(VERDICT).encode()))))
+        service.answers(Answer(send(sized(json.dumps(DECISION).encode()))))
         local = start_on_socket(TRUSTED_PROXY_HOPS=hops, HOKUSAI_AUTH_SERVICE_URL=service.url)
         answer = local.ask(
             request("GET", SEARCH, bearer("hk_test_unix_socket"), "Connection: close", *field)

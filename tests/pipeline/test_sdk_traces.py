@@ -78,11 +78,11 @@ def test_traces_are_searched_in_pages(client: Any, traced: str) -> None:
 
 def test_traces_are_searched_by_tag_and_changed(client: Any, traced: str) -> None:
     chosen, _ = one_trace(), one_trace()
-    client.set_trace_tag(chosen, "verdict", "it's 100% a+b")
+    client.set_trace_tag(chosen, "decision", "it's 100% a+b")
     client.set_trace_tag(chosen, "wrong", "x")
     client.delete_trace_tag(chosen, "wrong")
     found = client.search_traces(
-        locations=[traced], filter_string="""tag.verdict = "it's 100% a+b" """
+        locations=[traced], filter_string="""tag.decision = "it's 100% a+b" """
     )
     assert [trace.info.trace_id for trace in found] == [chosen]
     assert "wrong" not in found[0].info.tags

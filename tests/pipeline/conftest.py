@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from devstack.proxy import Proxy
+from tests.pipeline.signing_in import cookie_of, sign_in
 from tests.upstreams import Upstream
 from tests.upstreams import eventually as until
-from tests.walk.signing_in import cookie_of, sign_in
 
 #: One worker, so that one pool, one circuit and one set of counts are looked at.
 SETTINGS = {

@@ -13,7 +13,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from redis import Redis
 
 from devstack.proxy import Proxy
-from tests.walk.conftest import unique
+from tests.pipeline.conftest import unique
 
 Connect = Callable[..., Any]
 HOUR_MS = 3_600_000

@@ -7,7 +7,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from tests.walk.conftest import unique
+from tests.pipeline.conftest import unique
 
 MODEL = """
 from mlflow.models import set_model

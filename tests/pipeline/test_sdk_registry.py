@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from tests.walk.conftest import unique
+from tests.pipeline.conftest import unique
 
 
 @pytest.fixture

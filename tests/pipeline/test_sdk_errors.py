@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException, RestException
 from requests import HTTPError
 
 from devstack.proxy import Proxy
-from tests.walk.conftest import eventually, unique
+from tests.pipeline.conftest import eventually, unique
 
 Connect = Callable[..., Any]
 UNKNOWN_KEY = "hk_test_thisKeyWasNeverMadeByAnybody0123456789"

@@ -27,7 +27,7 @@ ARTIFACT = "/api/2.0/mlflow-artifacts/artifacts/model/weights.bin"
 REST = "/api/2.0/mlflow/runs/log-batch"
 CHUNKED = "Transfer-Encoding: chunked"
 
-#: tests/walk/conftest.py
+#: tests/pipeline/conftest.py
 MAX_BUFFERED_BODY = 100_000
 
 #: Below and above what the proxy reads whole (app/upstream/streaming.py, WHOLE and PIECE).

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from devstack.proxy import Proxy
-from tests.upstreams import Answer, Upstream, send, sized
-from tests.walk.signing_in import (
+from tests.pipeline.signing_in import (
     AGENT,
     BROWSER,
+    DECISION,
     FORM,
     HOME,
     HTML,
@@ -19,10 +19,10 @@ from tests.walk.signing_in import (
     OWN,
     SEARCH,
     SIGN_IN,
-    VERDICT,
     cookie_of,
     sign_in,
 )
+from tests.upstreams import Answer, Upstream, send, sized
 from tests.wire import bearer, call
 
 # --- who gets a page -----------------------------------------------------------------------------
@@ -215,12 +215,12 @@ def test_signing_in_counts_as_a_request_of_the_keys_sessions(
 
 
 @pytest.mark.slow
-def test_nobody_signs_in_on_a_verdict_that_is_stale(
+def test_nobody_signs_in_on_a_decision_that_is_stale(
     start_front: Callable[..., Proxy], upstream: Upstream
 ) -> None:
     """A session would outlast by hours what an outage of the auth service allows."""
     with Upstream() as service:
-        service.answers(Answer(send(sized(json.dumps(VERDICT).encode()))))
+        service.answers(Answer(send(sized(json.dumps(DECISION).encode()))))
         alone = start_front(HOKUSAI_AUTH_SERVICE_URL=service.url, AUTH_CACHE_TTL=1)
         key = f"hk_test_stale_{alone.port}"
         assert sign_in(alone, key).status == 303
