@@ -1,9 +1,9 @@
 """MLflow's static files, compressed here: it sends 4.4 MB of JavaScript uncompressed.
 
 They are public code, so they need no key. Each worker compresses a file once, whole, and keeps the
-copy; requests that come meanwhile wait a little for it. It revalidates a copy at MLflow by its
-ETag, and serves it after a 304. A file whose name has a hash of its content never changes, so its
-copy is not revalidated. Only static files come here, no other response and no artifact. See
+copy; requests that come meanwhile wait for it, up to PATIENCE. It revalidates a copy at MLflow by
+its ETag, and serves it after a 304. A file whose name has a hash of its content never changes, so
+its copy is not revalidated. Only static files come here, no other response and no artifact. See
 docs/decisions/static-files.md.
 """
 
