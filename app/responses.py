@@ -26,7 +26,6 @@ from app.request.errors import (
     ProxyError,
     UpstreamOverloaded,
     UpstreamReset,
-    UpstreamUnreachable,
 )
 from app.request.inbound import (
     client_address,
@@ -115,7 +114,7 @@ def error_json(error: ProxyError) -> Response:
     gets 429 if nothing was done.
     """
     request_id = g.record.request_id
-    nothing_done = isinstance(error, NotForwarded | UpstreamOverloaded | UpstreamUnreachable)
+    nothing_done = isinstance(error, NotForwarded | UpstreamOverloaded)
     status = 429 if error.wants_429 and nothing_done else error.status
     # The id is in the message too: MLflow's client shows only the message.
     message = f"{error.message} (request id {request_id})"

@@ -18,7 +18,7 @@
     │   └── AuthServiceUnavailable
     ├── UpstreamOverloaded    503  + Retry-After; MLflow had no database connection and did nothing
     │                              (429 as above)
-    ├── UpstreamUnreachable   502  + Retry-After; no connection to MLflow (429 as above)
+    ├── UpstreamUnreachable   502  + Retry-After; no connection to MLflow
     ├── UpstreamReset         502  MLflow broke the connection before its response
     ├── UpstreamRefusal       502  MLflow refuses the proxy itself: its credentials, its Host header
     ├── UpstreamTimeout       504  MLflow was too slow

@@ -68,14 +68,14 @@ def test_an_mlflow_that_refuses_connections_is_502(
         assert (line["status"], line["outcome"]) == (502, "upstream_unreachable")
 
 
-def test_a_create_of_which_nothing_was_sent_may_be_repeated(
+def test_a_create_of_which_nothing_was_sent_is_502_too(
     start_front: Callable[..., Proxy], key: str
 ) -> None:
-    """MLflow's client repeats it on 429 only, as it repeats a failed connect of its own."""
+    """Only what the proxy did not try is 429; Retry-After says when to try again."""
     with refused_port() as port:
         front = start_front(MLFLOW_SERVER_URL=f"http://127.0.0.1:{port}")
         answer = call(front.url, "POST", CREATE, bearer(key))
-    assert answer.error == (429, "TEMPORARILY_UNAVAILABLE")
+    assert answer.error == (502, "TEMPORARILY_UNAVAILABLE")
     assert (answer.one("Retry-After"), logged(front, answer)["outcome"]) == (
         "2",
         "upstream_unreachable",
