@@ -11,6 +11,11 @@ import gevent
 UNSENT_BYTES = 128 * 1024
 NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
+#: While MLflow copies a file, or asks a model, no byte passes for minutes. A load balancer for TCP,
+#: or NAT, would forget the connection silently; so a keep-alive probe passes every 30 s.
+KEEPALIVE_SECONDS = 30
+KEEPALIVE_IDLE = getattr(socket, "TCP_KEEPIDLE", None)
+
 #: Bytes up to which a piece of a body is sent in one write with the head. A longer one is not
 #: copied for that: it may be one static file for many slow clients.
 WITH_HEAD = 64 * 1024
@@ -60,8 +65,14 @@ class ClientSocket:
         self._turn = 0.0
         self._timeout: float | None = None
         sock.setblocking(1)
-        if NOTSENT_LOWAT is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        if NOTSENT_LOWAT is not None:
             sock.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
+        if KEEPALIVE_IDLE is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_IDLE, KEEPALIVE_SECONDS)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
