@@ -30,9 +30,11 @@ log = logging.getLogger("hokusai.emf")
 BY_OUTCOME = {
     "upstream_unreachable": "Upstream502",
     "upstream_reset": "Upstream502",
+    "upstream_refusal": "Upstream502",
     "upstream_timeout": "Upstream504",
     "circuit_open": "Shed",
     "overloaded": "Shed",
+    "no_room": "Shed",
     "auth_unavailable": "Shed",
     "rate_limited": "RateLimited",
     "error": "Defects",
