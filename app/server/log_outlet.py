@@ -1,18 +1,24 @@
 """Where somebody reads the log as it comes: a pipe, a socket, a terminal.
 
 The reader may stop: a log driver whose service is away, a terminal that somebody holds (Ctrl-S, a
-container's with a stuck driver behind it). A plain write then blocks the worker, health checks
-included, or the master. Here it never blocks for longer than PATIENCE.
+container's with a stuck driver behind it), or be slow (a driver that is throttled). A plain write
+then blocks the worker, health checks included, or the master. Here it never blocks for longer than
+PATIENCE, and for a tenth of the time at most.
 """
 
 import errno
 import os
 import stat
+import time
 from contextlib import suppress
 from select import PIPE_BUF, POLLOUT, poll  # the real one: gevent has not replaced it yet
 
 #: Milliseconds that a line waits for its reader.
 PATIENCE = 100
+
+#: After a wait nobody waits for so many times as long: each line that waits for a slow reader makes
+#: all requests as slow as it is.
+REST = 9
 
 #: Writes that are tried where something says that it has room, and then takes nothing: another
 #: process was quicker.
@@ -27,6 +33,7 @@ class Outlet:
         self._room = poll()
         self._room.register(file, POLLOUT)
         self._is_stuck = self._is_cut = False
+        self._rests_until = 0.0
 
     def write(self, text: str) -> None:
         """Writes it all, or raises BlockingIOError where the reader does not go on. What follows a
@@ -44,8 +51,14 @@ class Outlet:
         self._is_cut = False
 
     def has_room(self) -> bool:
-        """A reader that is late is waited for; one that was waited for in vain is not any more."""
-        self._is_stuck = not self._room.poll(0 if self._is_stuck else PATIENCE)
+        """A reader that is late is waited for, unless one was just now; one that was waited for in
+        vain is not any more."""
+        began = time.monotonic()
+        waits = not self._is_stuck and began >= self._rests_until
+        self._is_stuck = not self._room.poll(PATIENCE if waits else 0)
+        if waits:
+            now = time.monotonic()
+            self._rests_until = now + REST * (now - began)
         return not self._is_stuck
 
     def flush(self) -> None:
