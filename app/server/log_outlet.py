@@ -1,18 +1,23 @@
 """A log stream with a live reader: a pipe, a socket, a terminal.
 
-The reader may stop: a log driver whose service is down, a paused terminal (Ctrl-S, or a
-container's, with a stuck driver behind it). A plain write then blocks the worker, health checks
-included, or the master. Here a write never blocks for longer than PATIENCE.
+The reader may stop (a log driver whose service is down, a paused terminal) or be slow (a throttled
+driver). A plain write then blocks the worker, health checks included, or the master. Here a write
+never blocks for longer than PATIENCE, and for at most a tenth of the time.
 """
 
 import errno
 import os
 import stat
+import time
 from contextlib import suppress
 from select import PIPE_BUF, POLLOUT, poll  # the real one: gevent has not replaced it yet
 
 #: Maximum milliseconds that a line waits for its reader.
 PATIENCE = 100
+
+#: After a wait, the minimum pause before the next one, as a multiple of its length. Each line that
+#: waits for a slow reader makes all requests as slow as the reader.
+REST = 9
 
 #: Attempts to write if poll reports room and the write accepts nothing: another process was
 #: faster.
@@ -27,6 +32,7 @@ class Outlet:
         self._room = poll()
         self._room.register(file, POLLOUT)
         self._is_stuck = self._is_cut = False
+        self._rests_until = 0.0
 
     def write(self, text: str) -> None:
         """Write all of it. Raises BlockingIOError if the reader is stuck. After a partial line, the
@@ -44,8 +50,14 @@ class Outlet:
         self._is_cut = False
 
     def has_room(self) -> bool:
-        """Whether the reader accepts data. Wait for a slow reader, but not for a stuck one."""
-        self._is_stuck = not self._room.poll(0 if self._is_stuck else PATIENCE)
+        """Whether the reader accepts data. Wait for a slow reader, unless a wait has just ended,
+        but not for a stuck one."""
+        began = time.monotonic()
+        waits = not self._is_stuck and began >= self._rests_until
+        self._is_stuck = not self._room.poll(PATIENCE if waits else 0)
+        if waits:
+            now = time.monotonic()
+            self._rests_until = now + REST * (now - began)
         return not self._is_stuck
 
     def flush(self) -> None:

@@ -7,12 +7,15 @@ import re
 import select
 import subprocess
 import sys
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.server.log_outlet import Outlet, opened_anew
 from app.server.logs import JsonFormatter, TextFormatter
 
 ROOT = Path(__file__).parents[3]
@@ -243,6 +246,26 @@ def test_a_reader_of_the_log_that_stops_keeps_nobody_waiting(size: int) -> None:
     assert lost
     assert len(kept) + int(lost[1]) == 2000
     assert set(kept) == {"x" * size}
+
+
+def test_a_slow_reader_of_the_log_makes_nobody_as_slow() -> None:
+    """As a log driver that is throttled: to wait for each line would take ten seconds."""
+    theirs, ours = os.pipe()
+
+    def read_slowly() -> None:
+        while os.read(theirs, 4096):
+            time.sleep(0.05)
+
+    threading.Thread(target=read_slowly, daemon=True).start()
+    outlet = Outlet(opened_anew(ours))
+    os.close(ours)
+    began = time.monotonic()
+    for _ in range(200):
+        with suppress(BlockingIOError):
+            outlet.write("x" * 3999 + "\n")
+    seconds = time.monotonic() - began
+    outlet.close()
+    assert seconds < 3
 
 
 #: A program that writes 2,000 audit lines.
