@@ -31,6 +31,7 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
 
     _not_before = 0.0
     _is_reloading = False
+    _replaced = 0  # a reload replaces the workers up to this age, gunicorn's count of them
     _looked_at = _spares_until = 0.0
 
     def signal(self, sig: int, frame: Any) -> None:
@@ -52,11 +53,13 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
             return None
 
     def spawn_workers(self) -> None:
-        """Fork as many workers as are missing, unless one has just failed. A draining worker, which
-        finishes its transfers, does not count."""
+        """Fork as many workers as are missing, unless one has just failed. Those that finish their
+        transfers do not count, nor those that a reload is to replace."""
         if time.monotonic() < self._not_before:
             return
-        leaving = sum(worker.draining for worker in self.WORKERS.values())
+        leaving = sum(
+            worker.draining or worker.age <= self._replaced for worker in self.WORKERS.values()
+        )
         self.num_workers += leaving
         try:
             super().spawn_workers()
@@ -116,6 +119,7 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
         """Handle SIGHUP. gunicorn's version waits here until the old workers finish their
         transfers; meanwhile it handles no SIGTERM and replaces no dead worker."""
         before, self._is_reloading = self.app.cfg, True
+        replaced, self._replaced = self._replaced, self.worker_age
         try:
             super().reload()
         except _Reloaded:
@@ -123,7 +127,7 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
         except (Exception, SystemExit):
             if not self._goes_on():
                 raise
-            self.app.cfg = before
+            self.app.cfg, self._replaced = before, replaced
             with suppress(Exception):
                 self.setup(self.app)
             self.log.exception("the reload failed; the instance keeps its configuration")

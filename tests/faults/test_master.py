@@ -172,7 +172,7 @@ def test_a_reload_whose_workers_do_not_come_up_leaves_those_of_before(
     good = proxy.configuration.read_text()
     proxy.configuration.write_text(f"{good}{FAILING_START}")
     os.kill(proxy.pid, signal.SIGHUP)
-    eventually(lambda: said(proxy, "a worker did not come up"), "the new ones to fail")
+    eventually(lambda: said(proxy, "a worker failed to boot"), "the new ones to fail")
     eventually(lambda: workers(proxy) == before, "their end")
     assert serves(proxy)
     proxy.configuration.write_text(good)

@@ -317,9 +317,9 @@ ALERTS = {
     "the auth service refuses": {"AuthServiceUnavailable", "StaleVerdicts"},
     "the auth service is frozen": {"AuthServiceUnavailable", "StaleVerdicts"},
     "a website in the auth service's place": {"AuthServiceUnavailable", "StaleVerdicts"},
-    "Redis refuses": {"RedisUnavailable"},
-    "Redis is frozen": {"RedisUnavailable"},
-    "Redis is read-only": {"RedisUnavailable"},
+    "Redis refuses": {"RedisAway"},
+    "Redis is frozen": {"RedisAway"},
+    "Redis is read-only": {"RedisAway"},
 }
 RULES = {
     rule["alert"]: rule["expr"]
