@@ -3,8 +3,8 @@
 PYTHON ?= python3
 ENVIRONMENT := $(PYTHON) -m devstack.environments
 BIN := .venv/bin
-# The tests mostly wait, so two cores carry six processes of them.
-JOBS ?= 6
+# Two cores carry four processes: the tests wait often. Six make MLflow, which all share, too slow.
+JOBS ?= 4
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" $(ARGS)
 
