@@ -21,6 +21,8 @@ run: ## start Redis, MLflow, the auth service and the proxy; Ctrl-C ends all
 	@$(ENVIRONMENT) development mlflow-server
 	@exec $(BIN)/python -m devstack $(ARGS)
 
+# The tests' modules, rewritten by pytest, are kept for the next run.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: ## run the whole suite; a part of it: make test ARGS="-k health"; in one process: JOBS=0
 	@$(ENVIRONMENT) development mlflow-server
 	$(BIN)/python -m pytest -n $(JOBS) --durations=40 --durations-min=1 $(ARGS)

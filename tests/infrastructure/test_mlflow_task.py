@@ -1,6 +1,7 @@
 """MLflow's container command, run as it stands: it takes the Host that the proxy sends only."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,8 +14,13 @@ from tests.infrastructure.deployment import INFRASTRUCTURE, Deployment, read
 from tests.infrastructure.hcl import Module
 from tests.wire import call
 
-MODULE = Module(INFRASTRUCTURE / "terraform", environment="development")
 EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=1"
+
+
+@cache
+def module() -> Module:
+    """The Terraform module; parsing takes a second."""
+    return Module(INFRASTRUCTURE / "terraform", environment="development")
 
 
 class Task(Server):
@@ -47,7 +53,7 @@ class Task(Server):
 
 @pytest.fixture(scope="module")
 def task(mlflow_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
-    server = Task(tmp_path_factory.mktemp("task"), read(MODULE.resources()))
+    server = Task(tmp_path_factory.mktemp("task"), read(module().resources()))
     server.start()
     server.wait_until_ready()
     yield server
@@ -56,12 +62,12 @@ def task(mlflow_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def host_of_the_proxy() -> str:
     """What the proxy sends as Host: the host and port of its MLFLOW_SERVER_URL."""
-    url: str = MODULE.local("mlflow_url")
+    url: str = module().local("mlflow_url")
     return urlsplit(url).netloc
 
 
 def test_the_private_name() -> None:
-    assert MODULE.local("mlflow_url") == "http://mlflow.hokusai-development.local:5000"
+    assert module().local("mlflow_url") == "http://mlflow.hokusai-development.local:5000"
 
 
 @pytest.mark.slow
