@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from app.server import instance
+from config import Settings
 from devstack.auth import AuthService
 from devstack.auth_service import revocation
 from devstack.auth_service.keys import Grant, KeyStore
@@ -76,6 +78,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(os.environ["HOME"], ignore_errors=True)
     if not hasattr(config, "workerinput"):
         shutil.rmtree(config.stash[SHARED], ignore_errors=True)
+        _remove_instance_folders()
+
+
+def _remove_instance_folders() -> None:
+    """Remove what killed proxies have left: a new instance does."""
+    environ: dict[str, str] = {}
+    instance.prepare(Settings(), environ)
+    instance.forget(environ)
 
 
 def pytest_sessionstart() -> None:
@@ -289,7 +299,7 @@ def proxy(
     server.start()
     server.wait_until_ready()
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture
@@ -312,7 +322,7 @@ def start_proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Call
 
     yield start
     for server in started:
-        server.stop()
+        server.kill()  # a graceful end takes a second
 
 
 def _upstreams(request: pytest.FixtureRequest, settings: dict[str, object]) -> dict[str, str]:

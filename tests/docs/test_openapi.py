@@ -70,7 +70,7 @@ def start(auth_service: Any, redis_url: str, servers: Path) -> Iterator[Any]:
 
     yield start
     for server in started:
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture(scope="module")

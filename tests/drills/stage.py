@@ -51,11 +51,9 @@ class Stage:
         return server
 
     def clear(self) -> None:
-        """Ends the proxies."""
+        """Ends the proxies, at once: a graceful end takes each a second."""
         for server in self.started:
-            server.ask_to_stop()
-        for server in self.started:
-            server.stop()
+            server.kill()
         self.started.clear()
 
 

@@ -75,7 +75,7 @@ def proxy_behind(
     server.start()
     server.wait_until_ready()
     yield server
-    server.stop()
+    server.kill()
 
 
 def without(missing: FrontMissing) -> NoReturn:

@@ -47,7 +47,7 @@ def behind_one_hop(
     server.start()
     server.wait_until_ready()
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def text(tmp_path_factory: pytest.TempPathFactory, auth_service: Any, redis_url:
             eventually(lambda: "forwarded" in scraped(proxy), "the request to be counted")
             return scraped(proxy)
         finally:
-            proxy.stop()
+            proxy.kill()
 
 
 def scraped(proxy: Proxy) -> str:

@@ -63,7 +63,7 @@ def front(servers: Path, _front_settings: dict[str, str]) -> Iterator[Proxy]:
     server.start()
     server.wait_until_ready()
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,7 @@ def start_front(
 
     yield start
     for server in started:
-        server.ask_to_stop()
-    for server in started:
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture(scope="session")

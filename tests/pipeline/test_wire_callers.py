@@ -78,7 +78,7 @@ def start_on_socket(
 
     yield start
     for server in started:
-        server.stop()
+        server.kill()
 
 
 @pytest.mark.slow

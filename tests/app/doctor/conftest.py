@@ -100,7 +100,7 @@ def proxy(servers: Path, auth_service: Any, redis_url: str, mlflow_server: Any) 
     server.start()
     server.wait_until_ready()
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture

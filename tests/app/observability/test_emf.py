@@ -56,7 +56,7 @@ def start(
 
     yield start
     for proxy in started:
-        proxy.stop()
+        proxy.kill()
     fake.drop_connections()
 
 

@@ -39,7 +39,7 @@ def test_a_worker_that_is_told_to_stop_while_it_boots_does_not_end_the_instance(
         assert (tmp_path / "told").exists()
         assert "Worker failed to boot" not in log(proxy)
     finally:
-        proxy.stop()
+        proxy.kill()
 
 
 def log(proxy: Proxy) -> str:
@@ -90,7 +90,7 @@ def raising(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     proxy.start()
     proxy.wait_until_ready()
     yield proxy
-    proxy.stop()
+    proxy.kill()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PROPFIND"])
