@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, SimpleNamespace
@@ -30,7 +31,7 @@ from devstack.environments import MLFLOW_SERVER, ROOT, is_whole
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
-from tests.parallel import Room, SharedMLflow, slow_files_first
+from tests.parallel import Room, SharedMLflow, TimedApart, list_timed_tests, slow_files_first
 
 DEVELOPERS_ENVIRONMENT = dict(os.environ)
 KEPT = {"CI", "COLUMNS", "FORCE_COLOR", "LANG", "NO_COLOR", "PATH", "TERM", "TMPDIR", "TZ"}
@@ -116,9 +117,17 @@ def _is_loopback(host: str) -> bool:
 # --- the order, and who is alone -----------------------------------------------------------
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)  # after -m and -k have chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The slow ones first."""
     slow_files_first(items)
+    list_timed_tests(items, config.stash[SHARED])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TimedApart:
+    """Timed tests one by one."""
+    return TimedApart(config, log, config.stash[SHARED])
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -126,6 +135,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Wait for the room before any test's time runs."""
     with item.config.stash[ROOM].entered(alone=item.get_closest_marker("timing") is not None):
         return (yield)
+
+
+@pytest.fixture
+def alone(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[None]]:
+    """`with alone():` no other test runs meanwhile. Begin it before the load that is measured."""
+    return request.config.stash[ROOM].alone
 
 
 # --- MLflow --------------------------------------------------------------------------------

@@ -3,22 +3,27 @@
 `make test` runs the tests in several processes, the workers of pytest-xdist. A file is run by one
 worker, from its first test to its last, since its tests may share servers. Here is what goes beyond
 one worker: the order of the files, the MLflow that all share, and the tests that want the machine
-for themselves. Without workers the one process does everything, in the same order.
+for themselves. Those come last, one by one, so that four workers prepare them while one measures.
+Without workers the one process does everything, in the same order.
 """
 
 import fcntl
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from devstack.mlflow import MLflow
 from devstack.ports import HOST
+
+TIMED = "timed"  # the list of timed tests, a file in the folder that all share
 
 # --- the order -----------------------------------------------------------------------------------
 
@@ -26,14 +31,39 @@ from devstack.ports import HOST
 def slow_files_first(items: list[pytest.Item]) -> None:
     """The files with the most slow tests begin, so that the run does not end with one of them.
 
-    A test that asserts times wants the machine for itself: its file comes last.
+    The tests that assert times come after all others.
     """
-    weights: dict[Path, tuple[bool, int]] = {}
-    for item in items:
-        timed, slow = weights.get(item.path, (False, 0))
-        timed = timed or item.get_closest_marker("timing") is not None
-        weights[item.path] = (timed, slow - (item.get_closest_marker("slow") is not None))
-    items.sort(key=lambda item: weights[item.path])
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (is_timed(item), -slow[item.path]))
+
+
+def is_timed(item: pytest.Item) -> bool:
+    """Whether the test wants the machine for itself, as a whole or by the fixture `alone`."""
+    return item.get_closest_marker("timing") is not None or "alone" in getattr(
+        item, "fixturenames", ()
+    )
+
+
+class TimedApart(LoadFileScheduling):  # type: ignore[misc]
+    """A worker gets a whole file, save that each timed test goes to the next one that is free.
+
+    Only workers know which tests those are: each writes the same list into the shared folder.
+    """
+
+    def __init__(self, config: pytest.Config, log: Any, folder: Path) -> None:
+        super().__init__(config, log)
+        self._list = folder / TIMED
+
+    def _split_scope(self, nodeid: str) -> str:
+        timed = self._list.read_text().splitlines()
+        return nodeid if nodeid in timed else str(super()._split_scope(nodeid))
+
+
+def list_timed_tests(items: list[pytest.Item], folder: Path) -> None:
+    """Write the list for `TimedApart`, whole at any time."""
+    written = folder / f"{TIMED}.{os.getpid()}"
+    written.write_text("\n".join(item.nodeid for item in items if is_timed(item)))
+    written.replace(folder / TIMED)
 
 
 # --- the machine for oneself ---------------------------------------------------------------------
@@ -53,12 +83,25 @@ class Room:
     @contextmanager
     def entered(self, alone: bool) -> Iterator[None]:
         """Be inside, perhaps alone."""
-        with _locked(self._door, fcntl.LOCK_EX):
-            fcntl.flock(self._inside, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        self._enter(fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         try:
             yield
         finally:
             fcntl.flock(self._inside, fcntl.LOCK_UN)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be alone for a while, for one who is inside already."""
+        fcntl.flock(self._inside, fcntl.LOCK_UN)
+        self._enter(fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._inside, fcntl.LOCK_SH)
+
+    def _enter(self, how: int) -> None:
+        with _locked(self._door, fcntl.LOCK_EX):
+            fcntl.flock(self._inside, how)
 
     def close(self) -> None:
         """Leave nothing open."""

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from xdist.remote import Producer
 
-from tests.parallel import Room, slow_files_first
+from tests.parallel import Room, TimedApart, list_timed_tests, slow_files_first
 from tests.upstreams import PATIENCE
 
 
@@ -20,22 +21,36 @@ def item(file: str, name: str, *marks: str) -> Any:
     return SimpleNamespace(
         path=Path(file),
         name=name,
+        nodeid=f"{file}::{name}",
+        fixturenames=marks,
         get_closest_marker=lambda mark: mark if mark in marks else None,
     )
 
 
-def test_slow_files_come_first_timed_ones_last_and_each_stays_together() -> None:
+def test_slow_files_come_first_timed_tests_last_and_each_file_stays_together() -> None:
     items = [
         item("quick", "a"),
         item("slow", "b"),
         item("slow", "c", "slow"),
-        item("timed", "d", "slow"),
+        item("timed", "d", "alone"),
         item("timed", "e", "timing"),
+        item("timed", "h"),
         item("slowest", "f", "slow"),
         item("slowest", "g", "slow"),
     ]
     slow_files_first(items)
-    assert "".join(each.name for each in items) == "fgbcade"
+    assert "".join(each.name for each in items) == "fgbcahde"
+
+
+def test_each_timed_test_is_handed_out_by_itself_and_other_files_as_a_whole(
+    pytestconfig: pytest.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytestconfig.option, "tx", ["popen"])  # as -n sets it
+    items = [item("timed", "a", "timing"), item("timed", "b", "alone"), item("timed", "c")]
+    list_timed_tests(items, tmp_path)
+    scheduler = TimedApart(pytestconfig, Producer("log"), tmp_path)
+    scopes = [scheduler._split_scope(each.nodeid) for each in items]
+    assert scopes == ["timed::a", "timed::b", "timed"]
 
 
 @pytest.fixture
@@ -60,6 +75,24 @@ def test_several_are_in_the_room_at_the_same_time(enter: Any) -> None:
 
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(stay, range(3)))
+
+
+def test_one_inside_may_be_alone_for_a_while(tmp_path: Path, enter: Any) -> None:
+    room = Room(tmp_path)
+    happened: list[str] = []
+
+    def come_later() -> None:
+        with enter(alone=True):
+            happened.append("later")
+
+    with ThreadPoolExecutor(1) as threads:
+        with room.entered(alone=False), room.alone():
+            later = threads.submit(come_later)
+            time.sleep(0.2)
+            happened.append("alone")
+        later.result(PATIENCE)
+    room.close()
+    assert happened == ["alone", "later"]
 
 
 def test_who_is_alone_waits_for_the_others_and_keeps_new_ones_out(enter: Any) -> None:

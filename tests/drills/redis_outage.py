@@ -5,7 +5,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
@@ -18,7 +18,7 @@ from devstack.redis import Redis
 from tests.drills.counts import TARGET, count_together
 from tests.drills.load import Client, Load, Seen
 from tests.drills.report import Row, counted, median_ms
-from tests.drills.stage import Stage
+from tests.drills.stage import Quiet, Stage
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Upstream, eventually
 from tests.wire import bearer, request
@@ -114,9 +114,9 @@ def drill(stage: Stage) -> Iterator[Row]:
         stage.clear()
 
 
-def outage(stage: Stage, fault: Fault, answers: int = 500) -> Row:
+def outage(stage: Stage, fault: Fault, answers: int = 500, quiet: Quiet = nullcontext) -> Row:
     """Eight clients, half of them with a limited key; so many `answers` are waited for before the
-    fault, in it (after its first second) and after it."""
+    fault, in it (after its first second) and after it. What is compared is measured in `quiet`."""
     with Upstream() as mlflow, redis_under_test(stage.folder) as broken:
         address = broken.through.address if fault.slowed else f"{HOST}:{broken.server.port}"
         proxy = stage.proxy(
@@ -126,15 +126,17 @@ def outage(stage: Stage, fault: Fault, answers: int = 500) -> Row:
             INSTANCES=3,
         )
         limited, probe = stage.new_key(1_000_000), stage.new_key(1_000_000)
-        with load_on(proxy, (limited[0], stage.key()) * 4) as load:
-            take(load, answers)  # the first ones are slower: connections, decisions
-            before = take(load, answers)
-            lines = len(remarks(proxy))
-            began = time.monotonic()
-            fault.begin(broken)
-            time.sleep(1)
-            at_first = load.since(began)
-            after = take(load, answers)
+        with ExitStack() as ends:
+            with quiet():
+                load = ends.enter_context(load_on(proxy, (limited[0], stage.key()) * 4))
+                take(load, answers)  # the first ones are slower: connections, decisions
+                before = take(load, answers)
+                lines = len(remarks(proxy))
+                began = time.monotonic()
+                fault.begin(broken)
+                time.sleep(1)
+                at_first = load.since(began)
+                after = take(load, answers)
             fault.end(broken)
             recovery = seconds_until(lambda: count_together([proxy], [broken.client], probe))
             take(load, answers)

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,9 @@ from devstack.auth_service.keys import Grant, KeyStore
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
+
+#: While it lasts, nothing else runs on this machine that could be held back.
+Quiet = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass

@@ -14,15 +14,17 @@ from tests.drills.redis_outage import (
     take,
 )
 from tests.drills.report import kept
-from tests.drills.stage import Stage
+from tests.drills.stage import Quiet, Stage
 from tests.upstreams import Upstream
 
 
-@pytest.mark.timing
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_known_keys_go_on_and_the_shared_count_comes_back(stage: Stage, fault: Fault) -> None:
-    row = outage(stage, fault, answers=200)
+def test_known_keys_go_on_and_the_shared_count_comes_back(
+    stage: Stage, fault: Fault, alone: Quiet
+) -> None:
+    row = outage(stage, fault, answers=200, quiet=alone)
     stage.clear()
     print(row.line())
     assert row.facts == kept("every request is answered", "hardly slower", "the log is quiet"), row
