@@ -145,7 +145,7 @@ class SharedMLflow:
         fcntl.flock(self._users, fcntl.LOCK_UN)
         if self._is_ours:
             fcntl.flock(self._users, fcntl.LOCK_EX)
-            self.server.stop()
+            self.server.kill()
             self._started.write_text("")
         self._users.close()
 

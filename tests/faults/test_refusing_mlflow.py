@@ -3,7 +3,8 @@
 import base64
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,19 @@ def basic_auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallBasicA
         assert call(server.url, "POST", path, *fields, body=body).status == 200
         yield server
     finally:
-        server.stop()
+        server.kill()
 
 
-def start(stage: Stage, mlflow: SmallBasicAuth, user: str = "", password: str = "") -> Proxy:
-    shown = {"MLFLOW_UPSTREAM_USERNAME": user, "MLFLOW_UPSTREAM_PASSWORD": password}
-    return stage.proxy(MLFLOW_SERVER_URL=mlflow.url, HEALTH_CACHE_TTL=0.5, **shown)
+@pytest.fixture(scope="module")
+def start(stage: Stage, basic_auth: SmallBasicAuth) -> Callable[..., Proxy]:
+    """A proxy with these credentials for MLflow, the same for each call."""
+
+    @cache
+    def start(user: str, password: str) -> Proxy:
+        shown = {"MLFLOW_UPSTREAM_USERNAME": user, "MLFLOW_UPSTREAM_PASSWORD": password}
+        return stage.proxy(MLFLOW_SERVER_URL=basic_auth.url, HEALTH_CACHE_TTL=0.5, **shown)
+
+    return start
 
 
 def message_of(proxy: Proxy, check: str) -> str:
@@ -74,8 +82,7 @@ def message_of(proxy: Proxy, check: str) -> str:
     [("GET", SEARCH), ("POST", f"{API}/runs/create"), ("GET", f"{FILES}/0/model.bin")],
 )
 def test_nobodys_key_is_blamed_for_the_proxys_credentials(
-    stage: Stage,
-    basic_auth: SmallBasicAuth,
+    start: Callable[..., Proxy],
     key: str,
     user: str,
     password: str,
@@ -84,7 +91,7 @@ def test_nobodys_key_is_blamed_for_the_proxys_credentials(
     target: str,
 ) -> None:
     """From its Flask routes and its native ones."""
-    proxy = start(stage, basic_auth, user, password)
+    proxy = start(user, password)
     answer = call(proxy.url, method, target, bearer(key), JSON)
     assert answer.error == UNAVAILABLE
     assert "Your key is not the cause" in answer.json["message"]
@@ -92,10 +99,8 @@ def test_nobodys_key_is_blamed_for_the_proxys_credentials(
     assert health in message_of(proxy, "experiments_api")
 
 
-def test_nor_for_what_the_proxys_account_may_not_do(
-    stage: Stage, basic_auth: SmallBasicAuth, key: str
-) -> None:
-    proxy = start(stage, basic_auth, "bob", "hk_test_of_bob_0123")
+def test_nor_for_what_the_proxys_account_may_not_do(start: Callable[..., Proxy], key: str) -> None:
+    proxy = start("bob", "hk_test_of_bob_0123")
     assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 200
     body = b'{"experiment_id": "0", "new_name": "mine"}'
     answer = call(proxy.url, "POST", f"{API}/experiments/update", bearer(key), JSON, body=body)
@@ -104,10 +109,10 @@ def test_nor_for_what_the_proxys_account_may_not_do(
 
 
 def test_its_health_is_asked_for_beside_requests_without_being_called_gone(
-    stage: Stage, basic_auth: SmallBasicAuth, key: str
+    start: Callable[..., Proxy], basic_auth: SmallBasicAuth, key: str
 ) -> None:
     """Each request and check costs it a password hash."""
-    proxy = start(stage, basic_auth, "admin", basic_auth.password)
+    proxy = start("admin", basic_auth.password)
     asked = request("GET", SEARCH, bearer(key))
     clients = [Client(proxy.url, timeout=60) for _ in range(6)]
     with Load(lambda n: clients[n].ask(asked).status, len(clients)) as load:
@@ -174,4 +179,4 @@ def test_what_mlflow_does_not_serve_is_said_once_and_in_its_words(
         assert [(line["outcome"], line["attempts"]) for line in lines] == [("forwarded", 1)]
         assert words in message_of(proxy, check)
     finally:
-        server.stop()
+        server.kill()

@@ -1,9 +1,13 @@
 """A slow MLflow is not a dead one: the drill, smaller; and the long waits of artifacts."""
 
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from devstack.mlflow import MLflow
 from tests.drills import slow
 from tests.drills.report import kept
 from tests.drills.stage import Stage
@@ -27,10 +31,24 @@ SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
 SHORT, COPY = 0.3, 2.0
 
 
+@pytest.fixture
+def own_mlflow(mlflow_python: Path, tmp_path: Path) -> Iterator[MLflow]:
+    """A real MLflow for this test alone: whoever shared it would get no answer for 30 s."""
+    server = MLflow(tmp_path)
+    server.start()
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.kill()
+
+
 @pytest.mark.slow
-def test_more_writers_than_mlflows_database_takes_close_it_for_nobody(stage: Stage) -> None:
+def test_more_writers_than_mlflows_database_takes_close_it_for_nobody(
+    stage: Stage, own_mlflow: MLflow
+) -> None:
     """Long enough for MLflow's own 30 s to end once."""
-    row = slow.drill(stage, seconds=40)
+    row = slow.drill(replace(stage, mlflow=lambda: own_mlflow), seconds=40)
     print(row.line())
     assert row.facts == kept(
         "the proxy refuses nobody",

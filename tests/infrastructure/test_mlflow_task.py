@@ -57,7 +57,7 @@ def task(mlflow_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     server.start()
     server.wait_until_ready()
     yield server
-    server.stop()
+    server.kill()
 
 
 def host_of_the_proxy() -> str:

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 TIMEOUT = 2.0
 #: Seconds by which a machine that is busy may be late.
-LATE = 3.0
+LATE = 8.0
 MLFLOW_CHECKS = {"connectivity", "experiments_api", "models_api", "artifacts_api"}
 
 #: Outages are found out, and forgotten, quickly; known keys must be asked about again soon.
@@ -106,7 +106,7 @@ def stack(mlflow_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         ends.callback(auth.store.close)
         for server in (mlflow, own_redis, auth):
             server.start()
-            ends.callback(server.stop)
+            ends.callback(server.kill)
         for server in (mlflow, own_redis, auth):
             server.wait_until_ready()
         servers: dict[str, Any] = {"mlflow": mlflow, "auth": auth, "redis": own_redis}
@@ -115,7 +115,7 @@ def stack(mlflow_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         made = Stack(ways, servers, wrong, folder / "proxy")
         made.key = auth.create_key().key
         made.proxy.start()
-        ends.callback(made.proxy.stop)
+        ends.callback(made.proxy.kill)
         made.proxy.wait_until_ready()
         yield made
 
@@ -382,20 +382,14 @@ def total(samples: Samples, name: str, matchers: list[tuple[str, str, str]]) -> 
 # --- a real MLflow that is set up wrongly ---------------------------------------------------------
 
 
-def test_a_real_mlflow_that_refuses_our_host_and_serves_no_artifacts(
-    mlflow_python: Path, start_proxy: Callable[..., Proxy], tmp_path: Path
+def test_a_real_mlflow_that_refuses_our_host(
+    mlflow_server: MLflow, start_proxy: Callable[..., Proxy]
 ) -> None:
-    mlflow = MLflow(tmp_path / "mlflow")
-    mlflow.command.append("--no-serve-artifacts")
-    mlflow.environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = "mlflow.example"
-    mlflow.start()
-    try:
-        mlflow.wait_until_ready()
-        proxy = start_proxy(MLFLOW_SERVER_URL=mlflow.url)
-        checks = call(proxy.url, "GET", "/api/health").json["checks"]
-        assert checks["connectivity"]["status"] == "healthy"
-        for name in MLFLOW_CHECKS - {"connectivity"}:
-            assert "Start it with --allowed-hosts" in checks[name]["message"]
-        assert call(proxy.url, "GET", "/ready").status == 503
-    finally:
-        mlflow.stop()
+    """127.1 is 127.0.0.1 for whoever connects, and no name that MLflow knows for itself."""
+    url = mlflow_server.url.replace("127.0.0.1", "127.1")
+    proxy = start_proxy(MLFLOW_SERVER_URL=url, HEALTH_TIMEOUT=20, WEB_CONCURRENCY=1)
+    checks = call(proxy.url, "GET", "/api/health").json["checks"]
+    assert checks["connectivity"]["status"] == "healthy"
+    for name in MLFLOW_CHECKS - {"connectivity"}:
+        assert "Start it with --allowed-hosts" in checks[name]["message"]
+    assert call(proxy.url, "GET", "/ready").status == 503

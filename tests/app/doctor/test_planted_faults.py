@@ -77,7 +77,7 @@ def without_artifacts(servers: Path) -> Iterator[MLflow]:
     server.start()
     server.wait_until_ready()
     yield server
-    server.stop()
+    server.kill()
 
 
 # --- the faults: each returns the tracking URI and the key with which to look ---------------------
@@ -119,7 +119,7 @@ def loop(there: Deployment, path: str = "") -> Planted:
     proxy = Proxy(
         there.folder / "loop", SHARED_PROXY | PATIENT | upstreams, port=port, ready="/health"
     )
-    there.stack.callback(proxy.stop)
+    there.stack.callback(proxy.kill)
     proxy.start()
     proxy.wait_until_ready()
     return proxy.api, there.key("write")
