@@ -31,15 +31,15 @@ def doctor(settings: Settings) -> click.Command:
     def command(arguments: tuple[str, ...]) -> None:
         # Imported here: the proxy itself does not need them.
         from app.commands import inside
-        from app.doctor.command_line import make_parser, parse
+        from app.doctor.command_line import Parser
         from app.doctor.examination import examine
 
-        parser = make_parser(ABOUT, timeout=20, program="flask doctor")
+        parser = Parser(ABOUT, timeout=20, program="flask doctor")
         _add_options(parser)
-        options, more = parse(parser, arguments, caller.environment())
-        wanted = _is_beside_the_proxy(settings) if more.inside is None else more.inside
+        options = parser.read(arguments, caller.environment())
+        wanted = _is_beside_the_proxy(settings) if options.inside is None else options.inside
         checks = inside.checks(settings) if wanted else ()
-        sys.exit(examine(options, checks, not more.read_only, max(0, more.large_mib)))
+        sys.exit(examine(options, checks, not options.read_only, max(0, options.large_mib)))
 
     return command
 

@@ -11,7 +11,7 @@ from requests.utils import get_environ_proxies
 
 from app.doctor.command_line import Options
 from app.doctor.explain import Response, network, response
-from app.doctor.steps import Failed
+from app.doctor.steps import Failed, Skipped
 
 KEY_FORMS = ("Bearer", "ApiKey", "Basic", "X-API-Key")
 
@@ -37,10 +37,11 @@ class Wire:
         if options.env_proxies:
             self._session.proxies = get_environ_proxies(self.target.root)
 
-    @property
-    def is_direct(self) -> bool:
-        """False if the environment's proxy is between here and the deployment."""
-        return not {self.target.root.split(":")[0], "all"} & set(self._session.proxies)
+    def address(self) -> tuple[str, int]:
+        """The deployment's host and port; raises Skipped if the environment's proxy is between."""
+        if {self.target.root.split(":")[0], "all"} & set(self._session.proxies):
+            raise Skipped("goes through the environment's proxy")
+        return self.target.host, self.target.port
 
     def get(self, path: str, headers: dict[str, str] | None = None, root: str = "") -> Response:
         """GET a path below the deployment's root, such as "/health"; or below another root."""
@@ -70,15 +71,14 @@ class Wire:
         Raises:
             Failed: no whole response within the timeout.
         """
-        headers = {"X-Request-ID": uuid.uuid4().hex, **(headers or {})}
-        request_id, shown = headers["X-Request-ID"], _short(path)
+        request_id, began = uuid.uuid4().hex, time.perf_counter()
+        shown = path if len(path) < 200 else f"{path[:60]}… ({len(path)} characters)"
         self._session.cookies.clear()
-        started = time.perf_counter()
         try:
             got = self._session.request(
                 method,
                 (root or self.target.root) + path,
-                headers=headers,
+                headers={"X-Request-ID": request_id, **(headers or {})},
                 timeout=self.options.timeout,
                 allow_redirects=False,
                 **body,
@@ -86,15 +86,9 @@ class Wire:
         except requests.exceptions.ChunkedEncodingError as error:
             raise network(IncompleteRead(b""), f"{method} {shown}", request_id) from error
         except (requests.RequestException, OSError) as error:
-            way = "" if self.is_direct else ", through the environment's proxy"
-            raise network(error, f"{method} {shown}{way}", request_id) from error
-        took = (time.perf_counter() - started) * 1000
+            raise network(error, f"{method} {shown}", request_id) from error
+        took = (time.perf_counter() - began) * 1000
         return Response(method, shown, got.status_code, got.headers, got.content, took, request_id)
-
-
-def _short(path: str) -> str:
-    """A path as a report shows it."""
-    return path if len(path) < 200 else f"{path[:60]}… ({len(path)} characters)"
 
 
 def expect(got: Response, status: int = 200) -> dict[str, Any]:
