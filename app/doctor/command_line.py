@@ -7,8 +7,10 @@ everyone who can list processes sees a key on a command line.
 import argparse
 import base64
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 from urllib.parse import quote, urlsplit
@@ -27,18 +29,6 @@ class Target(NamedTuple):
     prefix: str
     added: bool = False
 
-    @property
-    def tls(self) -> bool:
-        return self.root.startswith("https:")
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.root).hostname or ""
-
-    @property
-    def port(self) -> int:
-        return urlsplit(self.root).port or (443 if self.tls else 80)
-
 
 class Options(argparse.Namespace):
     """`timeout` in seconds, `key_source` a variable's name, `ca_file` a path or "" for the usual
@@ -55,12 +45,9 @@ class Options(argparse.Namespace):
 
     def facts(self) -> dict[str, str]:
         """The heading of a report; the key itself is not in it."""
-        note = {"note": f"{self.target.prefix} was added to the given address"}
-        return {
-            "tracking URI": self.target.root + self.target.prefix,
-            **(note if self.target.added else {}),
-            "key": f"from {self.key_source}",
-        }
+        root, prefix, added = self.target
+        note = {"note": f"{prefix} was added to the given address"} if added else {}
+        return {"tracking URI": root + prefix, **note, "key": f"from {self.key_source}"}
 
 
 class UsageError(argparse.ArgumentTypeError):
@@ -129,13 +116,7 @@ def redactor(key: str) -> Callable[[str], str]:
     """A function that hides the key in a text, also as Basic credential or URL-encoded."""
     basic = base64.b64encode(f"api-key:{key}".encode()).decode()
     forms = sorted({key, basic, quote(key, safe="")}, key=len, reverse=True)
-
-    def redact(text: str) -> str:
-        for form in forms:
-            text = text.replace(form, "[key]")
-        return text
-
-    return redact
+    return partial(re.compile("|".join(map(re.escape, forms))).sub, "[key]")
 
 
 # --- the options ---------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ import secrets
 import socket
 import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from urllib.parse import urlsplit
 
 import certifi
@@ -42,7 +44,7 @@ class Connection:
         return f"{address[0]} port {address[1]}"
 
     def tls(self) -> str:
-        if not self.wire.target.tls:
+        if self.wire.target.root.startswith("http:"):
             raise Skipped("plain http: keys travel unencrypted, for local use only")
         host, port = self.wire.address()
         context = ssl.create_default_context(cafile=self.wire.options.ca_file or certifi.where())
@@ -76,15 +78,11 @@ class Connection:
 
     def _right_address(self) -> str:
         """A tracking URI of this host at which the proxy answers, "" if there is none."""
-        parts = urlsplit(self.wire.target.root)
-        for root in dict.fromkeys((self.wire.target.root, f"{parts.scheme}://{parts.netloc}")):
-            for prefix in PREFIXES:
-                try:
-                    got = self.wire.get(f"{prefix}/version", root=root)
-                except Failed:
-                    continue
-                if _is_refusal(got):
-                    return root + prefix
+        root = self.wire.target.root
+        for base, prefix in product(dict.fromkeys((root, origin(root))), PREFIXES):
+            with suppress(Failed):
+                if _is_refusal(self.wire.get(f"{prefix}/version", root=base)):
+                    return base + prefix
         return ""
 
     def invented_key(self) -> str:
@@ -116,6 +114,12 @@ def _is_refusal(got: explain.Response) -> bool:
     return got.status == 401 and {"error_code", "message", "request_id"} <= document.keys()
 
 
+def origin(root: str) -> str:
+    """The scheme and host of an address, as browsers send it."""
+    parts = urlsplit(root)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def expiry(not_after: str) -> str:
     """How long a certificate is valid, from its notAfter ("Jun  1 12:00:00 2027 GMT")."""
     if not not_after:
@@ -125,7 +129,7 @@ def expiry(not_after: str) -> str:
 
 
 def run(steps: Steps, connection: Connection) -> None:
-    """The steps that need no key, in the order in which a request meets them."""
+    """The steps in the order in which a request meets them."""
     steps.run("DNS knows the host", connection.dns)
     steps.run("TCP connection", connection.tcp, needs="DNS knows the host")
     steps.run("TLS handshake", connection.tls, needs="TCP connection")
@@ -133,8 +137,7 @@ def run(steps: Steps, connection: Connection) -> None:
 
 
 def run_key(steps: Steps, connection: Connection) -> None:
-    """An invented key is refused; the given one is accepted as the SDK sends it, and in the other
-    forms."""
+    """The SDK sends the first form."""
     steps.run("an invented key is refused", connection.invented_key, needs=REACHED)
     steps.run(ACCEPTED, partial(connection.key, KEY_FORMS[0]), needs=REACHED)
     for form in KEY_FORMS[1:]:

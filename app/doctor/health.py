@@ -115,11 +115,7 @@ class Health:
         result = judge(got, MLFLOW_CHECKS if path in ABOUT_MLFLOW else ())
         said = "\n".join((got.text, *got.headers.values()))
         if leaked := internal_addresses(said, self.wire.target.root):
-            raise Failed(
-                f"GET {path} tells anybody internal addresses: {', '.join(leaked)}.",
-                "Only the detailed health answers may name them.",
-                got.request_id,
-            )
+            raise _wrong("health leaks", got, f", addresses: {', '.join(leaked)}")
         return result
 
     def closed(self, path: str) -> str:
@@ -132,11 +128,7 @@ class Health:
         result = judge(got, MLFLOW_CHECKS)
         more = set(got.document() or {}) - {"status", "version", "checks"}
         if not more and not internal_addresses(got.text, self.wire.target.root):
-            raise Failed(
-                f"GET {path} says no more than the public answer.",
-                "It should name internal addresses and settings for whoever debugs.",
-                got.request_id,
-            )
+            raise _wrong("health poor", got)
         return result
 
     def hammered(self, path: str) -> str:
@@ -145,20 +137,13 @@ class Health:
         results = {(str(read(got)["status"]), bad_checks(read(got))) for got in calls}
         if len(results) > 1:
             seen = ", ".join(sorted(status for status, _ in results))
-            raise Failed(
-                f"{CALLS} quick calls of {path} gave {len(results)} different results: {seen}.",
-                "Something comes and goes: watch the detailed answer, and the proxy's log. With "
-                "several instances, ask each by its own address.",
-                calls[-1].request_id,
+            evidence = (
+                f"{CALLS} quick calls of {path} gave {len(results)} different results: {seen}."
             )
+            raise Failed.of("health flaps", evidence, calls[-1].request_id)
         slowest = max(calls, key=lambda got: got.ms)
         if slowest.ms > SLOW:
-            raise Failed(
-                f"One of {CALLS} calls of {path} took {slowest.ms:.0f} ms.",
-                "Load balancers take a slow probe for a dead target: look at the proxy's load, "
-                "or at the distance from here.",
-                slowest.request_id,
-            )
+            raise _wrong("health slow", slowest, f" after {slowest.ms:.0f} ms")
         median = statistics.median(got.ms for got in calls)
         return f"median {median:.1f} ms, slowest {slowest.ms:.1f} ms"
 
@@ -178,17 +163,17 @@ class Health:
         return got
 
 
+def _wrong(key: str, got: explain.Response, seen: str = "") -> Failed:
+    return Failed.of(key, f"{got.seen}{seen}.", got.request_id)
+
+
 def read(got: explain.Response) -> dict[str, Any]:
     """The health document; raises Failed if it is none, or if it contradicts the status."""
     document = got.document()
     if got.status not in (200, 503) or document is None or "status" not in document:
         raise explain.response(got, "200 or 503 with health in JSON")
     if (got.status == 503) != (document["status"] == "unhealthy"):
-        raise Failed(
-            f"GET {got.path} answered {got.status} but says {document['status']}.",
-            "Load balancers see only the number: unhealthy goes with 503, all else with 200.",
-            got.request_id,
-        )
+        raise _wrong("health contradicts", got, f" but says {document['status']}")
     return document
 
 
@@ -202,11 +187,7 @@ def judge(got: explain.Response, required: tuple[str, ...]) -> str:
         remedy = fault("unavailable").remedy
         raise Failed(f"GET {got.path} says {result}.", remedy, got.request_id)
     if wrong := complaints(document, required):
-        raise Failed(
-            f"GET {got.path}: {'; '.join(wrong)}.",
-            "The answer is not of the form that monitors rely on: is this the proxy's version?",
-            got.request_id,
-        )
+        raise _wrong("health form", got, f": {'; '.join(wrong)}")
     return result
 
 
@@ -221,26 +202,17 @@ def complaints(document: dict[str, Any], required: Iterable[str] = ()) -> list[s
         return [*found, "checks is no object"]
     found += [f"checks lacks {name}" for name in required if name not in checks]
     for name, check in checks.items():
-        found += [f"checks.{name}: {complaint}" for complaint in _about(check)]
+        found += [
+            f"checks.{name}: {field} is no {word}"
+            for field, (types, word) in FIELDS.items()
+            if not (isinstance(check, dict) and isinstance(check.get(field), types))
+        ]
     return found
 
 
-def _about(check: Any) -> list[str]:
-    if not isinstance(check, dict):
-        return ["no object"]
-    return [
-        f"{name} is no {word}"
-        for name, (types, word) in FIELDS.items()
-        if not isinstance(check.get(name), types)
-    ]
-
-
 def bad_checks(document: dict[str, Any], *names: str) -> str:
-    """What is not well, with its messages, as one line; "" if all is. /ready lists `missing`.
-
-    Args:
-        names: the checks to look at; all if there are none.
-    """
+    """What is not well of these checks, or of all, with its messages, as one line; "" if all is.
+    /ready lists `missing`."""
     messages: dict[str, list[str]] = {}  # names by message: one cause often fails several checks
     for name, check in (document.get("checks") or {}).items():
         is_bad = isinstance(check, dict) and check.get("status") != "healthy"

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.doctor import explain
-from app.doctor.connection import ACCEPTED
+from app.doctor.connection import ACCEPTED, origin
 from app.doctor.mlflow import IS_MLFLOW, READS, SEARCH, TOO_MANY, is_refused
 from app.doctor.steps import Failed, Skipped, Steps
 from app.doctor.wire import Wire, expect
@@ -64,7 +64,7 @@ class Hops:
     def scheme(self) -> str:
         """Where TLS ends in front, the proxy must know: cookies and links depend on it."""
         found = str(self._seen().get("scheme"))
-        if self.wire.target.tls and found == "http":
+        if self.wire.target.root.startswith("https:") and found == "http":
             raise Failed.of("scheme-lost")
         return found
 
@@ -124,8 +124,7 @@ class Hops:
 
     def own_origin(self) -> str:
         """A browser's write from MLflow's own page; a search, which writes nothing."""
-        parts = urlsplit(self.wire.target.root)
-        got = self._search({"Origin": f"{parts.scheme}://{parts.netloc}"})
+        got = self._search({"Origin": origin(self.wire.target.root)})
         if got.status == 200:
             return "accepted"
         key = ""

@@ -74,13 +74,9 @@ def unexpected(error: Exception) -> Failed:
 class Steps:
     """Runs steps one after the other and reports each at once.
 
-    Args:
-        title: what is checked, for the heading.
-        facts: label and value of each heading line, such as the tracking URI.
-        redact: removes the key from a text; every text passes through it.
-        as_json: print one JSON document at the end and nothing before.
-        translate: turns an exception that is neither `Failed` nor `Skipped` into a `Failed`.
-        out: where the report goes.
+    `title` and `facts` (values by label) are the heading. `redact` removes the key from a text.
+    `as_json` prints one JSON document at the end and nothing before. `translate` is for exceptions
+    that are neither `Failed` nor `Skipped`.
     """
 
     title: str
@@ -140,13 +136,15 @@ class Steps:
     def finish(self) -> int:
         """Prints the summary (or the JSON document); returns the exit status."""
         took = time.perf_counter() - self._started
-        counts: dict[str, int] = {status: self.count(status) for status in MARKS}
+        statuses = [result.status for result in self.results]
+        counts = {str(status): statuses.count(status) for status in MARKS}
+        ok = not (counts["failed"] or self.interrupted)
         if self.as_json:
             facts = {label.lower().replace(" ", "_"): text for label, text in self.facts.items()}
             document: dict[str, Any] = {
                 "title": self.title,
                 **{name: self.redact(text) for name, text in facts.items()},
-                "ok": self.ok,
+                "ok": ok,
                 **counts,
                 "seconds": round(took, 3),
                 "faults": list(self.faults),
@@ -157,7 +155,7 @@ class Steps:
             self._say(f"\nfound: {', '.join(self.faults)}")
         summary = [f"{count} {status}" for status, count in counts.items() if count]
         self._say(f"\n{', '.join(summary)} in {took:.1f} s")
-        return EXIT_OK if self.ok else EXIT_FAILED
+        return EXIT_OK if ok else EXIT_FAILED
 
     @property
     def faults(self) -> dict[str, Result]:
@@ -167,13 +165,6 @@ class Steps:
             if result.fault:
                 found.setdefault(result.fault, result)
         return found
-
-    @property
-    def ok(self) -> bool:
-        return not self.count("failed") and not self.interrupted
-
-    def count(self, status: Status) -> int:
-        return sum(result.status == status for result in self.results)
 
     def _record(self, name: str, status: Status, ms: float, found: Failed) -> bool:
         result = Result(name, status, ms, *map(self.redact, astuple(found)))

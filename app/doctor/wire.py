@@ -5,6 +5,7 @@ import time
 import uuid
 from http.client import IncompleteRead
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.utils import get_environ_proxies
@@ -39,9 +40,10 @@ class Wire:
 
     def address(self) -> tuple[str, int]:
         """The deployment's host and port; raises Skipped if the environment's proxy is between."""
-        if {self.target.root.split(":")[0], "all"} & set(self._session.proxies):
+        parts = urlsplit(self.target.root)
+        if {parts.scheme, "all"} & set(self._session.proxies):
             raise Skipped("goes through the environment's proxy")
-        return self.target.host, self.target.port
+        return parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
 
     def get(self, path: str, headers: dict[str, str] | None = None, root: str = "") -> Response:
         """GET a path below the deployment's root, such as "/health"; or below another root."""
@@ -62,15 +64,8 @@ class Wire:
         root: str = "",
         **body: Any,
     ) -> Response:
-        """Send one request with an X-Request-ID of its own.
-
-        Args:
-            root: where the path begins; by default the deployment's root.
-            body: `json=` or `data=`, as requests takes them.
-
-        Raises:
-            Failed: no whole response within the timeout.
-        """
+        """Send one request with an X-Request-ID of its own; raises Failed if no whole response
+        comes within the timeout. `body` is `json=` or `data=`, as requests takes them."""
         request_id, began = uuid.uuid4().hex, time.perf_counter()
         shown = path if len(path) < 200 else f"{path[:60]}… ({len(path)} characters)"
         self._session.cookies.clear()
@@ -92,11 +87,7 @@ class Wire:
 
 
 def expect(got: Response, status: int = 200) -> dict[str, Any]:
-    """The JSON object of a response with that status.
-
-    Raises:
-        Failed: another status, or anything but a JSON object.
-    """
+    """The JSON object of a response with that status; raises Failed for anything else."""
     document = got.document()
     if got.status != status or document is None:
         raise response(got, f"{status} with JSON")
@@ -104,14 +95,8 @@ def expect(got: Response, status: int = 200) -> dict[str, Any]:
 
 
 def expect_unauthenticated(got: Response, offered: str) -> str:
-    """Checks that a request was refused as the SDK needs it: 401, JSON, a code, a challenge.
-
-    Args:
-        offered: how the request identified itself, as "no key".
-
-    Raises:
-        Failed: it was let in, sent to a login page, or refused in another form.
-    """
+    """Raises Failed unless a request was refused as the SDK needs it: 401, JSON, a code, a
+    challenge. `offered` is how the request identified itself, as "no key"."""
     if got.status == 200 and not got.is_page:
         raise Failed.of("door-open", f"{got.seen}, with {offered}.", got.request_id)
     document = got.document()
