@@ -20,6 +20,7 @@ from werkzeug.datastructures import Headers
 from app.browser import static_files
 from app.observability.record import Record
 from app.request.body import yield_to_hub
+from app.request.inbound import PREFIXES
 from app.request.permit import Permit
 
 #: Types to compress. Fonts and pictures are compressed already; pages are short, and HTML in place
@@ -98,7 +99,7 @@ def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
             response = compressed(forward, copies, rest)
         return static_files.describe(response, rest)
 
-    for prefix in ("/api/mlflow", "/mlflow"):
+    for prefix in PREFIXES:
         routes.add_url_rule(
             f"{prefix}/static-files/<any_rest:rest>",
             "asset",

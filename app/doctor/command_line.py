@@ -55,11 +55,8 @@ class UsageError(argparse.ArgumentTypeError):
 
 
 def read_target(uri: str) -> Target:
-    """A tracking URI, or a base to which /api/mlflow is added.
-
-    Raises:
-        UsageError: not an http address, or one with a password or a query.
-    """
+    """A tracking URI, or a base to which /api/mlflow is added; raises UsageError for anything but
+    an http address without a password or a query."""
     parts = urlsplit(uri.strip().rstrip("/"))
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(
@@ -81,11 +78,8 @@ def read_target(uri: str) -> Target:
 
 
 def read_key(environ: Mapping[str, str], file: str = "", variable: str = "") -> tuple[str, str]:
-    """The key, and where it comes from: a file, else a variable.
-
-    Raises:
-        UsageError: there is none, or it cannot be a key.
-    """
+    """The key, and where it comes from: a file, else a variable; raises UsageError if there is
+    none, or if it cannot be a key."""
     names = [variable] if variable else KEY_VARIABLES
     source = next((name for name in names if environ.get(name, "").strip()), "")
     key = environ.get(source, "").strip()

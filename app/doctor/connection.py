@@ -129,15 +129,12 @@ def expiry(not_after: str) -> str:
 
 
 def run(steps: Steps, connection: Connection) -> None:
-    """The steps in the order in which a request meets them."""
+    """The steps in the order in which a request meets them. The SDK sends the first form of a
+    key."""
     steps.run("DNS knows the host", connection.dns)
     steps.run("TCP connection", connection.tcp, needs="DNS knows the host")
     steps.run("TLS handshake", connection.tls, needs="TCP connection")
     steps.run(REACHED, connection.prefix, needs="TLS handshake")
-
-
-def run_key(steps: Steps, connection: Connection) -> None:
-    """The SDK sends the first form."""
     steps.run("an invented key is refused", connection.invented_key, needs=REACHED)
     steps.run(ACCEPTED, partial(connection.key, KEY_FORMS[0]), needs=REACHED)
     for form in KEY_FORMS[1:]:

@@ -13,10 +13,8 @@ Check = tuple[str, Callable[[], str]]
 def examine(options: Options, inside: Sequence[Check], writes: bool, large_mib: int) -> int:
     """Runs all stages and reports each step; returns the exit status, 0 if nothing is wrong.
 
-    Args:
-        inside: further checks by name, with the proxy's settings.
-        writes: False makes nothing in MLflow.
-        large_mib: size of a further artifact, in MiB; 0 for none.
+    `inside` are further checks with the proxy's settings. Unless it `writes`, nothing is made in
+    MLflow. `large_mib` is the size of a further artifact, 0 for none.
     """
     title = "Hokusai MLflow proxy: doctor"
     steps = Steps(title, options.facts(), redactor(options.key), options.json)
@@ -35,10 +33,8 @@ def examine(options: Options, inside: Sequence[Check], writes: bool, large_mib: 
 
 def look(steps: Steps, wire: Wire, said: health.Health, inside: Sequence[Check] = ()) -> None:
     """The stages up to MLflow, which write nothing."""
-    reached = connection.Connection(wire)
-    connection.run(steps, reached)
+    connection.run(steps, connection.Connection(wire))
     health.run(steps, said)
     for name, check in inside:
         steps.run(name, check)
-    connection.run_key(steps, reached)
     mlflow.run(steps, mlflow.MLflow(wire, said))

@@ -95,12 +95,8 @@ class Response:
 
 
 def response(got: Response, wanted: str = "", key: str = "") -> Failed:
-    """Explains a response that is not the expected one.
-
-    Args:
-        wanted: what was expected, as "200 with JSON"; "" leaves it out.
-        key: the fault, where the caller knows better than the response tells.
-    """
+    """Explains a response that is not the expected one, such as `wanted` "200 with JSON". `key` is
+    the fault, where the caller knows better than the response tells."""
     found = fault(key) if key else fault_of(got)
     expected = f" (expected {wanted})" if wanted else ""
     wait = got.headers.get("Retry-After", "")
@@ -137,12 +133,8 @@ def excerpt(got: Response) -> str:
 
 
 def network(error: BaseException, where: str, request_id: str = "", sent: bool = True) -> Failed:
-    """Explains why there was no (whole) response.
-
-    Args:
-        where: what was tried, as "GET /health" or "host:port".
-        sent: a request may have been sent, not only a connection tried.
-    """
+    """Explains why there was no (whole) response. `where` is what was tried, as "GET /health" or
+    "host:port"; `sent`: a request may have been sent, not only a connection tried."""
     key = f"network.{why_no_response(error, sent)}"
     if any(isinstance(cause, IncompleteRead) for cause in causes(error)):
         key = "cut-off"

@@ -58,14 +58,23 @@ class Readiness:
         return [lines.pop(name) for name in missing], list(lines.values())
 
 
+def require_a_key(
+    authenticate: Callable[[Credentials | SessionTokens, str], object], hops: int
+) -> None:
+    """Raise unless this request has a valid key: `authenticate` does. `hops` is
+    TRUSTED_PROXY_HOPS."""
+    check_query(request.query_string.decode("latin-1"))
+    authenticate(identify(request.environ, hops), client_address(request.environ, hops))
+
+
 def blueprint(
     results: SharedResults,
     readiness: Readiness,
     inside: Inside,
-    authenticate: Callable[[Credentials | SessionTokens, str], object],
+    require_a_key: Callable[[], object],
 ) -> Blueprint:
     """The routes. The public ones show no internal address. The detailed ones require any valid
-    key: `authenticate` raises for others."""
+    key."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/health")
@@ -84,9 +93,7 @@ def blueprint(
         return _state(checks, {name: check.public() for name, check in checks.items()})
 
     def detailed() -> Response:
-        check_query(request.query_string.decode("latin-1"))
-        hops = inside.settings.trusted_proxy_hops
-        authenticate(identify(request.environ, hops), client_address(request.environ, hops))
+        require_a_key()
         checks = results.of(*CHECKS)
         shown = {name: check.detailed() for name, check in checks.items()}
         return _state(checks, shown, internal=inside.page(results))
