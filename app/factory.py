@@ -56,13 +56,13 @@ def create_app(settings: Settings) -> Flask:
 
 def _mount_health(app: Flask, services: Services) -> None:
     """Mount health, self-test and metrics, which bypass the pipeline."""
-    authenticate = services.authenticator.authenticate
+    hops = services.settings.trusted_proxy_hops
+    require_a_key = partial(health.require_a_key, services.authenticator.authenticate, hops)
     app.register_blueprint(
-        health.blueprint(services.results, services.readiness, services.inside, authenticate)
+        health.blueprint(services.results, services.readiness, services.inside, require_a_key)
     )
     app.register_blueprint(metrics_page.blueprint(services.metrics_folder))
-    hops = services.settings.trusted_proxy_hops
-    app.register_blueprint(self_test.blueprint(authenticate, hops))
+    app.register_blueprint(self_test.blueprint(require_a_key, hops))
 
 
 def _mount_pages(app: Flask, services: Services) -> None:

@@ -17,16 +17,17 @@ from app.auth.client import AuthService
 from app.auth.revocations import Revocations
 from app.auth.sessions import Sessions
 from app.auth.single_flight import SingleFlight
+from app.health import instance_check
 from app.health.checks import CHECKS, Checks, overall
-from app.health.instance_check import InstanceCheck, InstanceWatch
+from app.health.endpoints import Readiness
 from app.health.internals import Inside
-from app.health.readiness import Readiness
 from app.health.results import Check, Question, SharedResults
 from app.limits.in_flight import InFlight
 from app.limits.request_limits import Limits, shared_limiter
 from app.observability import metrics_page
 from app.observability.emf import EmbeddedMetrics
 from app.observability.metrics import count_circuit_change
+from app.observability.periodic import Periodic
 from app.observability.samples import Samples
 from app.request.route_table import RouteTable
 from app.request.unknown_paths import UnknownPaths
@@ -69,7 +70,7 @@ class Services:
     results: SharedResults
     readiness: Readiness
     inside: Inside
-    watch: InstanceWatch
+    watch: Periodic
     samples: Samples
     emf: EmbeddedMetrics | None
 
@@ -161,7 +162,11 @@ def build(settings: Settings) -> Services:
         results=results,
         readiness=Readiness(results, store, settings.max_stored_decision_age),
         inside=inside,
-        watch=InstanceWatch(results),
+        watch=Periodic(
+            name="instance",
+            interval=instance_check.INTERVAL,
+            action=partial(instance_check.watch, results),
+        ),
         samples=Samples(metrics, store),
         emf=_emf(settings),
     )
@@ -256,7 +261,7 @@ def _results(
     settings: Settings, store: InstanceStore, checks: Checks, inside: Inside
 ) -> SharedResults:
     """Build the health checks' results, shared by the workers of this instance."""
-    instance = InstanceCheck(_folder(settings), store)
+    instance = instance_check.InstanceCheck(_folder(settings), store)
     questions = checks.questions() | inside.questions() | {"instance": Question(instance.ask)}
     return SharedResults(
         store, questions, ttl=settings.health_cache_ttl, timeout=settings.health_timeout

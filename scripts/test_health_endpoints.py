@@ -12,15 +12,14 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where app/doctor/ is
 
-from app.doctor.command_line import Options
-from app.doctor.script import main
+from app.doctor.command_line import Options, main
 from app.doctor.steps import Steps
 
 
 def check(steps: Steps, options: Options) -> None:
-    from app.doctor import health_paths, wire  # after `main` has found requests
+    from app.doctor import health, wire  # after `main` has found requests
 
-    health_paths.run(steps, health_paths.Health(wire.Wire(options)))
+    health.run_paths(steps, health.Health(wire.Wire(options)))
 
 
 if __name__ == "__main__":

@@ -12,18 +12,17 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where app/doctor/ is
 
-from app.doctor.command_line import Options
-from app.doctor.script import main
+from app.doctor.command_line import Options, main
 from app.doctor.steps import Steps
 
 
 def check(steps: Steps, options: Options) -> None:
-    from app.doctor import examination, parts, wire  # after `main` has found requests
+    from app.doctor import examination, health, wire  # after `main` has found requests
 
     way = wire.Wire(options)
-    health = parts.Parts(way)
-    examination.look(steps, way, health)
-    parts.run_last(steps, health)
+    said = health.Health(way)
+    examination.look(steps, way, said)
+    health.run_last(steps, said)
 
 
 if __name__ == "__main__":

@@ -13,21 +13,21 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where app/doctor/ is
 
-from app.doctor.command_line import make_parser, parse, redactor
-from app.doctor.steps import Interruption, Steps
+from app.doctor.command_line import Parser, redactor
+from app.doctor.steps import Steps, interruptible
 
 PACKAGES = ("requests", "mlflow", "numpy", "pandas")  # mlflow.pyfunc imports the last two
 
 
 def main() -> int:
     """Run the checks; return the exit status."""
-    parser = make_parser(__doc__ or "", timeout=60)
+    parser = Parser(__doc__ or "", timeout=60)
     parser.add_argument("--keep", action="store_true", help="leave everything in MLflow")
     parser.add_argument(
         "--large-mib", type=int, default=20, metavar="N", help="large artifact: default %(default)s"
     )
-    options, more = parse(parser, None, os.environ, PACKAGES)
-    import sdk  # after `parse` has found the packages
+    options = parser.read(None, os.environ, PACKAGES)
+    import sdk  # after `read` has found the packages
 
     from app.doctor.connection import ACCEPTED
     from app.doctor.model import unique_name
@@ -43,9 +43,9 @@ def main() -> int:
         sdk.RequestIds.install()
         flow = Registration(Wire(options), scratch, name)
         opened = steps.run(ACCEPTED, flow.door)
-        with Interruption(steps):
-            run(steps, flow, more.large_mib)
-        if opened and not more.keep:  # behind a closed door nothing was made
+        with interruptible(steps):
+            run(steps, flow, options.large_mib)
+        if opened and not options.keep:  # behind a closed door nothing was made
             clean_up(steps, flow)
     return steps.finish()
 

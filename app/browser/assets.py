@@ -9,7 +9,7 @@ docs/decisions/static-files.md.
 
 import threading
 import zlib
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from werkzeug.datastructures import Headers
 from app.browser import static_files
 from app.observability.record import Record
 from app.request.body import yield_to_hub
+from app.request.inbound import PREFIXES
 from app.request.permit import Permit
 
 #: Types to compress. Fonts and pictures are compressed already; pages are short, and HTML in place
@@ -61,34 +62,23 @@ class Copy:
     etag: str
 
 
-class Copies:
-    """The compressed files of this worker, by path; the least recently used go first."""
+class Copies(dict[str, Copy]):
+    """The compressed files of this worker, by path. Those of one MLflow fit in; where more come,
+    all are forgotten, and those in use are compressed again."""
 
     def __init__(self, limit: int = KEPT) -> None:
         """`limit` is in bytes of compressed files."""
+        super().__init__()
         self._limit = limit
-        self._size = 0
-        self._guard = threading.Lock()
-        self._kept: OrderedDict[str, Copy] = OrderedDict()
         #: By path, held while its file is compressed.
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
-    def get(self, path: str) -> Copy | None:
-        """The copy, current or not."""
-        with self._guard:
-            if path in self._kept:
-                self._kept.move_to_end(path)
-            return self._kept.get(path)
-
-    def put(self, path: str, copy: Copy) -> None:
+    def keep(self, path: str, copy: Copy) -> None:
         """Keep a copy, in place of an older one of the same path."""
-        with self._guard:
-            if (old := self._kept.pop(path, None)) is not None:
-                self._size -= len(old.body)
-            self._kept[path] = copy
-            self._size += len(copy.body)
-            while self._size > self._limit:
-                self._size -= len(self._kept.popitem(last=False)[1].body)
+        self.pop(path, None)
+        if sum(len(kept.body) for kept in [*self.values(), copy]) > self._limit:
+            self.clear()
+        self[path] = copy
 
 
 PermitAnybody = Callable[[Record], Permit]
@@ -109,7 +99,7 @@ def blueprint(permit_anybody: PermitAnybody, pass_on: PassOn) -> Blueprint:
             response = compressed(forward, copies, rest)
         return static_files.describe(response, rest)
 
-    for prefix in ("/api/mlflow", "/mlflow"):
+    for prefix in PREFIXES:
         routes.add_url_rule(
             f"{prefix}/static-files/<any_rest:rest>",
             "asset",
@@ -134,7 +124,7 @@ def compressed(forward: Callable[[], Response], copies: Copies, name: str) -> Re
     if response.status_code == 304:
         if copy is not None and not client_has_it:
             return _from_copy(copy, response)
-        _weaken(response.headers)
+        _weaken(response)
     if _is_worth_it(response):
         return _compressed_whole(response, copies, name)
     return _varying(response)
@@ -160,15 +150,12 @@ def _wants_gzip() -> bool:
 
 
 def _is_worth_it(response: Response) -> bool:
-    headers = response.headers
-    length = headers.get("Content-Length", "")
     return (
         response.status_code == 200
-        and headers.get("Content-Type", "").partition(";")[0].strip().lower() in TYPES
-        and "Content-Encoding" not in headers
-        and "no-transform" not in headers.get("Cache-Control", "")
-        and length.isdigit()
-        and SMALLEST <= int(length) <= LARGEST
+        and response.mimetype in TYPES
+        and "Content-Encoding" not in response.headers
+        and "no-transform" not in response.headers.get("Cache-Control", "")
+        and SMALLEST <= (response.content_length or 0) <= LARGEST
     )
 
 
@@ -177,7 +164,7 @@ def _compressed_whole(response: Response, copies: Copies, name: str) -> Response
     if that takes too long."""
     lock = copies.locks[name]
     if request.method == "HEAD":
-        _describe(response.headers)
+        _describe(response)
         return response
     if not lock.acquire(timeout=PATIENCE):
         return _varying(response)
@@ -185,11 +172,11 @@ def _compressed_whole(response: Response, copies: Copies, name: str) -> Response
         copy = copies.get(name)
         etag = response.headers.get("ETag", "")
         if copy is None or copy.etag != etag:
-            _describe(response.headers)
+            _describe(response)
             fields = tuple(field for field in response.headers.items() if field[0] != DROPPED)
             copy = Copy(_gzip(static_files.pieces(response)), fields, etag)
             if etag:  # without one it cannot be revalidated
-                copies.put(name, copy)
+                copies.keep(name, copy)
     finally:
         lock.release()
     return _from_copy(copy, response)
@@ -226,17 +213,17 @@ def _not_modified(copy: Copy) -> Response:
     response = Response(status=304)
     response.headers.clear()
     response.headers["ETag"] = copy.etag
-    _weaken(response.headers)
+    _weaken(response)
     return _varying(response)
 
 
-def _describe(headers: Headers) -> None:
+def _describe(response: Response) -> None:
     """Header fields for compressed bytes: a weak ETag, because the bytes are others; no ranges."""
-    headers["Content-Encoding"] = "gzip"
-    headers.pop("Content-Length", None)
-    headers.pop("Accept-Ranges", None)
-    _weaken(headers)
-    _vary(headers)
+    response.headers["Content-Encoding"] = "gzip"
+    response.headers.pop("Content-Length", None)
+    response.headers.pop("Accept-Ranges", None)
+    _weaken(response)
+    _varying(response)
 
 
 def _client_has(copy: Copy) -> bool:
@@ -246,20 +233,16 @@ def _client_has(copy: Copy) -> bool:
     return request.if_none_match.contains_weak(copy.etag.removeprefix("W/").strip('"'))
 
 
-def _weaken(headers: Headers) -> None:
-    etag = headers.get("ETag", "")
-    if etag and not etag.startswith("W/"):
-        headers["ETag"] = f"W/{etag}"
+def _weaken(response: Response) -> None:
+    etag, _ = response.get_etag()
+    if etag:
+        response.set_etag(etag, weak=True)
 
 
 def _varying(response: Response) -> Response:
     """The response with Vary: Accept-Encoding, so that caches keep it apart from the other form."""
     if response.status_code in (200, 206, 304):
-        _vary(response.headers)
+        fields = [value for value in response.headers.getlist("Vary") if value]
+        if not any("accept-encoding" in value.lower() for value in fields):
+            response.headers["Vary"] = ", ".join([*fields, "Accept-Encoding"])
     return response
-
-
-def _vary(headers: Headers) -> None:
-    fields = [value for value in headers.getlist("Vary") if value]
-    if not any("accept-encoding" in value.lower() for value in fields):
-        headers["Vary"] = ", ".join([*fields, "Accept-Encoding"])

@@ -56,7 +56,7 @@ def blueprint(services: Services, current_user: Callable[[], Principal | None]) 
             "status.html",
             state=state,
             headline=HEADLINES[state],
-            checks=[(NAMES.get(name, name), checks[name]) for name in _ordered(checks)],
+            checks=[(NAMES[name], checks[name]) for name in NAMES],
             now=time.gmtime(),
             principal=principal,
             note=note,
@@ -64,10 +64,6 @@ def blueprint(services: Services, current_user: Callable[[], Principal | None]) 
         )
 
     return routes
-
-
-def _ordered(checks: Mapping[str, Any]) -> list[str]:
-    return sorted(checks, key=lambda name: [*NAMES, name].index(name))
 
 
 def _details(services: Services) -> Mapping[str, Any]:

@@ -40,17 +40,17 @@ def circuit(settings: Settings) -> click.Group:
     @click.option("--json", "as_json", is_flag=True)
     def show(folder: Path | None, as_json: bool) -> None:
         """Print the state of each circuit: closed (in use), open (not used), half-open."""
-        found = _instances(settings, folder)
+        found = {place: board.workers() for place, board in _instances(settings, folder).items()}
         if as_json:
             documents = [
-                {"instance": str(place), "workers": [asdict(worker) for worker in board.workers()]}
-                for place, board in found.items()
+                {"instance": str(place), "workers": [asdict(worker) for worker in workers]}
+                for place, workers in found.items()
             ]
             click.echo(json.dumps(documents, indent=2))
             return
-        for place, board in found.items():
+        for place, workers in found.items():
             click.echo(f"instance {place}")
-            for worker in board.workers():
+            for worker in workers:
                 states = "  ".join(f"{name}: {state}" for name, state in worker.circuits.items())
                 note = "" if worker.alive else "  (no report lately: frozen?)"
                 click.echo(f"  worker {worker.pid:<8} {states}{note}")
@@ -85,12 +85,15 @@ def _reset(folder: Path, board: CircuitBoard, names: tuple[str, ...]) -> None:
 
 def _instances(settings: Settings, folder: Path | None) -> dict[Path, CircuitBoard]:
     """The chosen instances, by folder; a ClickException where there is none."""
-    places = [Path(place) for place in dict.fromkeys(PLACES)]
-    named = folder or (Path(settings.instance_folder) if settings.instance_folder else None)
-    made = (file.parent for place in places for file in sorted(place.glob(f"hokusai-*/{FILE}")))
-    found = instances([named] if named else made)
+    named = folder or settings.instance_folder
+    made = (
+        file.parent
+        for place in dict.fromkeys(PLACES)
+        for file in sorted(Path(place).glob(f"hokusai-*/{FILE}"))
+    )
+    found = instances([Path(named)] if named else made)
     if not found:
-        where = str(named) if named else " and ".join(map(str, places))
+        where = named or " and ".join(PLACES)
         raise click.ClickException(
             f"No worker of a proxy is found in {where}. Run this on the proxy's machine or in its "
             "container, as its user; with INSTANCE_FOLDER, if the proxy has one."

@@ -7,9 +7,9 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import click
 
@@ -28,28 +28,9 @@ WHAT = {
     "address": "failed authentications",
 }
 
-_NAME = re.compile(r"LIMITS:\{(LIMITER/(key|session|address)/([^/{}]+)/\d+/1/(hour|minute))\}")
-
-
-@dataclass(frozen=True)
-class Count:
-    """One limit: `used` of `limit` in a sliding `period`. One more is granted after `wait` seconds;
-    after `forgotten` seconds nothing of it is left in Redis."""
-
-    kind: str
-    who: str
-    limit: int
-    period: str
-    used: int
-    left: int
-    wait: int
-    forgotten: int
-
-    def line(self) -> str:
-        """As text."""
-        what = f"{self.used} of {self.limit} {WHAT[self.kind]} in the last {self.period}"
-        when = f"next one in {self.wait} s" if self.wait else f"{self.left} left"
-        return f"{self.kind} {self.who}: {what}; {when}; all forgotten in {self.forgotten} s"
+_NAME = re.compile(
+    r"LIMITS:\{(LIMITER/(?P<kind>key|session|address)/(?P<who>[^/{}]+)/\d+/1/(hour|minute))\}"
+)
 
 
 def limits(link: RedisLink) -> click.Group:
@@ -69,12 +50,12 @@ def limits(link: RedisLink) -> click.Group:
     def show(key_id: str | None, address: str | None, as_json: bool) -> None:
         """Print what is used, what is left and when: of KEY_ID, of an address, or of all."""
         found = [_count(link, name) for name in _names(link, key_id, address)]
-        found.sort(key=lambda count: ([*WHAT].index(count.kind), count.who, count.limit))
+        found.sort(key=lambda one: ([*WHAT].index(one["kind"]), one["who"], one["limit"]))
         if as_json:
-            click.echo(json.dumps([asdict(count) for count in found], indent=2))
+            click.echo(json.dumps(found, indent=2))
             return
         for count in found:
-            click.echo(count.line())
+            click.echo(_line(count))
         if not found:
             whose = f" for {key_id or address}" if key_id or address else ""
             click.echo(f"Nothing is counted{whose}: no request for a while, or no limit.")
@@ -95,59 +76,59 @@ def limits(link: RedisLink) -> click.Group:
 
 
 def _names(link: RedisLink, key_id: str | None, address: str | None) -> list["re.Match[str]"]:
-    """The names of the counts in Redis, each once."""
+    """The names of the counts in Redis, each once; of all keys and addresses if none is given."""
     if key_id and without_keys(key_id) != key_id:
         raise click.ClickException("That is a key. Give its id instead, and do not share the key.")
     if link.client is None:
         raise click.ClickException(
             "REDIS_URL is memory://: the counts are in the proxy's own memory."
         )
-    wanted = [("key", key_id), ("session", key_id)] if key_id else []
-    wanted += [("address", network(address))] if address else []
-    patterns = [f"{kind}/{_escaped(quote(who, safe='@:'))}" for kind, who in wanted] or ["*/*"]
-    found: dict[str, re.Match[str]] = {}
-    for pattern in patterns:
-        for raw in _ask(_scan, link.client, f"LIMITS:{{LIMITER/{pattern}/*"):
-            if match := _NAME.match(raw.decode("utf-8", "replace")):
-                found[match[0]] = match
+    wanted = {("key", key_id), ("session", key_id), ("address", address and network(address))}
+    found = {}  # the counts of two periods have one name
+    for raw in _ask(_scan, link.client):
+        match = _NAME.match(raw.decode("utf-8", "replace"))
+        if match and (not (key_id or address) or (match["kind"], unquote(match["who"])) in wanted):
+            found[match[0]] = match
     return list(found.values())
 
 
-def _count(link: RedisLink, name: "re.Match[str]") -> Count:
+def _count(link: RedisLink, name: "re.Match[str]") -> dict[str, Any]:
+    """One limit: `used` of `limit` in a sliding `period`. One more is granted after `wait` seconds;
+    after `forgotten` seconds nothing of it is left in Redis."""
     key, kind, who, period = name.groups()
     item, windows = _ask(stored, link.client, key)
     left = remaining(item, windows)
-    return Count(
-        kind=kind,
-        who=unquote(who),
-        limit=item.amount,
-        period=period,
-        used=item.amount - left,
-        left=left,
-        wait=math.ceil(seconds_to_wait(item, windows)),
-        forgotten=math.ceil(max(windows.previous_rest, windows.current_rest)),
-    )
+    return {
+        "kind": kind,
+        "who": unquote(who),
+        "limit": item.amount,
+        "period": period,
+        "used": item.amount - left,
+        "left": left,
+        "wait": math.ceil(seconds_to_wait(item, windows)),
+        "forgotten": math.ceil(max(windows.previous_rest, windows.current_rest)),
+    }
 
 
-def _scan(client: Any, pattern: str) -> list[bytes]:
-    return list(client.scan_iter(match=pattern, count=1000))
+def _line(count: dict[str, Any]) -> str:
+    text = "{kind} {who}: {used} of {limit} {what} in the last {period}; "
+    text += "next one in {wait} s; " if count["wait"] else "{left} left; "
+    return (text + "all forgotten in {forgotten} s").format(what=WHAT[count["kind"]], **count)
+
+
+def _scan(client: Any) -> list[bytes]:
+    return list(client.scan_iter(match="LIMITS:*", count=1000))
 
 
 def _ask(command: Callable[..., T], *arguments: Any) -> T:
     """Runs a command, twice if Redis fails: REDIS_TIMEOUT is short for a person."""
+    with suppress(*FAILURES):
+        return command(*arguments)
     try:
-        try:
-            return command(*arguments)
-        except FAILURES:
-            return command(*arguments)
+        return command(*arguments)
     except FAILURES as why:
         raise click.ClickException(
             f"Redis cannot be reached, or fails ({said(why)}). Check that REDIS_URL is the one "
             "that the proxies use. While Redis is unavailable, each instance counts on its own, "
             "in memory."
         ) from why
-
-
-def _escaped(name: str) -> str:
-    """Without the meaning that some characters have in a pattern of Redis."""
-    return re.sub(r"([\\*?\[\]])", r"\\\1", name)

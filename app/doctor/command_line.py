@@ -6,23 +6,22 @@ everyone who can list processes sees a key on a command line.
 
 import argparse
 import base64
-import getpass
 import importlib.util
-import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 from urllib.parse import quote, urlsplit
 
-from app.doctor.steps import EXIT_USAGE
+from app.doctor.steps import EXIT_USAGE, Steps, interruptible
 
 PREFIXES = ("/api/mlflow", "/mlflow")  # the longer one first: it ends with the shorter
 KEY_VARIABLES = ("HOKUSAI_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A deployment's address: `root` such as "https://host:8443" without a final slash, `prefix`
     one of `PREFIXES`; `added` if the given address had no prefix."""
 
@@ -30,30 +29,14 @@ class Target:
     prefix: str
     added: bool = False
 
-    @property
-    def tls(self) -> bool:
-        return self.root.startswith("https:")
 
-    @property
-    def host(self) -> str:
-        return urlsplit(self.root).hostname or ""
-
-    @property
-    def port(self) -> int:
-        return urlsplit(self.root).port or (443 if self.tls else 80)
-
-    @property
-    def tracking_uri(self) -> str:
-        return self.root + self.prefix
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(argparse.Namespace):
     """`timeout` in seconds, `key_source` a variable's name, `ca_file` a path or "" for the usual
-    authorities, `env_proxies` whether to use HTTP_PROXY and HTTPS_PROXY."""
+    authorities, `env_proxies` whether to use HTTP_PROXY and HTTPS_PROXY. Options of one program
+    alone are attributes too."""
 
     target: Target
-    key: str = field(repr=False)
+    key: str
     key_source: str
     timeout: float
     ca_file: str
@@ -62,24 +45,18 @@ class Options:
 
     def facts(self) -> dict[str, str]:
         """The heading of a report; the key itself is not in it."""
-        note = {"note": f"{self.target.prefix} was added to the given address"}
-        return {
-            "tracking URI": self.target.tracking_uri,
-            **(note if self.target.added else {}),
-            "key": f"from {self.key_source}",
-        }
+        root, prefix, added = self.target
+        note = {"note": f"{prefix} was added to the given address"} if added else {}
+        return {"tracking URI": root + prefix, **note, "key": f"from {self.key_source}"}
 
 
-class UsageError(Exception):
+class UsageError(argparse.ArgumentTypeError):
     """The program was called wrongly; the text is for the person who called it."""
 
 
 def read_target(uri: str) -> Target:
-    """A tracking URI, or a base to which /api/mlflow is added.
-
-    Raises:
-        UsageError: not an http address, or one with a password or a query.
-    """
+    """A tracking URI, or a base to which /api/mlflow is added; raises UsageError for anything but
+    an http address without a password or a query."""
     parts = urlsplit(uri.strip().rstrip("/"))
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(
@@ -101,23 +78,18 @@ def read_target(uri: str) -> Target:
 
 
 def read_key(environ: Mapping[str, str], file: str = "", variable: str = "") -> tuple[str, str]:
-    """The key, and where it comes from: a file, else a variable, else the keyboard.
-
-    Raises:
-        UsageError: there is none, or it cannot be a key.
-    """
+    """The key, and where it comes from: a file, else a variable; raises UsageError if there is
+    none, or if it cannot be a key."""
     names = [variable] if variable else KEY_VARIABLES
-    found = [(environ[name].strip(), name) for name in names if environ.get(name, "").strip()]
+    source = next((name for name in names if environ.get(name, "").strip()), "")
+    key = environ.get(source, "").strip()
     if file:
-        found = [_read_file(file)]
-    if variable and not found:
+        key, source = _text_of(file), "a file"
+    elif not source and variable:
         raise UsageError(f"The variable {variable} holds no key.")
-    if not found and sys.stdin.isatty():
-        found = [(getpass.getpass("API key: ").strip(), "the keyboard")]
-    if not found:
+    elif not source:
         others = " or ".join(KEY_VARIABLES[1:])
         raise UsageError(f"No API key: set {KEY_VARIABLES[0]} (or {others}), or give --key-file.")
-    key, source = found[0]
     if not (key and key.isascii() and key.isprintable() and " " not in key):
         raise UsageError(
             f"The key from {source} is empty, or holds a space, a line break or a letter that no "
@@ -126,92 +98,87 @@ def read_key(environ: Mapping[str, str], file: str = "", variable: str = "") -> 
     return key, source
 
 
-def _read_file(file: str) -> tuple[str, str]:
-    if file == "-":
-        return sys.stdin.read().strip(), "standard input"
+def _text_of(file: str) -> str:
     try:
-        return Path(file).read_text("utf-8", "replace").strip(), "a file"
+        text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8", "replace")
     except OSError as error:
         raise UsageError(f"--key-file {file}: {error.strerror}.") from None
+    return text.strip()
 
 
 def redactor(key: str) -> Callable[[str], str]:
     """A function that hides the key in a text, also as Basic credential or URL-encoded."""
     basic = base64.b64encode(f"api-key:{key}".encode()).decode()
     forms = sorted({key, basic, quote(key, safe="")}, key=len, reverse=True)
-
-    def redact(text: str) -> str:
-        for form in forms:
-            text = text.replace(form, "[key]")
-        return text
-
-    return redact
+    return partial(re.compile("|".join(map(re.escape, forms))).sub, "[key]")
 
 
 # --- the options ---------------------------------------------------------------------------------
 
 
-def make_parser(
-    description: str, timeout: float, program: str | None = None
-) -> argparse.ArgumentParser:
-    """The common options; `timeout` is the default in seconds."""
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"By default, the key comes from {', else '.join(KEY_VARIABLES)}.",
-    )
-    add = parser.add_argument
-    address = "tracking URI or base of the deployment (default: MLFLOW_TRACKING_URI)"
-    add("--url", "--uri", help=address)
-    add("--key-file", default="", metavar="PATH", help="file with the key; - for standard input")
-    add("--key-env", default="", metavar="NAME", help="variable with the key")
-    add("--timeout", type=float, default=timeout, metavar="SECONDS", help="default: %(default)g")
-    add("--ca-file", default="", metavar="PATH", help="certificate authorities to trust instead")
-    add("--use-env-proxies", action="store_true", help="go through HTTP_PROXY and HTTPS_PROXY")
-    add("--json", action="store_true", help="print one JSON document instead of lines")
-    return parser
+class Parser(argparse.ArgumentParser):
+    """The options that all programs have; `timeout` is the default in seconds."""
+
+    def __init__(self, description: str, timeout: float, program: str | None = None) -> None:
+        super().__init__(
+            prog=program,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=f"By default, the key comes from {', else '.join(KEY_VARIABLES)}.",
+        )
+        add = self.add_argument
+        address = "tracking URI or base of the deployment (default: MLFLOW_TRACKING_URI)"
+        add("--url", "--uri", dest="target", type=read_target, metavar="URL", help=address)
+        add(
+            "--key-file", default="", metavar="PATH", help="file with the key; - for standard input"
+        )
+        add("--key-env", default="", metavar="NAME", help="variable with the key")
+        waiting = "default: %(default)g"
+        add("--timeout", type=seconds, default=timeout, metavar="SECONDS", help=waiting)
+        trust = "certificate authorities to trust instead"
+        add("--ca-file", type=existing, default="", metavar="PATH", help=trust)
+        through = "go through HTTP_PROXY and HTTPS_PROXY"
+        add("--use-env-proxies", dest="env_proxies", action="store_true", help=through)
+        add("--json", action="store_true", help="print one JSON document instead of lines")
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with one line, which shows no argument: it may be a key."""
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+    def read(
+        self,
+        argv: Sequence[str] | None,
+        environ: Mapping[str, str],
+        packages: Sequence[str] = ("requests",),
+    ) -> Options:
+        """Reads the command line and the environment; ends the process with status 2 if that
+        fails. `packages` are import names that the program requires."""
+        uri = environ.get("MLFLOW_TRACKING_URI", "").strip()
+        self.set_defaults(target=uri or None)
+        options, unknown = self.parse_known_args(argv, Options())
+        try:
+            _refuse(unknown, packages)
+            if not options.target:
+                raise UsageError("No address: give --url, or set MLFLOW_TRACKING_URI.")
+            options.key, options.key_source = read_key(environ, options.key_file, options.key_env)
+        except UsageError as error:
+            self.error(str(error))
+        return options
 
 
-def parse(
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str] | None,
-    environ: Mapping[str, str],
-    packages: Sequence[str] = ("requests",),
-) -> tuple[Options, argparse.Namespace]:
-    """Reads the command line and the environment; ends the process with status 2 if that fails.
-
-    Args:
-        packages: import names that the script requires.
-    """
-    arguments, unknown = parser.parse_known_args(argv)
-    try:
-        _refuse(unknown, packages)
-        return _options(arguments, environ), arguments
-    except UsageError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+def seconds(text: str) -> float:
+    """A time to wait."""
+    if not float(text) > 0:
+        raise UsageError("must be more than 0 seconds.")
+    return float(text)
 
 
-def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
-    url = arguments.url or environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if not url:
-        raise UsageError("No address: give --url, or set MLFLOW_TRACKING_URI.")
-    if not arguments.timeout > 0:
-        raise UsageError("--timeout must be more than 0 seconds.")
-    if arguments.ca_file and not os.path.isfile(arguments.ca_file):
-        raise UsageError("--ca-file names no file.")
-    key, source = read_key(environ, arguments.key_file, arguments.key_env)
-    return Options(
-        target=read_target(url),
-        key=key,
-        key_source=source,
-        timeout=arguments.timeout,
-        ca_file=arguments.ca_file and os.path.abspath(arguments.ca_file),
-        env_proxies=arguments.use_env_proxies,
-        json=arguments.json,
-    )
+def existing(text: str) -> str:
+    """The path of a file."""
+    if text and not Path(text).is_file():
+        raise UsageError("names no file.")
+    return text
 
 
 def _refuse(unknown: Sequence[str], packages: Sequence[str]) -> None:
@@ -224,3 +191,20 @@ def _refuse(unknown: Sequence[str], packages: Sequence[str]) -> None:
     if missing:
         wanted = " ".join("mlflow-skinny" if name == "mlflow" else name for name in missing)
         raise UsageError(f"Not installed here: python3 -m pip install {wanted}")
+
+
+def main(
+    description: str,
+    title: str,
+    check: Callable[[Steps, Options], None],
+    environ: Mapping[str, str],
+) -> int:
+    """Run the steps of `check`, for a program without options of its own; return the exit
+    status."""
+    options = Parser(description, timeout=10).read(None, environ)
+    steps = Steps(
+        f"Hokusai MLflow proxy: {title}", options.facts(), redactor(options.key), options.json
+    )
+    with interruptible(steps):
+        check(steps, options)
+    return steps.finish()

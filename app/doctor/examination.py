@@ -1,48 +1,40 @@
 """The whole examination, from DNS to a registered model: its stages in order."""
 
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Callable, Sequence
 
-from app.doctor import connection, hops, mlflow, model, parts
+from app.doctor import connection, health, hops, mlflow, model
 from app.doctor.command_line import Options, redactor
-from app.doctor.steps import Interruption, Steps
+from app.doctor.steps import Steps, interruptible
 from app.doctor.wire import Wire
 
+Check = tuple[str, Callable[[], str]]
 
-def examine(
-    options: Options,
-    inside: Sequence[parts.Check] = (),
-    writes: bool = True,
-    large_mib: int = 0,
-    out: TextIO | None = None,
-) -> int:
+
+def examine(options: Options, inside: Sequence[Check], writes: bool, large_mib: int) -> int:
     """Runs all stages and reports each step; returns the exit status, 0 if nothing is wrong.
 
-    Args:
-        inside: further checks, with the proxy's settings.
-        writes: False makes nothing in MLflow.
-        large_mib: size of a further artifact, in MiB; 0 for none.
-        out: where the report goes; None is stdout.
+    `inside` are further checks with the proxy's settings. Unless it `writes`, nothing is made in
+    MLflow. `large_mib` is the size of a further artifact, 0 for none.
     """
     title = "Hokusai MLflow proxy: doctor"
-    steps = Steps(title, options.facts(), redactor(options.key), options.json, out=out)
+    steps = Steps(title, options.facts(), redactor(options.key), options.json)
     wire = Wire(options)
-    health, made = parts.Parts(wire), model.Model(wire)
-    with Interruption(steps):
-        look(steps, wire, health, inside)
+    said, made = health.Health(wire), model.Model(wire)
+    with interruptible(steps):
+        look(steps, wire, said, inside)
         hops.run(steps, hops.Hops(wire))
         if writes:
             model.run(steps, made, large_mib)
-        parts.run_last(steps, health)
+        health.run_last(steps, said)
     if made.tried:
         model.clean_up(steps, made)
     return steps.finish()
 
 
-def look(steps: Steps, wire: Wire, health: parts.Parts, inside: Sequence[parts.Check] = ()) -> None:
+def look(steps: Steps, wire: Wire, said: health.Health, inside: Sequence[Check] = ()) -> None:
     """The stages up to MLflow, which write nothing."""
-    reached = connection.Connection(wire)
-    connection.run(steps, reached)
-    parts.run(steps, health, inside)
-    connection.run_key(steps, reached)
-    mlflow.run(steps, mlflow.MLflow(wire, reached))
+    connection.run(steps, connection.Connection(wire))
+    health.run(steps, said)
+    for name, check in inside:
+        steps.run(name, check)
+    mlflow.run(steps, mlflow.MLflow(wire, said))

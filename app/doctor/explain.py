@@ -41,11 +41,15 @@ FOREIGN_FAULTS = JSON_FAULTS | {
     504: "proxy-down",
 }
 
-#: The proxy says so where MLflow refuses the proxy itself (app/upstream/answers.py).
-PROXY_REFUSED, NO_PERMISSION = "Your key is not the cause", "does not permit this call"
+#: Words that name the fault whatever the status: MLflow's about a Host header, and the proxy's
+#: where MLflow refuses the proxy itself (app/upstream/answers.py).
+WORDS = {
+    "Invalid Host header": "mlflow.host",
+    "lacks the permission for this call": "mlflow.permission",
+    "Your key is not the cause": "mlflow.credentials",
+}
 
-#: The proxy itself, for the faults of a connection.
-PROXY = {"part": "The proxy", "setting": "the tracking URI"}
+NETWORK = (socket.gaierror, ssl.SSLError, TimeoutError, ConnectionError, IncompleteRead)
 
 
 @dataclass(frozen=True)
@@ -81,44 +85,38 @@ class Response:
 
     def document(self) -> dict[str, Any] | None:
         """The JSON object in the body, or None if it is anything else."""
-        if "json" not in self.headers.get("Content-Type", ""):
-            return None
         try:
-            found = json.loads(self.body)
+            found = (
+                json.loads(self.body) if "json" in self.headers.get("Content-Type", "") else None
+            )
         except ValueError:
             return None
         return found if isinstance(found, dict) else None
 
 
 def response(got: Response, wanted: str = "", key: str = "") -> Failed:
-    """Explains a response that is not the expected one.
-
-    Args:
-        wanted: what was expected, as "200 with JSON"; "" leaves it out.
-        key: the fault, where the caller knows better than the response tells.
-    """
+    """Explains a response that is not the expected one, such as `wanted` "200 with JSON". `key` is
+    the fault, where the caller knows better than the response tells."""
     found = fault(key) if key else fault_of(got)
     expected = f" (expected {wanted})" if wanted else ""
-    evidence = f"{got.seen}{expected}: {excerpt(got)}"
     wait = got.headers.get("Retry-After", "")
-    remedy = f"{found.remedy} Retry-After: {wait} s." if wait else found.remedy
-    return Failed(f"{found.message} {evidence}", remedy, got.request_id, found.code)
+    return Failed(
+        f"{found.message} {got.seen}{expected}: {excerpt(got)}",
+        f"{found.remedy} Retry-After: {wait} s." if wait else found.remedy,
+        got.request_id,
+        found.code,
+    )
 
 
 def fault_of(got: Response) -> Fault:
     """The fault behind a response."""
     if 300 <= got.status < 400:
         return fault("redirected")
-    if "Invalid Host header" in got.text:
-        return fault("mlflow.host")
-    if PROXY_REFUSED in got.text:
-        return fault(f"mlflow.{'permission' if NO_PERMISSION in got.text else 'credentials'}")
-    return fault_of_status(got.status, is_json=got.document() is not None)
-
-
-def fault_of_status(status: int, is_json: bool = True) -> Fault:
-    """The fault behind a status, where nothing else is known."""
-    return fault((JSON_FAULTS if is_json else FOREIGN_FAULTS).get(status, "unexpected"))
+    for words, key in WORDS.items():
+        if words in got.text:
+            return fault(key)
+    faults = FOREIGN_FAULTS if got.document() is None else JSON_FAULTS
+    return fault(faults.get(got.status, "unexpected"))
 
 
 def excerpt(got: Response) -> str:
@@ -135,25 +133,21 @@ def excerpt(got: Response) -> str:
 
 
 def network(error: BaseException, where: str, request_id: str = "", sent: bool = True) -> Failed:
-    """Explains why there was no (whole) response.
-
-    Args:
-        where: what was tried, as "GET /health" or "host:port".
-        sent: a request may have been sent, not only a connection tried.
-    """
+    """Explains why there was no (whole) response. `where` is what was tried, as "GET /health" or
+    "host:port"; `sent`: a request may have been sent, not only a connection tried."""
     key = f"network.{why_no_response(error, sent)}"
     if any(isinstance(cause, IncompleteRead) for cause in causes(error)):
         key = "cut-off"
     words = next(filter(None, map(_own_words, causes(error))), "")
     if not is_network(error):
         words = f" ({str(error).strip().splitlines()[0][:300]})" if str(error).strip() else ""
-    return Failed.of(key, f"Tried: {where}{words}.", request_id, **PROXY)
+    proxy = {"part": "The proxy", "setting": "the tracking URI"}
+    return Failed.of(key, f"Tried: {where}{words}.", request_id, **proxy)
 
 
 def is_network(error: BaseException) -> bool:
     """Whether a failed connection is behind the error."""
-    kinds = (socket.gaierror, ssl.SSLError, TimeoutError, ConnectionError, IncompleteRead)
-    return any(isinstance(cause, kinds) for cause in causes(error))
+    return any(isinstance(cause, NETWORK) for cause in causes(error))
 
 
 def _own_words(cause: BaseException) -> str:

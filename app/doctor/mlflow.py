@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from app.doctor import explain
-from app.doctor.connection import ACCEPTED, Connection
-from app.doctor.parts import bad_checks
+from app.doctor.connection import ACCEPTED
+from app.doctor.health import Health, bad_checks
 from app.doctor.steps import Failed, Steps
 from app.doctor.wire import Wire, expect
 from app.health.faults import fault
@@ -20,6 +21,7 @@ ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
 #: MLflow refuses a page of so many rows, if it sees the request's body at all.
 TOO_MANY = {"max_results": 10_000_000}
+TOO_MANY_CODE = "INVALID_PARAMETER_VALUE"
 
 VERSION_DEADLINE = 3.0  # seconds the SDK gives GET /version before it stops exporting spans
 SLOW_TRIES = 3  # a machine that is busy for a moment is not slow
@@ -30,31 +32,25 @@ class MLflow:
     """The checks that need an accepted key."""
 
     wire: Wire
-    connection: Connection
+    health: Health
 
     def is_there(self) -> str:
         """MLflow's /health is the word OK."""
         got = self.wire.mlflow("/health")
-        if _is_proxy(got):
-            raise explain.response(got, "MLflow's OK", "mlflow.loop")
         if got.status == 200 and got.text.strip() == "OK":
             return "OK"
-        raise self._explained(got)
+        raise explain.response(got, "MLflow's OK", self._fault_of(got))
 
-    def _explained(self, got: explain.Response) -> Failed:
-        """The detailed health tells more than the response."""
-        detailed = self.connection.detailed
-        down = bad_checks(detailed, "connectivity")
-        no_address = (detailed.get("internal") or {}).get("mlflow_addresses")
-        if got.status >= 500 and fault("mlflow.loop").message in down:
-            return explain.response(got, "MLflow's OK", "mlflow.loop")
-        if got.status in (502, 503) and isinstance(no_address, str):  # a list if DNS answers
-            return Failed.of("mlflow-dns", f"{no_address}.", got.request_id)
+    def _fault_of(self, got: explain.Response) -> str:
+        """The proxy's health tells more than the response."""
+        said = bad_checks(self.health.document, "connectivity")
+        if _is_proxy(got) or (got.status >= 500 and fault("mlflow.loop").message in said):
+            return "mlflow.loop"
+        if got.status in (502, 503) and "DNS" in said:
+            return "mlflow-dns"
         if got.status == 503 and got.document() is not None:
-            key = "mlflow-down" if down else "circuit-open"
-            return explain.response(got, "MLflow's OK", key)
-        key = "not-mlflow" if got.status in (200, 404) else ""
-        return explain.response(got, "MLflow's OK", key)
+            return "mlflow-down" if said else "circuit-open"
+        return "not-mlflow" if got.status in (200, 404) else ""
 
     def reads(self) -> str:
         """A GET that passes MLflow's host check, which exempts /health and /version."""
@@ -87,12 +83,10 @@ class MLflow:
     def refusal(self) -> str:
         """MLflow's own error arrives, and MLflow has seen the request's body."""
         got = self.wire.mlflow(SEARCH, "POST", json=TOO_MANY)
-        code = (got.document() or {}).get("error_code")
-        if got.status == 200 or (got.status == 400 and "Invalid value 0" in got.text):
-            raise explain.response(got, "MLflow's own 400", "bodies-lost")
-        if got.status != 400 or code != "INVALID_PARAMETER_VALUE":
-            raise explain.response(got, "MLflow's own 400 INVALID_PARAMETER_VALUE")
-        return "400 in MLflow's own words"
+        if is_refused(got):
+            return "400 in MLflow's own words"
+        is_lost = got.status == 200 or (got.status == 400 and "Invalid value 0" in got.text)
+        raise explain.response(got, f"400 {TOO_MANY_CODE}", "bodies-lost" if is_lost else "")
 
     def request_id(self) -> str:
         got = self.wire.mlflow("/version")
@@ -101,6 +95,13 @@ class MLflow:
             evidence = f"{got.sent_id} came back as {echoed or 'nothing'}."
             raise Failed.of("request-id-lost", evidence, echoed)
         return f"X-Request-ID {echoed}"
+
+
+def is_refused(got: explain.Response) -> bool:
+    """Whether MLflow has seen the body TOO_MANY. Its answer to an empty one has the same code."""
+    document: dict[str, Any] = got.document() or {}
+    is_lost = "Invalid value 0" in got.text
+    return got.status == 400 and document.get("error_code") == TOO_MANY_CODE and not is_lost
 
 
 def _is_proxy(got: explain.Response) -> bool:
@@ -114,9 +115,12 @@ def _is_proxy(got: explain.Response) -> bool:
 
 def run(steps: Steps, mlflow: MLflow) -> None:
     """From "is it there" to "does it see every body"."""
-    steps.run(IS_MLFLOW, mlflow.is_there, needs=ACCEPTED)
-    steps.run(READS, mlflow.reads, needs=IS_MLFLOW)
-    steps.run(SERVED, mlflow.serves_artifacts, needs=READS)
-    steps.run("GET /version", mlflow.version, needs=IS_MLFLOW)
-    steps.run("MLflow sees bodies, we its errors", mlflow.refusal, needs=READS)
-    steps.run("the request id comes back", mlflow.request_id, needs=IS_MLFLOW)
+    for name, check, needs in (
+        (IS_MLFLOW, mlflow.is_there, ACCEPTED),
+        (READS, mlflow.reads, IS_MLFLOW),
+        (SERVED, mlflow.serves_artifacts, READS),
+        ("GET /version", mlflow.version, IS_MLFLOW),
+        ("MLflow sees bodies, we its errors", mlflow.refusal, READS),
+        ("the request id comes back", mlflow.request_id, IS_MLFLOW),
+    ):
+        steps.run(name, check, needs)

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, astuple, dataclass, field
 from types import FrameType
 from typing import Any, Literal, TextIO
 
@@ -20,21 +21,24 @@ from app.health.faults import fault
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 Status = Literal["passed", "failed", "skipped"]
-MARKS: dict[Status, str] = {"passed": "✓", "failed": "✗", "skipped": "-"}
-COLOURS: dict[Status, str] = {"passed": "32", "failed": "31", "skipped": "2"}
+#: A character and the terminal's code of its colour.
+MARKS: dict[Status, tuple[str, str]] = {
+    "passed": ("✓", "32"),
+    "failed": ("✗", "31"),
+    "skipped": ("-", "2"),
+}
 NAME_WIDTH = 46
 
 
+@dataclass(eq=False)
 class Failed(Exception):
     """A step failed: what happened, what to do about it, the id to look for in the proxy's log, and
     the code of the fault. Absent texts are ""."""
 
-    def __init__(
-        self, message: str, remedy: str = "", request_id: str = "", fault: str = ""
-    ) -> None:
-        super().__init__(message)
-        self.message, self.remedy = message, remedy
-        self.request_id, self.fault = request_id, fault
+    message: str
+    remedy: str = ""
+    request_id: str = ""
+    fault: str = ""
 
     @classmethod
     def of(cls, key: str, evidence: str = "", request_id: str = "", **values: object) -> "Failed":
@@ -54,10 +58,10 @@ class Result:
     name: str
     status: Status
     ms: float
-    detail: str = ""
-    remedy: str = ""
-    request_id: str = ""
-    fault: str = ""
+    detail: str
+    remedy: str
+    request_id: str
+    fault: str
 
 
 def unexpected(error: Exception) -> Failed:
@@ -70,13 +74,9 @@ def unexpected(error: Exception) -> Failed:
 class Steps:
     """Runs steps one after the other and reports each at once.
 
-    Args:
-        title: what is checked, for the heading.
-        facts: label and value of each heading line, such as the tracking URI.
-        redact: removes the key from a text; every text passes through it.
-        as_json: print one JSON document at the end and nothing before.
-        translate: turns an exception that is neither `Failed` nor `Skipped` into a `Failed`.
-        out: where the report goes; None is the stdout of this moment.
+    `title` and `facts` (values by label) are the heading. `redact` removes the key from a text.
+    `as_json` prints one JSON document at the end and nothing before. `translate` is for exceptions
+    that are neither `Failed` nor `Skipped`.
     """
 
     title: str
@@ -84,22 +84,19 @@ class Steps:
     redact: Callable[[str], str]
     as_json: bool = False
     translate: Callable[[Exception], Failed] = unexpected
-    out: TextIO | None = None
+    out: TextIO = field(default_factory=lambda: sys.stdout)
     interrupted: bool = False
     results: list[Result] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.out = self.out or sys.stdout
         if isinstance(self.out, io.TextIOWrapper):
             self.out.reconfigure(errors="replace")  # a terminal without ✓ must not end the run
         self._blocked: set[str] = set()
         self._last_remedy = ""
         self._started = time.perf_counter()
         self._colour = uses_colour(self.out, os.environ)
-        self._say(self.title)
-        for label, value in self.facts.items():
-            self._say(f"  {label:<14}{value}")
-        self._say("")
+        lines = [f"  {label:<14}{value}" for label, value in self.facts.items()]
+        self._say("\n".join((self.title, *lines, "")))
 
     def run(
         self,
@@ -139,13 +136,15 @@ class Steps:
     def finish(self) -> int:
         """Prints the summary (or the JSON document); returns the exit status."""
         took = time.perf_counter() - self._started
-        counts: dict[str, int] = {status: self.count(status) for status in MARKS}
+        statuses = [result.status for result in self.results]
+        counts = {str(status): statuses.count(status) for status in MARKS}
+        ok = not (counts["failed"] or self.interrupted)
         if self.as_json:
             facts = {label.lower().replace(" ", "_"): text for label, text in self.facts.items()}
             document: dict[str, Any] = {
                 "title": self.title,
                 **{name: self.redact(text) for name, text in facts.items()},
-                "ok": self.ok,
+                "ok": ok,
                 **counts,
                 "seconds": round(took, 3),
                 "faults": list(self.faults),
@@ -156,7 +155,7 @@ class Steps:
             self._say(f"\nfound: {', '.join(self.faults)}")
         summary = [f"{count} {status}" for status, count in counts.items() if count]
         self._say(f"\n{', '.join(summary)} in {took:.1f} s")
-        return EXIT_OK if self.ok else EXIT_FAILED
+        return EXIT_OK if ok else EXIT_FAILED
 
     @property
     def faults(self) -> dict[str, Result]:
@@ -167,23 +166,16 @@ class Steps:
                 found.setdefault(result.fault, result)
         return found
 
-    @property
-    def ok(self) -> bool:
-        return not self.count("failed") and not self.interrupted
-
-    def count(self, status: Status) -> int:
-        return sum(result.status == status for result in self.results)
-
     def _record(self, name: str, status: Status, ms: float, found: Failed) -> bool:
-        texts = (found.message, found.remedy, found.request_id, found.fault)
-        result = Result(name, status, ms, *map(self.redact, texts))
+        result = Result(name, status, ms, *map(self.redact, astuple(found)))
         self.results.append(result)
         for line in self._lines(result):
             self._say(line)
         return result.status == "passed"
 
     def _lines(self, result: Result) -> list[str]:
-        mark = self._paint(MARKS[result.status], COLOURS[result.status])
+        mark, colour = MARKS[result.status]
+        mark = f"\x1b[{colour}m{mark}\x1b[0m" if self._colour else mark
         head = f"  {mark} {result.name:<{NAME_WIDTH}}"
         if result.status == "skipped":
             return [f"{head}{'':>11}  {result.detail}"]
@@ -196,9 +188,6 @@ class Steps:
         below = [result.detail, result.remedy and f"→ {remedy}"]
         below.append(result.request_id and f"request id: {result.request_id}")
         return [head, *(f"      {text}" for text in below if text)]
-
-    def _paint(self, text: str, code: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
 
     def _say(self, line: str) -> None:
         if not self.as_json:
@@ -217,27 +206,21 @@ def uses_colour(out: TextIO, environ: Any) -> bool:
     return out.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
-class Interruption:
-    """Ctrl-C and SIGTERM stop the steps, not the cleaning up: `with Interruption(steps): run(…)`.
+@contextmanager
+def interruptible(steps: Steps) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block and make the run a failed one. After the block, during
+    cleaning up, the first signal is only noted; the second one ends that too."""
+    to_ignore = 0
 
-    A signal ends the block and makes the run a failed one. In what follows the block the first
-    signal is only noted; the second one ends that too.
-    """
-
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-        self._tolerated = 0
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._arrived)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        self._tolerated = 1
-        return kind is KeyboardInterrupt
-
-    def _arrived(self, _number: int, _frame: FrameType | None) -> None:
-        self._steps.interrupted = True  # remembered even if a library swallows the exception
-        if not self._tolerated:
+    def arrived(_number: int, _frame: FrameType | None) -> None:
+        nonlocal to_ignore
+        steps.interrupted = True  # remembered even if a library swallows the exception
+        if not to_ignore:
             raise KeyboardInterrupt
-        self._tolerated -= 1
+        to_ignore -= 1
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, arrived)
+    with suppress(KeyboardInterrupt):
+        yield
+    to_ignore = 1

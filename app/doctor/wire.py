@@ -5,13 +5,14 @@ import time
 import uuid
 from http.client import IncompleteRead
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.utils import get_environ_proxies
 
 from app.doctor.command_line import Options
 from app.doctor.explain import Response, network, response
-from app.doctor.steps import Failed
+from app.doctor.steps import Failed, Skipped
 
 KEY_FORMS = ("Bearer", "ApiKey", "Basic", "X-API-Key")
 
@@ -37,10 +38,12 @@ class Wire:
         if options.env_proxies:
             self._session.proxies = get_environ_proxies(self.target.root)
 
-    @property
-    def is_direct(self) -> bool:
-        """False if the environment's proxy is between here and the deployment."""
-        return not {self.target.root.split(":")[0], "all"} & set(self._session.proxies)
+    def address(self) -> tuple[str, int]:
+        """The deployment's host and port; raises Skipped if the environment's proxy is between."""
+        parts = urlsplit(self.target.root)
+        if {parts.scheme, "all"} & set(self._session.proxies):
+            raise Skipped("goes through the environment's proxy")
+        return parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
 
     def get(self, path: str, headers: dict[str, str] | None = None, root: str = "") -> Response:
         """GET a path below the deployment's root, such as "/health"; or below another root."""
@@ -61,24 +64,16 @@ class Wire:
         root: str = "",
         **body: Any,
     ) -> Response:
-        """Send one request with an X-Request-ID of its own.
-
-        Args:
-            root: where the path begins; by default the deployment's root.
-            body: `json=` or `data=`, as requests takes them.
-
-        Raises:
-            Failed: no whole response within the timeout.
-        """
-        headers = {"X-Request-ID": uuid.uuid4().hex, **(headers or {})}
-        request_id, shown = headers["X-Request-ID"], _short(path)
+        """Send one request with an X-Request-ID of its own; raises Failed if no whole response
+        comes within the timeout. `body` is `json=` or `data=`, as requests takes them."""
+        request_id, began = uuid.uuid4().hex, time.perf_counter()
+        shown = path if len(path) < 200 else f"{path[:60]}… ({len(path)} characters)"
         self._session.cookies.clear()
-        started = time.perf_counter()
         try:
             got = self._session.request(
                 method,
                 (root or self.target.root) + path,
-                headers=headers,
+                headers={"X-Request-ID": request_id, **(headers or {})},
                 timeout=self.options.timeout,
                 allow_redirects=False,
                 **body,
@@ -86,23 +81,13 @@ class Wire:
         except requests.exceptions.ChunkedEncodingError as error:
             raise network(IncompleteRead(b""), f"{method} {shown}", request_id) from error
         except (requests.RequestException, OSError) as error:
-            way = "" if self.is_direct else ", through the environment's proxy"
-            raise network(error, f"{method} {shown}{way}", request_id) from error
-        took = (time.perf_counter() - started) * 1000
+            raise network(error, f"{method} {shown}", request_id) from error
+        took = (time.perf_counter() - began) * 1000
         return Response(method, shown, got.status_code, got.headers, got.content, took, request_id)
 
 
-def _short(path: str) -> str:
-    """A path as a report shows it."""
-    return path if len(path) < 200 else f"{path[:60]}… ({len(path)} characters)"
-
-
 def expect(got: Response, status: int = 200) -> dict[str, Any]:
-    """The JSON object of a response with that status.
-
-    Raises:
-        Failed: another status, or anything but a JSON object.
-    """
+    """The JSON object of a response with that status; raises Failed for anything else."""
     document = got.document()
     if got.status != status or document is None:
         raise response(got, f"{status} with JSON")
@@ -110,14 +95,8 @@ def expect(got: Response, status: int = 200) -> dict[str, Any]:
 
 
 def expect_unauthenticated(got: Response, offered: str) -> str:
-    """Checks that a request was refused as the SDK needs it: 401, JSON, a code, a challenge.
-
-    Args:
-        offered: how the request identified itself, as "no key".
-
-    Raises:
-        Failed: it was let in, sent to a login page, or refused in another form.
-    """
+    """Raises Failed unless a request was refused as the SDK needs it: 401, JSON, a code, a
+    challenge. `offered` is how the request identified itself, as "no key"."""
     if got.status == 200 and not got.is_page:
         raise Failed.of("door-open", f"{got.seen}, with {offered}.", got.request_id)
     document = got.document()

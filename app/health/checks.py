@@ -9,7 +9,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -92,20 +91,23 @@ class Checks:
 
     def questions(self) -> dict[str, Question]:
         """Every check by name. The first of each part looks up its host name too."""
+        asks = {name: partial(self._ask_mlflow, name) for name in MLFLOW_QUESTIONS}
+        asks["connectivity"] = self._with_lookup(self._mlflow, asks["connectivity"])
+        silence = str(self._mlflow.no_response("hangs"))
         made = {
-            name: self._question(self._mlflow, partial(self._ask_mlflow, name), "mlflow")
-            for name in MLFLOW_QUESTIONS
+            name: Question(ask, silence, line="mlflow", note=self._note)
+            for name, ask in asks.items()
         }
-        made["redis"] = self._question(self._redis, self._ask_redis)
-        made["auth_service"] = self._question(self._auth, self._ask_auth_service)
-        named = {"connectivity": self._mlflow, "redis": self._redis, "auth_service": self._auth}
-        for name, part in named.items():
-            made[name] = with_name_lookup(made[name], part, self._timeout)
+        for name, part, ask in (
+            ("redis", self._redis, self._ask_redis),
+            ("auth_service", self._auth, self._ask_auth_service),
+        ):
+            silence = str(part.no_response("hangs"))
+            made[name] = Question(self._with_lookup(part, ask), silence)
         return made | {"circuit": Question(self._circuits)}
 
-    def _question(self, part: Part, ask: Callable[[], Finding], line: str = "") -> Question:
-        note = self._note if part is self._mlflow else ""
-        return Question(ask, str(part.no_response("hangs")), line, note=note)
+    def _with_lookup(self, part: Part, ask: Callable[[], Finding]) -> partial[Finding]:
+        return partial(_with_lookup, part, self._timeout, ask)
 
     def _ask_mlflow(self, name: str) -> Finding:
         path = MLFLOW_QUESTIONS[name]
@@ -119,13 +121,10 @@ class Checks:
             if path == HEALTH:
                 self._round.missing = found
             return found
+        by_mlflow = is_of_mlflow(response.headers, response.data)
+        status, body = response.status, response.data
         return diagnosis.mlflow_response(
-            name,
-            self._mlflow,
-            response.status,
-            response.data,
-            has_key=self._has_key,
-            by_mlflow=is_of_mlflow(response.headers, response.data),
+            name, self._mlflow, status, body, has_key=self._has_key, by_mlflow=by_mlflow
         )
 
     def _no_response(self, error: ProxyError, served_since: float) -> Finding:
@@ -159,8 +158,8 @@ class Checks:
         ping = self._auth_service.ping
         try:
             response = ping(self._timeout)
-            same_beside = response[0] == 404 and _is_same(
-                response, ping(self._timeout, NO_SUCH_PATH)
+            same_beside = response[0] == 404 and (
+                _bare(response) == _bare(ping(self._timeout, NO_SUCH_PATH))
             )
         except ProxyError as error:
             return diagnosis.auth_no_response(self._auth, error)
@@ -173,19 +172,13 @@ class Checks:
         return diagnosis.circuits(mlflow, auth)
 
 
-def with_name_lookup(question: Question, part: Part, timeout: float) -> Question:
-    """The same question, which also looks up the part's host name, for at most `timeout` seconds.
-    A part can answer by its last good address while lookups fail: that is degraded."""
-    host = urlsplit(f"//{part.host}").hostname or ""
-
-    def ask() -> Finding:
-        found = question.ask()
-        if found.status != HEALTHY or not host or not _fails(host, timeout):
-            return found
-        detail = f"{part.host}: lookups fail"
-        return bad(DEGRADED, part.no_response("last address"), detail)
-
-    return replace(question, ask=ask)
+def _with_lookup(part: Part, timeout: float, ask: Callable[[], Finding]) -> Finding:
+    """Probes a part, and looks its host name up, for at most `timeout` seconds. A part can answer
+    by its last good address while lookups fail: that is degraded."""
+    found, host = ask(), urlsplit(f"//{part.host}").hostname or ""
+    if found.status == HEALTHY and host and _fails(host, timeout):
+        return bad(DEGRADED, part.no_response("last address"), f"{part.host}: lookups fail")
+    return found
 
 
 def _fails(host: str, timeout: float) -> bool:
@@ -206,12 +199,8 @@ def overall(checks: Mapping[str, Check]) -> str:
     return HEALTHY if all_well else DEGRADED
 
 
-def _is_same(one: tuple[int, str, bytes], other: tuple[int, str, bytes]) -> bool:
-    """Whether two responses differ only in the path or in numbers that they repeat."""
-    return _bare(one) == _bare(other)
-
-
 def _bare(response: tuple[int, str, bytes]) -> tuple[int, str, bytes]:
+    """A response without the path, and without numbers, which differ from one to the next."""
     status, content_type, body = response
     body = body.replace(NO_SUCH_PATH.encode(), b"")
     return status, content_type, re.sub(rb"[0-9a-f-]*[0-9][0-9a-f-]*", b"", body)

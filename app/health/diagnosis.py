@@ -71,8 +71,8 @@ def mlflow_at(url: str) -> Part:
 
 def auth_service_at(url: str) -> Part:
     """The auth service at this address."""
-    host, setting = urlsplit(url).netloc, "HOKUSAI_AUTH_SERVICE_URL"
-    return Part("The auth service", setting, host, "auth-service")
+    host = urlsplit(url).netloc
+    return Part("The auth service", "HOKUSAI_AUTH_SERVICE_URL", host, "auth-service")
 
 
 #: What names the address of Redis, where REDIS_URL alone does not.

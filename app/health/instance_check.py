@@ -6,17 +6,15 @@ Requests are served without either, so a fault here is "degraded", never "unheal
 
 import errno
 import os
-import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from app.health.diagnosis import DEGRADED, HEALTHY, Finding
-from app.health.faults import Fault, fault
+from app.health.faults import fault
 from app.health.results import SharedResults
 from app.observability.metric_file import MetricFile
 from app.observability.metrics import show_instance
-from app.observability.periodic import Periodic
 from app.state.instance_store import InstanceStore
 
 #: A folder is nearly full below a tenth of its size, or below this many bytes, whichever is less;
@@ -67,8 +65,8 @@ class InstanceCheck:
         if self._folder is None:
             return
         lost, trouble = MetricFile.refresh_all(), self._store.check()
-        if found := _look_at(self._folder, "The instance's folder"):
-            yield f"{found[0]} {WITHOUT_FOLDER}", found[1]
+        if found := _look_at(self._folder, "The instance's folder", WITHOUT_FOLDER):
+            yield found
             return
         if trouble:
             yield str(fault("folder.store")), trouble
@@ -82,53 +80,36 @@ def _of_temporary_folder() -> Iterator[tuple[str, str]]:
     except FileNotFoundError as why:  # Python tried all that there are
         yield str(fault("folder.no temporary folder")), str(why)
         return
-    if found := _look_at(folder, "The temporary folder (TMPDIR)"):
-        yield f"{found[0]} {WITHOUT_TMPDIR}", found[1]
+    if found := _look_at(folder, "The temporary folder (TMPDIR)", WITHOUT_TMPDIR):
+        yield found
 
 
-def _look_at(folder: Path, name: str) -> tuple[Fault, str] | None:
-    """A fault and a detail; None where all is well."""
+def _look_at(folder: Path, name: str, consequence: str) -> tuple[str, str] | None:
+    """A message and a detail; None where all is well."""
     try:
-        _try_to_write(folder / f"hokusai-trial-{secrets.token_hex(8)}")
-        word, detail = _room_in(folder)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as trial:
+            if trial.write(TRIAL) < len(TRIAL):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        word, detail = "nearly full", _lack_of_room(folder)
     except OSError as why:
         word, detail = WORDS.get(why.errno or 0, "unusable"), str(why)
-    return (fault(f"folder.{word}", place=name), f"{folder}: {detail}") if word else None
+    message = f"{fault(f'folder.{word}', place=name)} {consequence}"
+    return (message, f"{folder}: {detail}") if detail else None
 
 
-def _room_in(folder: Path) -> tuple[str, str]:
-    """("nearly full", why), or two empty texts."""
+def _lack_of_room(folder: Path) -> str:
+    """Why a folder is nearly full; "" where it is not."""
     room = os.statvfs(folder)
     free, size = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
     if size and free < min(NEARLY_FULL, size / 10):
-        return "nearly full", f"{free // 1024} KiB of {size // 1024} KiB are free"
+        return f"{free // 1024} KiB of {size // 1024} KiB are free"
     if room.f_files and room.f_favail < FEW_FILES:
-        return "nearly full", f"{room.f_favail} more files are possible"
-    return "", ""
+        return f"{room.f_favail} more files are possible"
+    return ""
 
 
-def _try_to_write(trial: Path) -> None:
-    file = os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        if os.write(file, TRIAL) < len(TRIAL):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-        os.close(file)
-        os.unlink(trial)
-
-
-class InstanceWatch:
-    """Runs the check in each worker even without health requests, so that the log and a metric
-    show it; and writes metrics that could not be written before."""
-
-    def __init__(self, results: SharedResults) -> None:
-        self._results = results
-
-    def start(self) -> None:
-        """Looks from now on, until the process ends."""
-        Periodic(name="instance", interval=INTERVAL, action=self.look).start()
-
-    def look(self) -> None:
-        """One look."""
-        MetricFile.refresh_all()
-        show_instance(self._results.of("instance")["instance"].status == HEALTHY)
+def watch(results: SharedResults) -> None:
+    """Runs the check in a worker even without health requests, so that the log and a metric show
+    it; and writes metrics that could not be written before."""
+    MetricFile.refresh_all()
+    show_instance(results.of("instance")["instance"].status == HEALTHY)

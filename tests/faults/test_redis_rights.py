@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from app.commands import inside
+from app.commands.doctor import checks_from_here
 from app.doctor.steps import Failed
 from config import Settings
 from devstack.environments import ROOT
@@ -200,7 +200,7 @@ def test_the_doctor_names_the_right_that_is_missing(operator: Operator) -> None:
 
 def redis_from_here(operator: Operator) -> str:
     """What `flask doctor` finds of Redis."""
-    return dict(inside.checks(Settings(redis_url=operator.url)))["Redis, from here"]()
+    return dict(checks_from_here(Settings(redis_url=operator.url)))["Redis, from here"]()
 
 
 def test_the_limits_command_says_what_redis_said(operator: Operator) -> None:

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.doctor.health_paths import complaints, internal_addresses
-from app.doctor.parts import bad_checks
+from app.doctor.health import bad_checks, complaints, internal_addresses
 
 GOOD = {"status": "healthy", "latency_ms": 1.5, "message": "fine"}
 ROOT = "https://registry.example"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.doctor.model import compare
-from app.doctor.steps import Failed, Interruption, Skipped, Steps, uses_colour
+from app.doctor.steps import Failed, Skipped, Steps, interruptible, uses_colour
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def test_an_interruption_between_two_steps_counts() -> None:
     steps.run("first", lambda: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Interruption(steps):
+        with interruptible(steps):
             signal.raise_signal(signal.SIGTERM)
             pytest.fail("it goes on")
         signal.raise_signal(signal.SIGTERM)  # while cleaning up the first one is only noted

@@ -15,7 +15,7 @@ from app.health.instance_check import (
     WITHOUT_FOLDER,
     WITHOUT_TMPDIR,
     InstanceCheck,
-    InstanceWatch,
+    watch,
 )
 from app.health.results import Question, SharedResults
 from app.observability.metric_file import MetricFile
@@ -163,13 +163,11 @@ def test_no_message_holds_a_path(check: InstanceCheck, folder: Path, temporary: 
 
 def test_a_worker_shows_it_in_a_metric(check: InstanceCheck, folder: Path) -> None:
     question = Question(check.ask)
-    watch = InstanceWatch(
-        SharedResults(InstanceStore.at(None), {"instance": question}, ttl=0.0, timeout=5.0)
-    )
+    results = SharedResults(InstanceStore.at(None), {"instance": question}, ttl=0.0, timeout=5.0)
     folder.write_bytes(b"")
-    watch.look()
+    watch(results)
     assert INSTANCE_DEGRADED._value.get() == 1
     folder.unlink()
     check._store._database._file._next_look = 0.0  # type: ignore[union-attr]
-    watch.look()
+    watch(results)
     assert INSTANCE_DEGRADED._value.get() == 0
