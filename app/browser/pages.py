@@ -42,6 +42,10 @@ SECURITY = {
     "Referrer-Policy": "same-origin",
 }
 
+#: Characters of an address to open after sign-in. A longer one would make the page of a slow reader
+#: take 300 KB, and the form takes no more.
+LONGEST_GOAL = 8 * 1024
+
 TITLES = {
     400: "Bad address",
     403: "This is not allowed",
@@ -72,7 +76,8 @@ def sign_in_page(
     headers: Mapping[str, Value] = {},
 ) -> Response:
     """The form for a key. `problem` and `note` are sentences for the reader, `goal` is the path to
-    open afterwards, `headers` are those of the error."""
+    open afterwards, unless it is too long, `headers` are those of the error."""
+    goal = goal if len(goal) <= LONGEST_GOAL else ""
     response = page("sign_in.html", status, problem=problem, goal=goal, note=note)
     response.headers.extend(headers)
     if "WWW-Authenticate" in headers:

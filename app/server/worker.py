@@ -17,6 +17,7 @@ docs/decisions/worker-class.md has the measurements.
 import errno
 import json
 import os
+import signal
 import socket
 import struct
 import time
@@ -115,6 +116,13 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         self._most_clients = self.worker_connections - reserve
         self._given_up_at_once = 1 + reserve // 2
         self._said_at = -QUIET_SECONDS
+
+    def init_signals(self) -> None:
+        """Set the signal handlers. SIGHUP and SIGUSR2 are the master's; `pkill` or `systemctl kill`
+        sends them to the workers, too, which they would end."""
+        super().init_signals()
+        for theirs in (signal.SIGHUP, signal.SIGUSR2):
+            signal.signal(theirs, signal.SIG_IGN)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection. GeventWorker's version makes the socket block without a limit."""

@@ -130,9 +130,14 @@ class _Field(NamedTuple):
     announced: bool
 
 
-@lru_cache(maxsize=1024)
 def _field(variable: str) -> _Field:
-    """Return the field of a WSGI variable such as HTTP_X_USER."""
+    """Return the field of a WSGI variable such as HTTP_X_USER. A long name would fill the cache:
+    a head may have one of 64 KB."""
+    return _known(variable) if len(variable) <= LONGEST_NAME else _known.__wrapped__(variable)
+
+
+@lru_cache(maxsize=1024)
+def _known(variable: str) -> _Field:
     name = variable[5:].replace("_", "-").lower()
     forwarded = name not in NOT_FORWARDED and not name.startswith(NOT_FORWARDED_PREFIXES)
     return _Field(name.title(), forwarded, not forwarded and name not in REMOVED_EVERYWHERE)

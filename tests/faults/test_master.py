@@ -17,8 +17,8 @@ from devstack.environments import ROOT
 from devstack.proxy import Proxy
 from tests.drills.instance_folder import workers
 from tests.drills.stage import Stage
-from tests.upstreams import Upstream, eventually
-from tests.wire import bearer, call
+from tests.upstreams import Answer, Upstream, eventually, pause, send, sized
+from tests.wire import Wire, bearer, call, request
 
 #: A route that writes, so that there is an audit line.
 WRITE = "/api/mlflow/api/2.0/mlflow/runs/create"
@@ -202,4 +202,27 @@ def test_workers_that_were_stopped_together_with_the_master_go_on(
     assert workers(proxy) == before
     os.kill(before[0], signal.SIGSTOP)  # it alone: it hangs
     eventually(lambda: before[0] not in workers(proxy), "its end")
+    stage.clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGHUP, signal.SIGUSR2])
+def test_a_signal_for_the_master_ends_no_worker_that_gets_it_too(
+    stage: Stage, fake: Upstream, key: str, sent: signal.Signals
+) -> None:
+    """As `systemctl kill -s HUP` and `pkill -HUP gunicorn` send it, to all processes."""
+    proxy = stage.proxy(MLFLOW_SERVER_URL=fake.url, WEB_CONCURRENCY=2, GRACEFUL_TIMEOUT=20)
+    before = wait_for_both(proxy)
+    fake.answers(Answer(pause(2), send(sized())))
+    with Wire(proxy.url) as transfer:
+        transfer.send(request("POST", WRITE, bearer(key), body=b"{}"))
+        fake.wait_for(lambda: bool(fake.requests), "the request")
+        for process in (*before, *([proxy.pid] if sent is signal.SIGHUP else [])):
+            os.kill(process, sent)
+        assert serves(proxy)
+        assert transfer.read().status == 200
+    if sent is signal.SIGHUP:
+        eventually(lambda: not set(before) & set(workers(proxy)), "new workers")
+    else:
+        assert workers(proxy) == before
     stage.clear()

@@ -65,3 +65,26 @@ def test_an_idle_connection_keeps_nothing_of_its_last_request(fresh: Proxy, vers
         )
         for wire in wires:  # and it is still the same connection
             assert wire.ask(request("GET", "/health", version=version)).status == 200
+
+
+def test_long_names_of_fields_are_not_kept(fresh: Proxy) -> None:
+    def ask(number: int) -> None:
+        name = f"X-{number:03}-{'a' * 60_000}"
+        assert call(fresh.url, "GET", HASHED, f"{name}: 1").status == 200
+
+    ask(0)
+    before = memory(fresh)
+    for number in range(1, 300):
+        ask(number)
+    assert memory(fresh) - before < 300 * 60_000
+
+
+def test_the_form_repeats_no_long_address(fresh: Proxy) -> None:
+    """It would be five times as long there, for each reader who does not read it."""
+    navigates = ("Sec-Fetch-Mode: navigate", "Accept: text/html")
+    lengths = [
+        len(call(fresh.url, "GET", f"/mlflow/?{'&' * length}", *navigates).body)
+        for length in (0, 1_000, 60_000)
+    ]
+    assert lengths[1] - lengths[0] == 5_000
+    assert lengths[2] <= lengths[0]
