@@ -223,7 +223,8 @@ class RedisLink:
             return Trouble("", why)
         if not found:
             return None
-        return Trouble("permission", redis.RedisError(f"no {found[0].kind}{found[0].right}"), found)
+        words = found[0].words or f"no {found[0].kind}{found[0].right}"
+        return Trouble("permission", redis.RedisError(words), found)
 
     def _note_defect(self, why: Exception) -> None:
         """Log a defect, once for each type."""
