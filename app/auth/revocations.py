@@ -89,12 +89,13 @@ class Revocations:
                 "so proxies with this user receive nothing. Others that received it: "
                 f"{listeners}; {mark}."
             ) from self._failure
+        others = max(0, listeners - 1)  # Redis may not count this one, in a failover
         if not marked:
             trouble = self._link.trouble()
-            raise NotAnnounced(f"Workers that received it: {listeners - 1}; but {mark}.") from (
+            raise NotAnnounced(f"Workers that received it: {others}; but {mark}.") from (
                 trouble.error if trouble else None
             )
-        return listeners - 1
+        return others
 
     def _run(self) -> None:
         while True:

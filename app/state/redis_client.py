@@ -100,7 +100,7 @@ class OneServer(redis.Redis):
 
     def close(self) -> None:
         """Close all connections. redis-py does not close those of a pool passed to it."""
-        self._close_idle()
+        self.close_idle()
         self.connection_pool.disconnect()
 
     def check(self) -> None:
@@ -117,7 +117,8 @@ class OneServer(redis.Redis):
         if mode in (b"cluster", b"sentinel"):  # others come from a proxy in front of it
             raise WrongKind(mode.decode())
 
-    def _close_idle(self) -> None:
+    def close_idle(self) -> None:
+        """Close the connections that are not in use."""
         while self._idle:
             connection = self._idle.pop()
             connection.disconnect()
@@ -136,7 +137,7 @@ class OneServer(redis.Redis):
         except redis.ReadOnlyError:
             # This server was the primary. After a failover by DNS the name resolves to the new one.
             self._idle.append(connection)
-            self._close_idle()
+            self.close_idle()
             raise
         except redis.ResponseError:
             self._idle.append(connection)

@@ -72,6 +72,7 @@ AROUND: tuple[tuple[type[BaseException], str], ...] = (
     (redis.ConnectionError, "unreachable"),
     (OSError, "unreachable"),
     (RedisClusterException, "no cluster"),
+    (redis.ResponseError, "fails"),
 )
 
 #: OpenSSL's reasons for unusable certificates and keys.

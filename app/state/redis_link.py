@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import redis
 
 from app.observability.metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
-from app.state.redis_client import SomeNodesFail, connect
+from app.state.redis_client import OneServer, SomeNodesFail, connect
 from app.state.redis_faults import FAILURES, causes, is_refusal, said, word
 from app.state.redis_rights import Lack, explain, missing, missing_to_connect, missing_to_hear
 from app.state.redis_sentinel import MasterAlone
@@ -181,6 +181,8 @@ class RedisLink:
     def _set_away(self, is_away: bool) -> None:
         self._away = is_away
         REDIS_AWAY.set(int(is_away))
+        if is_away and isinstance(self.client, OneServer):
+            self.client.close_idle()  # the host may be gone, and each would cost a timeout
 
     def _be_back(self, was_said: bool) -> bool:
         """Close the breaker. Log it if the outage was logged. Return False, the new `was_said`."""
@@ -223,7 +225,8 @@ class RedisLink:
             return Trouble("", why)
         if not found:
             return None
-        return Trouble("permission", redis.RedisError(f"no {found[0].kind}{found[0].right}"), found)
+        words = found[0].words or f"no {found[0].kind}{found[0].right}"
+        return Trouble("permission", redis.RedisError(words), found)
 
     def _note_defect(self, why: Exception) -> None:
         """Log a defect, once for each type."""

@@ -7,7 +7,7 @@ second. docs/deployment.md has the ACL that grants exactly this.
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -84,12 +84,13 @@ NAMES = frozenset(
 @dataclass(frozen=True)
 class Lack:
     """Something that a user may not do. `right` is in ACL notation: a command in small letters, a
-    pattern of keys, or a channel; `kind` is +, ~ or &, or "" for a command that Redis does not
-    know; `hurts` is what fails without it."""
+    pattern of keys, or a channel; `kind` is +, ~ or &, or "" for a command that gets an error
+    although no permission is missing; `words` are Redis's; `hurts` is what fails without it."""
 
     kind: str
     right: str
     hurts: str
+    words: str = field(default="", compare=False)
 
     @property
     def said(self) -> str:
@@ -110,7 +111,8 @@ PHRASES = {
     "+": "may not run {}",
     "~": "may not use the keys {}",
     "&": "may not {}",
-    "": "finds no {} (Redis 6.2 and newer have it, unless it is renamed)",
+    "": "gets an error for {} (Redis 6.2 and newer have it, unless it is renamed, or disabled by a "
+    "proxy in front)",
 }
 
 
@@ -152,7 +154,7 @@ def missing(client: Any, exercise: Callable[[Any, str], None] | None) -> list[La
         raise failures[0]
     lists = (lacks for lacks in seen if isinstance(lacks, list))
     found = list(dict.fromkeys(chain.from_iterable(lists)))
-    _try(found, ANNOUNCING, CHANNEL, lambda: client.publish(CHANNEL, ""))
+    _try(found, ANNOUNCING, ("PUBLISH", CHANNEL), lambda: client.publish(CHANNEL, ""))
     return found
 
 
@@ -161,12 +163,12 @@ def _missing_at(client: Any, tag: str, exercise: Callable[[Any, str], None] | No
     found: list[Lack] = []
     for hurts, words in COMMANDS:
         own = [word.replace(TAG, tag) if isinstance(word, str) else word for word in words]
-        _try(found, hurts, own[1], partial(client.execute_command, *own))
+        _try(found, hurts, own[:2], partial(client.execute_command, *own))
     count = COUNT.replace(TAG, tag)
-    _try(found, LIMITS, count, lambda: client.script_load("return 1"))
-    _try(found, LIMITS, count, lambda: client.evalsha("0" * 40, 1, count))
+    _try(found, LIMITS, ("SCRIPT|LOAD", count), lambda: client.script_load("return 1"))
+    _try(found, LIMITS, ("EVALSHA", count), lambda: client.evalsha("0" * 40, 1, count))
     if exercise is not None and not any(lack.hurts == LIMITS for lack in found):
-        _try(found, LIMITS, count, lambda: exercise(client, tag))
+        _try(found, LIMITS, ("EVALSHA", count), lambda: exercise(client, tag))
     return found
 
 
@@ -183,27 +185,29 @@ def missing_to_hear(
         _subscribe(client, timeout)
 
     if subscription is not True:
-        _try(found, HEARING, CHANNEL, attempt)
+        _try(found, HEARING, ("SUBSCRIBE", CHANNEL), attempt)
     return found
 
 
 def missing_to_connect(why: BaseException) -> list[Lack]:
     """Return what is lacking if Redis refuses what the client itself sends on connecting; else [].
     Sentinels have their own users, and their own message."""
-    found = [_lack(cause, EVERYTHING, "") for cause in causes(why)]
+    found = [_lack(cause, EVERYTHING, ("", "")) for cause in causes(why)]
     if any(isinstance(cause, SentinelFailed) for cause in causes(why)):
         return []
     return [lack for lack in found if lack is not None and lack.kind == "+"][:1]
 
 
-def _try(found: list[Lack], hurts: str, name: str, attempt: Callable[[], object]) -> None:
-    """Add what the attempt shows to be lacking; `name` is the key or channel it needs."""
+def _try(
+    found: list[Lack], hurts: str, tried: Sequence[str], attempt: Callable[[], object]
+) -> None:
+    """Add what the attempt shows to be lacking; `tried` are the command, and its key or channel."""
     try:
         attempt()
     except NoScriptError:
         pass  # the user may run scripts
     except FAILURES as why:
-        lack = _lack(why, hurts, name)
+        lack = _lack(why, hurts, tried)
         if lack is None and str(why) != NO_SUCH_KEY:
             raise
         if lack is not None and lack not in found:
@@ -219,15 +223,17 @@ def _subscribe(client: Any, timeout: float) -> None:
         channel.get_message(timeout=timeout)
 
 
-def _lack(why: BaseException, hurts: str, name: str) -> Lack | None:
+def _lack(why: BaseException, hurts: str, tried: Sequence[str]) -> Lack | None:
     """Return what a refusal says is lacking; None if it says something else."""
-    text, kind = str(why), word(why)
-    if kind not in ("", "permission"):
+    text, kind, (command, name) = str(why), word(why), tried
+    if kind not in ("fails", "permission"):
         return None
     if match := re.match(r"unknown command ['`]([\w|]+)", text, re.IGNORECASE):
         return Lack("", match[1].lower(), hurts)
-    if kind == "" and "executing the script" not in text:
-        return None
+    if kind == "fails" and "executing the script" not in text:
+        # A proxy in front has its own words for this. If SET fails, everything does.
+        is_one = command not in ("", "SET") and text != NO_SUCH_KEY
+        return Lack("", command.lower(), hurts, text) if is_one else None
     if match := re.search(r"run the '([\w|-]+)' command", text):
         return Lack("+", match[1].lower(), hurts)
     if "channel" in text:

@@ -266,6 +266,22 @@ def test_the_command_fails_where_nobody_listens(start_redis: Callable[[], Redis]
     assert "No proxy listens there" in done.stderr
 
 
+class CountsNobody(FaultProxy):
+    """In front of a Redis that has just been replaced: it does not count the command itself."""
+
+    def _before_the_cut(self, link: Any, side: str, data: bytes) -> bytes:
+        return b":0\r\n" if data == b":1\r\n" else data
+
+
+def test_the_command_fails_where_not_even_itself_is_counted(
+    start_redis: Callable[[], Redis],
+) -> None:
+    with CountsNobody(start_redis().port) as way:
+        done = run("flask", "revoke", "key_1", REDIS_URL=f"redis://{way.address}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "workers that heard it: 0." in done.stderr
+
+
 def test_blanks_around_an_id_are_no_part_of_its_mark(start_redis: Callable[[], Redis]) -> None:
     """Listeners read it so; who did not hear has to find the mark by the same name."""
     server = start_redis()

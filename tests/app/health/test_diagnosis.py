@@ -234,8 +234,9 @@ def test_a_redis_that_refuses_what_every_connection_needs() -> None:
 def test_a_redis_that_is_too_old_for_a_command() -> None:
     trouble = Trouble("permission", ValueError("ERR"), (Lack("", "getex", "sessions end"),))
     assert diagnosis.redis_trouble(REDIS, trouble).message == (
-        "Redis does not let this user do what the proxy needs: it finds no GETEX (Redis 6.2 and "
-        "newer have it, unless it is renamed). Until then sessions end."
+        "Redis does not let this user do what the proxy needs: it gets an error for GETEX (Redis "
+        "6.2 and newer have it, unless it is renamed, or disabled by a proxy in front). Until then "
+        "sessions end."
     )
 
 

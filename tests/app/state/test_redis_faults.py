@@ -173,6 +173,8 @@ def test_a_server_in_trouble(
         ),
         (b"-ERR unknown command `HELLO`, with args beginning with: `3`, \r\n", "old"),
         (b"-NOPROTO unsupported protocol version\r\n", "old"),
+        (b"-ERR unsupported command `hello`\r\n", "fails"),
+        (b"-no upstream host\r\n", "fails"),
     ],
 )
 def test_what_no_server_here_says(look: Look, greeting: bytes, word: str) -> None:
@@ -412,6 +414,7 @@ def test_each_word_has_a_message() -> None:
     known = {key.removeprefix("redis.") for key in FAULTS if key.startswith("redis.")}
     assert words - {"certificate"} <= known
     assert known <= words | {
+        "fails",
         "silent",
         "no sentinel",
         "client certificate",

@@ -1,6 +1,8 @@
 """The way to Redis: left alone when it is certain that it is away, and found again by itself."""
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +108,29 @@ def test_a_defect_in_its_use_fails_no_request_and_is_logged_once(
             link.call(fail)
     assert [record.message for record in caplog.records] == ["the use of Redis failed"]
     assert ping(link), "others use it on"
+
+
+def test_connections_to_a_host_that_is_gone_do_not_keep_it_away(
+    make_link: MakeLink, server: Redis, way: FaultProxy, start_redis: Callable[[], Redis]
+) -> None:
+    """As after a fail-over by DNS: nobody answers on the old connections, nor resets them."""
+    link, many = make_link(), 30
+    together = threading.Barrier(many, timeout=30)
+
+    def ping_together() -> bool:
+        together.wait()
+        return ping(link)
+
+    with ThreadPoolExecutor(many) as threads:
+        list(threads.map(lambda _: ping_together(), range(many)))
+    other = start_redis()
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        way.lead_to(other.port, with_reset=False)
+        eventually(lambda: not ping(link) and link.away, "the outage")
+        assert seconds(lambda: eventually(lambda: ping(link), "its end")) < 10 * (TIMEOUT + RETRY)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("fault", ["refuse", "stall"])

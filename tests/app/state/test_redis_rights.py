@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from devstack.ports import HOST
 from devstack.redis import find_server
 from tests.docs.pages import ROOT
 from tests.drills.redis_topologies import Cluster, Node, Sentinels, Way, running, tls_server
+from tests.fault_proxy import FaultProxy
 
 PAGE = (ROOT / "docs/deployment.md").read_text("utf-8").replace("\\|", "|")
 (ACL,) = re.findall(r"ACL SETUSER hokusai on >PASSWORD (.+?)\n```", PAGE, re.DOTALL)
@@ -107,6 +109,30 @@ def test_redis_sevens_new_user_may_do_all_but_hear_and_announce(look: Look) -> N
     said = explain(trouble.lacks)
     assert "may not publish to hokusai:auth:revoked, subscribe to hokusai:auth:revoked" in said
     assert "Add to its ACL, on each node: &hokusai:auth:revoked." in said
+
+
+class OwnWords(FaultProxy):
+    """In front of a Redis: it says in its own words that it does not know a command."""
+
+    def _before_the_cut(self, link: Any, side: str, data: bytes) -> bytes:
+        return re.sub(rb"-ERR unknown command .+?\r\n", b"-ERR not for your account\r\n", data)
+
+
+@pytest.mark.parametrize(
+    "command", ["getex", "pttl", "rename", "evalsha", "script", "publish", "subscribe", "ping"]
+)
+def test_a_command_that_is_refused_in_other_words_is_named(tmp_path: Path, command: str) -> None:
+    node = Node(tmp_path, "--rename-command", command, f"{command}-1")
+    with running(node), OwnWords(node.port) as way:
+        link = RedisLink(f"redis://{way.address}", 5, 1)
+        link.exercise = count_as_the_limiter
+        trouble = link.trouble()
+        link.client.close()
+    assert trouble is not None
+    assert (trouble.word, trouble.is_partial) == ("permission", True)
+    assert {lack.right.partition("|")[0] for lack in trouble.lacks} <= {command, "subscribe"}
+    assert "it gets an error for" in explain(trouble.lacks)
+    assert str(trouble.error) == "not for your account"
 
 
 def test_another_database_needs_select(look: Look) -> None:
