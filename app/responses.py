@@ -148,10 +148,7 @@ def install(
 
     @app.errorhandler(Exception)
     def refuse(error: Exception) -> Response:
-        response = render(note(error))
-        if isinstance(error, ClientGone):
-            response.headers["Connection"] = "close"
-        return response
+        return render(note(error))
 
     app.wsgi_app = _without_upgrade(without_empty_segment(app.wsgi_app))  # type: ignore[method-assign]
 

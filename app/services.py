@@ -206,7 +206,6 @@ def _auth_service(
         settings.auth_service_url,
         service_id=settings.auth_service_id,
         timeout=settings.auth_timeout,
-        retry_after=max(1, round(interval)),
         circuit=Circuit("auth_service", fail_max, interval, on_change),
     )
 

@@ -212,7 +212,6 @@ class Authenticator:
         if decision is None:
             raise unavailable or AuthServiceUnavailable(
                 "API keys cannot be validated: the auth service is unavailable. Repeat the request "
-                "later.",
-                int(self._retry_interval) or 1,
+                "later."
             )
         return decision, "stale"

@@ -71,8 +71,13 @@ def granted(principal: Principal) -> frozenset[Access]:
 
 def _missing(needed: Access, inbound: Inbound, route: Route | None) -> str:
     """The message that names the missing scope."""
-    what = f"{inbound.method} {inbound.path}"
+    what, hint = f"{inbound.method} {inbound.path}", ""
     if route is None:
         what += ", which is not a known MLflow route,"
+        if inbound.method == "GET":  # a load balancer redirects http to https with a 301
+            hint = (
+                " If you sent a POST, a redirect made it a GET: use https:// in the tracking URI."
+            )
     example = {Access.READ: "mlflow:read", Access.WRITE: "mlflow:write"}.get(needed, "mlflow:admin")
-    return f"{what} needs the scope '{needed.value}' ('{example}'); this API key does not have it."
+    scope = f"the scope '{needed.value}' ('{example}')"
+    return f"{what} needs {scope}; this API key does not have it.{hint}"

@@ -36,6 +36,9 @@ MAX_AGE = 60.0
 
 INVALID = (401, 403, 404)
 
+#: Seconds in Retry-After if the service throttles and names none.
+THROTTLED_FOR = 10
+
 #: Timeout in seconds of the probe without a key, sent after a call about a possible fake failed.
 PROBE_TIMEOUT = 1.0
 
@@ -52,15 +55,12 @@ class _NoDecision(Exception):
 class AuthService:
     """The auth service at `url`, for keys of `service_id`. Thread-safe."""
 
-    def __init__(
-        self, url: str, *, service_id: str, timeout: float, retry_after: int, circuit: Circuit
-    ) -> None:
-        """`timeout` and `retry_after` (sent to callers after a failure) are in seconds. The circuit
-        spares callers the timeout while the service is down; it is separate from MLflow's."""
+    def __init__(self, url: str, *, service_id: str, timeout: float, circuit: Circuit) -> None:
+        """`timeout` is in seconds. The circuit spares callers the timeout while the service is
+        down; it is separate from MLflow's."""
         self._url = f"{url}/api/v1/keys/validate"
         self._service_id = service_id
         self._timeout = timeout
-        self._retry_after = retry_after
         self.circuit = circuit
         self._session = _bare_session()
         self._in_a_row, self._last_failure, self._failed_at = 0, "", -math.inf
@@ -135,7 +135,7 @@ class AuthService:
         if status in INVALID:
             return None
         if status == 429:
-            raise throttled(retry_after_seconds(headers.get("Retry-After", ""), self._retry_after))
+            raise throttled(retry_after_seconds(headers.get("Retry-After", ""), THROTTLED_FOR))
         if 400 <= status < 500:
             raise _NoDecision(f"answered {status}")
         if status != 200:
@@ -213,8 +213,7 @@ class AuthService:
         """Raise AuthServiceUnavailable. Its cause is logged, not sent to the caller."""
         raise AuthServiceUnavailable(
             "API keys cannot be validated: the auth service is unavailable. This says nothing "
-            "about your key. Repeat the request later.",
-            self._retry_after,
+            "about your key. Repeat the request later."
         ) from RuntimeError(f"the auth service {why}")
 
 

@@ -29,9 +29,6 @@ PREFIX = "hokusai:session:v1:"
 NOT_KEPT = "Sessions cannot be kept: storage is unavailable. Try again later; API keys still work."
 NOT_ENDED = "The session could not be ended: storage is unavailable. Try again later."
 
-#: Seconds.
-RETRY_AFTER = 10
-
 ENDED = "Your session has ended; sign in again."
 
 
@@ -83,7 +80,7 @@ class Sessions:
             self._link.call(lambda: self._link.client.set(name, value, px=int(self._idle * 1000)))
         except RedisUnavailable:
             if not self._store.set_value(name, value, self._idle):
-                raise AuthServiceUnavailable(NOT_KEPT, RETRY_AFTER) from None
+                raise AuthServiceUnavailable(NOT_KEPT) from None
         return token
 
     def principal(self, tokens: Sequence[str], client_ip: str) -> Principal:
@@ -130,7 +127,7 @@ class Sessions:
         """End one session; False if Redis is unavailable or not configured."""
         if self._store.get_value(name):
             if not self._store.forget(name):
-                raise AuthServiceUnavailable(NOT_ENDED, RETRY_AFTER)
+                raise AuthServiceUnavailable(NOT_ENDED)
             return True
         try:
             self._link.call(lambda: self._link.client.delete(name))

@@ -29,9 +29,6 @@ log = logging.getLogger("hokusai.browser")
 #: The paths of the cookie: MLflow's UI and our pages, nothing else on this host.
 COOKIE_PATHS = ("/mlflow", "/status")
 
-#: Seconds until the next attempt, in an outage of the auth service.
-RETRY_AFTER = 10
-
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
@@ -76,8 +73,7 @@ class SignIn:
         if found.source == "stale":
             raise AuthServiceUnavailable(
                 "Signing in is unavailable: the auth service does not answer. Try again later; "
-                "programs can still use the key.",
-                RETRY_AFTER,
+                "programs can still use the key."
             )
         principal = found.principal
         g.record.limit_fields = self.services.limits.count(principal, "session")

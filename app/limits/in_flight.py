@@ -10,6 +10,9 @@ from app.request.errors import Overloaded
 #: Timeout in seconds of a request without a key that waits for a slot.
 PATIENCE = 10.0
 
+#: Seconds in Retry-After. MLflow's client tries 7 times more; others' transfers may take minutes.
+RETRY_AFTER = 5
+
 
 class InFlight:
     """The requests in flight of this worker, limited in total and per key, so one key's slow
@@ -48,11 +51,11 @@ class InFlight:
                 raise Overloaded(
                     f"You have {self._per_key} requests in flight on this worker, the limit for a "
                     "key, or for an address without one. Let some end, then repeat the request.",
-                    1,
+                    RETRY_AFTER,
                 )
             if self.total >= self._in_all or not (has_key or self._has_room()):
                 count_limit("in_flight", False)
-                raise Overloaded("The proxy is busy; repeat the request in a moment.", 1)
+                raise Overloaded("The proxy is busy; repeat the request in a moment.", RETRY_AFTER)
             self._keys[key_id] += 1
             self.total += 1
             self._strangers += not has_key

@@ -18,7 +18,7 @@
     │   └── AuthServiceUnavailable
     ├── UpstreamOverloaded    503  + Retry-After; MLflow had no database connection and did nothing
     │                              (429 as above)
-    ├── UpstreamUnreachable   502  + Retry-After; no connection to MLflow
+    ├── UpstreamUnreachable   502  no connection to MLflow
     ├── UpstreamReset         502  MLflow broke the connection before its response
     ├── UpstreamRefusal       502  MLflow refuses the proxy itself: its credentials, its Host header
     ├── UpstreamTimeout       504  MLflow was too slow
@@ -143,7 +143,12 @@ class NoRoomForBody(NotForwarded):
 
 
 class AuthServiceUnavailable(NotForwarded):
+    """The default `retry_after` lets MLflow's client, which tries 7 times more, wait for 70 s."""
+
     outcome = "auth_unavailable"
+
+    def __init__(self, message: str, retry_after: int = 10) -> None:
+        super().__init__(message, retry_after)
 
 
 class UpstreamOverloaded(ProxyError):
@@ -160,12 +165,10 @@ class UpstreamRefusal(ProxyError):
 
 
 class UpstreamUnreachable(ProxyError):
-    """No connection came about, so nothing was sent."""
+    """No connection came about, so nothing was sent. Without a Retry-After, MLflow's client waits
+    longer before each of its 7 retries: MLflow may need two minutes to start."""
 
     status, code, outcome = 502, "TEMPORARILY_UNAVAILABLE", "upstream_unreachable"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, {"Retry-After": "2"})  # exporters of traces wait no longer
 
 
 class UpstreamReset(ProxyError):

@@ -386,9 +386,7 @@ def start_worker(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Worke
             stale_ttl=600.0,
         )
         circuit = Circuit("auth_service", 1000, 60.0)
-        service = AuthService(
-            auth_url, service_id="platform", timeout=20.0, retry_after=3, circuit=circuit
-        )
+        service = AuthService(auth_url, service_id="platform", timeout=20.0, circuit=circuit)
         authenticator = Authenticator(
             cache=cache,
             flights=SingleFlight(folder / "turns"),

@@ -188,7 +188,7 @@ def test_what_is_neither_is_503(
 ) -> None:
     answer = ask(fronted, service, NO_ANSWER[name])
     assert answer.error == UNAVAILABLE
-    assert int(answer.one("Retry-After") or 0) >= 1
+    assert answer.one("Retry-After") == "10", "MLflow's client gives up after seven of these"
     assert upstream.requests == []
 
 
@@ -199,7 +199,7 @@ def test_what_is_neither_is_429_where_something_would_be_created(
     """MLflow's client repeats a create on 429 only."""
     answer = ask(fronted, service, NO_ANSWER[name], CREATE)
     assert answer.error == (429, "TEMPORARILY_UNAVAILABLE")
-    assert int(answer.one("Retry-After") or 0) >= 1
+    assert answer.one("Retry-After") == "10"
     assert upstream.requests == []
 
 
@@ -208,8 +208,8 @@ def test_what_is_neither_is_429_where_something_would_be_created(
     [
         ("7", range(7, 8)),
         ("1.5", range(2, 3)),
-        ("", range(1, 10)),
-        ("soon", range(1, 10)),
+        ("", range(10, 11)),
+        ("soon", range(10, 11)),
         ("-1", range(1, 2)),
         ("999999", range(3600, 3601)),
         ("in ten minutes", range(500, 601)),

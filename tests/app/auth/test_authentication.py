@@ -100,7 +100,6 @@ def make_worker(
             server.url,
             service_id="platform",
             timeout=5.0,
-            retry_after=3,
             circuit=Circuit("auth_service", 1000, 60),
         )
         cache = DecisionCache(

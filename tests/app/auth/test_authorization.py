@@ -97,6 +97,13 @@ def test_a_route_that_nobody_has_classified_needs_admin(scope: str) -> None:
     assert "'mlflow:admin'" in message
 
 
+def test_a_post_that_a_redirect_made_a_get_is_told_so() -> None:
+    asked = inbound("GET", "/mlflow/api/2.0/mlflow/runs/create")
+    with pytest.raises(Forbidden, match="a redirect made it a GET: use https://"):
+        authorize(with_scopes("write"), asked, None)
+    assert "redirect" not in refusal(with_scopes("write"), None)
+
+
 def test_an_admin_may_use_a_route_that_nobody_has_classified() -> None:
     asked = inbound()
     assert authorize(with_scopes("admin"), asked, None).route is None

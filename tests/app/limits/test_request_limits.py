@@ -433,7 +433,7 @@ def test_one_key_has_so_many_slots() -> None:
     slots = [in_flight.acquire("key-1") for _ in range(2)]
     with pytest.raises(Overloaded, match="2 requests in flight") as caught:
         in_flight.acquire("key-1")
-    assert caught.value.headers == {"Retry-After": "1"}
+    assert caught.value.headers == {"Retry-After": "5"}
     in_flight.acquire("key-2").release()
     slots[0].release()
     in_flight.acquire("key-1")

@@ -263,7 +263,6 @@ def test_connections_to_the_auth_service_end_with_their_age(
             service.url,
             service_id="platform",
             timeout=5,
-            retry_after=1,
             circuit=Circuit("auth_service", 5, 1),
         )
         monkeypatch.setattr(auth_service._Connection, "max_age", 0.3)
@@ -291,7 +290,6 @@ def test_the_auth_service_may_answer_in_an_unusual_way(data: bytes) -> None:
             service.url,
             service_id="platform",
             timeout=5,
-            retry_after=1,
             circuit=Circuit("auth_service", 5, 1),
         )
         assert asked.validate("hk_test_a", "203.0.113.7") is None
