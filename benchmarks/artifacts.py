@@ -16,7 +16,8 @@ from benchmarks.contestants import DIRECT, PROXY, Contestant, Ways, helpers, thr
 from benchmarks.machine import Description, core_count, need
 from benchmarks.processes import MIB, peak, reset_peak
 from benchmarks.results import Goal, Results, table
-from benchmarks.servers import Helpers, StockMLflow, this_proxy
+from benchmarks.servers import Helpers, this_proxy
+from devstack.mlflow import MLflow
 
 TITLE = "artifacts"
 
@@ -79,10 +80,8 @@ def measure(bench: Bench) -> None:
 
 
 def _measure_mlflow(bench: Bench, helped_by: Helpers) -> None:
-    store = bench.folder / "artifacts"
-    # Without job execution it starts in half the time.
-    options = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    mlflow = StockMLflow(bench.folder / "mlflow", store, **options)
+    mlflow = MLflow(bench.folder / "mlflow", options=())
+    store = mlflow.artifacts
     bench.progress.say("starting MLflow; it takes a quarter of a minute")
     bench.start(mlflow)
     ways = _ways(bench, "mlflow", mlflow.url, helped_by)

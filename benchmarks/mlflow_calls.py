@@ -29,7 +29,7 @@ from benchmarks.contestants import (
 from benchmarks.machine import Description, core_count
 from benchmarks.processes import cores_used, family, wait_until_idle
 from benchmarks.results import Goal, Results, table
-from benchmarks.servers import BasicAuthMLflow, StockMLflow
+from devstack.mlflow import BasicAuthMLflow, MLflow
 from devstack.server import Server
 
 TITLE = "a real MLflow"
@@ -96,7 +96,8 @@ def measure(bench: Bench) -> None:
 
 def _ways(bench: Bench) -> tuple[Ways, list[Server]]:
     """(all contestants, the MLflows behind them)."""
-    mlflow, basic = StockMLflow(bench.folder / "mlflow"), BasicAuthMLflow(bench.folder / "basic")
+    mlflow = MLflow(bench.folder / "mlflow", options=(), settings={})
+    basic = BasicAuthMLflow(bench.folder / "basic")
     bench.progress.say("starting MLflow as users run it; it takes half a minute")
     bench.start(mlflow, basic)
     ways = ways_to(bench, mlflow.url, helpers(bench), workers=core_count())

@@ -1,7 +1,6 @@
 """The servers that are compared, and those behind them; each a child process with its log."""
 
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import fakes
 from benchmarks.machine import need
-from devstack.environments import BASIC_AUTH_SERVER, BENCH, MLFLOW_SERVER, Environment
+from devstack.environments import BENCH
 from devstack.ports import HOST, free_port
 from devstack.proxy import Proxy
 from devstack.redis import Redis
@@ -83,46 +82,3 @@ def fastapi_proxy(
     command += ["--host", HOST, "--port", "PORT", "--workers", workers]
     urls = {"UPSTREAM": upstream, "AUTH": helped_by.auth.url, "REDIS": helped_by.redis.url}
     return Web("fastapi", command, folder, POOLED=pooled, **urls)
-
-
-class StockMLflow(Web):
-    """`mlflow server` as users run it: by default four workers and a keep-alive of 5 s."""
-
-    patience = 180.0
-    environment_of: Environment = MLFLOW_SERVER
-    options: tuple[str, ...] = ()
-
-    def __init__(self, folder: Path, artifacts: Path | None = None, **environment: str) -> None:
-        store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-        store += ["--artifacts-destination", str(artifacts or folder / "artifacts")]
-        program = self.environment_of.folder / "bin" / "mlflow"
-        command = [program, "server", *store, "--host", HOST, "--port", "PORT", *self.options]
-        super().__init__("mlflow", command, folder, MLFLOW_DISABLE_TELEMETRY="true", **environment)
-
-
-class BasicAuthMLflow(StockMLflow):
-    """The same with MLflow's own users and passwords."""
-
-    environment_of = BASIC_AUTH_SERVER
-    options: tuple[str, ...] = ("--app-name", "basic-auth")
-
-    def __init__(self, folder: Path) -> None:
-        """The settings are MLflow's defaults but for the place of the users."""
-        self.password = f"hk_test_{secrets.token_hex(8)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "basic_auth.ini").write_text(
-            "[mlflow]\n"
-            "default_permission = READ\n"
-            f"database_uri = sqlite:///{folder / 'users.db'}\n"
-            "admin_username = admin\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
-            "utf-8",
-        )
-        own = {
-            "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
-            "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
-            # The idle job runners of two servers would take a whole core from everybody.
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
-        super().__init__(folder, None, **own)

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self, TypeVar
 
 from devstack.environments import ROOT
 from devstack.guard import GRACE_SECONDS, Guard, end_groups, signal_group
@@ -22,7 +23,7 @@ class ServerFailed(Exception):
 
 
 class Server:
-    """One child process, the leader of a session and process group of its own.
+    """One child process, the leader of its own session and process group.
 
     A subclass gives the command, and `url` or `is_ready`. A Ctrl-C in the terminal does not reach
     the child: its owner ends it, or the guard does when the owner is gone.
@@ -130,6 +131,35 @@ class Server:
         """Return the last lines of the log, indented."""
         lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
         return "\n".join(f"    {line}" for line in lines) or "    (it is empty)"
+
+
+S = TypeVar("S", bound=Server)
+
+
+class Running:
+    """Servers that end together: `with Running() as running: redis = running.start(Redis(…))`."""
+
+    def __init__(self) -> None:
+        self._servers: list[Server] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def start(self, server: S, *others: Server) -> S:
+        """Start servers side by side; return the first once all are ready. Raises ServerFailed."""
+        new: list[Server] = [server, *others]
+        for each in new:
+            self._servers.append(each)
+            each.start()
+        for each in new:
+            each.wait_until_ready()
+        return server
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.ask_to_stop()
+        for server in self._servers:
+            server.stop()
 
 
 def answers(url: str, timeout: float = 2.0) -> bool:
