@@ -221,7 +221,7 @@ class KeyedAuthService(AuthService):
     """The auth service; keys are made and revoked beside it in the same file, in a millisecond."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
-        super().__init__(folder, database=folder / "keys.db", redis_url=redis_url)
+        super().__init__(folder, database=folder / "keys.db")
         self.redis_url = redis_url
         self.store = KeyStore(self.database)
 
@@ -255,9 +255,7 @@ class KeyedAuthService(AuthService):
 def auth_service(servers: Path, redis_url: str) -> Iterator[KeyedAuthService]:
     """A running auth service: `.url`, `.create_key(…)`, `.revoke(key_id)`."""
     with Running() as running:
-        server = running.start(KeyedAuthService(servers / "auth", redis_url))
-        yield server
-    server.store.close()
+        yield running.start(KeyedAuthService(servers / "auth", redis_url))
 
 
 # --- the proxy -----------------------------------------------------------------------------
