@@ -19,22 +19,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import machine, report
-from benchmarks.bench import QUICK, Bench, Effort, Progress
-from benchmarks.contestants import legend
-from benchmarks.publish import draw, publish
-from benchmarks.report import PARTS, Measured, Report
-from benchmarks.results import of_goals
+from benchmarks.bench import QUICK, Bench, Effort, say, seconds_so_far
+from benchmarks.report import PARTS, Measured
 from devstack.environments import BASIC_AUTH_SERVER, BENCH, MLFLOW_SERVER, ROOT, ensure
-from devstack.server import ServerFailed
+from devstack.server import Running, ServerFailed
 
-#: What parts need beside the environments that run the proxy, and its peers.
+#: What parts need besides the environments that run the proxy and its peers.
 ENVIRONMENTS = {"a": (MLFLOW_SERVER, BASIC_AUTH_SERVER), "c": (MLFLOW_SERVER,)}
 
-#: What can go wrong in a part on some machine without ending the others; a defect is not here.
+#: Failures that end a part but not the others.
 FAILURES = (machine.Missing, ServerFailed, RuntimeError, OSError, subprocess.SubprocessError)
 
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
@@ -47,22 +43,19 @@ def main() -> int:
     """Measure, print, write; return the exit status."""
     options = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it stops the servers, as Ctrl-C
-    progress = Progress()
     if options.use:
         measured = report.read(options.use)
         for name in sorted(measured):
             print(f"{measured[name].text()}\n")
     else:
-        machine.install_missing(progress.say)
-        ensure(BENCH, *(each for name in options.only for each in ENVIRONMENTS.get(name, ())))
-        measured = _measure(options, progress)
-        report.write(report.read(LATEST) | measured, LATEST)
-        draw(LATEST, LATEST.with_suffix(".png"))
+        measured = _measure(options)
+        report.write(measured, LATEST)
+        report.draw(LATEST)
     if measured:
-        print(f"\n{of_goals(report.goals(measured))}\n\n{legend()}", flush=True)
+        print(f"\n{report.goals_and_legend(measured)}", flush=True)
     if options.publish:
-        publish(measured)
-        progress.say("docs/performance.md, .json and .png are refreshed")
+        report.publish(measured)
+        say("docs/performance.md, .json and .png are refreshed")
     return 0 if options.use or len(measured) == len(options.only) else 1
 
 
@@ -72,54 +65,46 @@ def _options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", metavar="a,b", type=_parts, default=list(PARTS))
+    parser.add_argument("--only", metavar="a,b", default=",".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="a minute or two, rough numbers")
     parser.add_argument("--publish", action="store_true", help="refresh docs/performance.*")
     parser.add_argument("--use", metavar="FILE", type=Path, help="print these, measure nothing")
     options = parser.parse_args()
+    options.only = sorted(set(options.only.split(",")))
+    if unknown := [name for name in options.only if name not in PARTS]:
+        parser.error(f"no such part: {', '.join(unknown)}")
     if options.publish and options.quick:
         parser.error("a quick run is too rough to be published")
     return options
 
 
-def _parts(text: str) -> list[str]:
-    names = set(text.split(","))
-    if unknown := names - PARTS.keys():
-        raise argparse.ArgumentTypeError(f"no such part: {', '.join(sorted(unknown))}")
-    return sorted(names)
-
-
-def _measure(options: argparse.Namespace, progress: Progress) -> Report:
+def _measure(options: argparse.Namespace) -> report.Report:
     """The parts that could be measured. Why another could not is printed."""
+    machine.install_missing(say)
+    ensure(BENCH, *(each for name in options.only for each in ENVIRONMENTS.get(name, ())))
     for name in set(os.environ) - KEPT:
         del os.environ[name]
     description = machine.describe()
-    progress.say(machine.sentence(description))
+    say(machine.sentence(description))
     if machine.is_busy(description):
-        progress.say(f"the machine is busy (load {description['load_before']}): rough numbers")
-    measured: Report = {}
+        say(f"the machine is busy (load {description['load_before']}): rough numbers")
+    measured: report.Report = {}
     for name in options.only:
-        progress.say(f"part {name}: {PARTS[name].TITLE}")
+        say(f"part {name}: {PARTS[name].TITLE}")
         try:
-            measured[name] = _measure_part(name, options.quick, description, progress)
+            measured[name] = _measure_part(name, options.quick, description)
+            print(f"\n{measured[name].text()}\n", flush=True)
         except FAILURES as why:
-            progress.say(f"part {name} could not be measured: {why}")
-            continue
-        print(f"\n{measured[name].text()}\n", flush=True)
+            say(f"part {name} could not be measured: {why}")
     return measured
 
 
-def _measure_part(
-    name: str, quick: bool, description: machine.Description, progress: Progress
-) -> Measured:
-    began = progress.seconds
-    with ExitStack() as ends:
-        folder = ends.enter_context(tempfile.TemporaryDirectory(prefix="hokusai-bench-"))
-        bench = Bench(QUICK if quick else Effort(), Path(folder), ends, progress)
+def _measure_part(name: str, quick: bool, description: machine.Description) -> Measured:
+    began, today = seconds_so_far(), datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    with tempfile.TemporaryDirectory(prefix="hokusai-bench-") as folder, Running() as running:
+        bench = Bench(QUICK if quick else Effort(), Path(folder), running)
         PARTS[name].measure(bench)
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    seconds = progress.seconds - began
-    return Measured(name, today, seconds, quick, description, bench.results)
+    return Measured(name, today, seconds_so_far() - began, quick, description, bench.results)
 
 
 if __name__ == "__main__":

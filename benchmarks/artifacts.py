@@ -7,16 +7,17 @@ bytes out of nothing and swallows them, where the proxy's own share shows.
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-from benchmarks.bench import Bench
-from benchmarks.contestants import DIRECT, PROXY, Contestant, Ways, helpers, through
+from benchmarks.bench import Bench, say
+from benchmarks.contestants import DIRECT, PROXY, Contest, Contestant, Ways
 from benchmarks.machine import Description, core_count, need
 from benchmarks.processes import MIB, peak, reset_peak
 from benchmarks.results import Goal, Results, table
-from benchmarks.servers import Helpers, StockMLflow, this_proxy
+from devstack.mlflow import MLflow
 
 TITLE = "artifacts"
 
@@ -54,74 +55,62 @@ class Transfer:
         return f"{ARTIFACTS}/bench/{self.size}-{number}.bin"
 
 
-def transfers(upstream: str, sizes: Sequence[int], at_once: Sequence[int]) -> list[Transfer]:
-    """All combinations; what goes up is there to come down next."""
-    return [
-        Transfer(upstream, direction, size, count)
-        for count in at_once
-        for size in sizes
-        for direction in (UP, DOWN)
-    ]
-
-
 def measure(bench: Bench) -> None:
     """Through a real MLflow, then through nothing, then many streams at once."""
-    helped_by, effort = helpers(bench), bench.effort
-    _measure_mlflow(bench, helped_by)
-    ways = _ways(bench, "nothing", helped_by.auth.url, helped_by)
-    for transfer in transfers(NOTHING, effort.sizes, effort.at_once):
-        if transfer.bytes < HUGE:
-            _alternate(bench, ways, transfer, effort.rounds)
-    del ways[DIRECT]
+    contest, effort = Contest(bench), bench.effort
+    say("starting MLflow; it takes a quarter of a minute")
+    mlflow = bench.running.start(MLflow(bench.folder / "mlflow", options=()))
+    ways = _ways(contest, mlflow.url, "proxy-mlflow")
+    for count, size in product(effort.at_once, effort.sizes):
+        if _make_room(bench, mlflow.artifacts / "bench", count * size):
+            _compare(bench, ways, Transfer(MLFLOW, UP, size, count))
+            _compare(bench, ways, Transfer(MLFLOW, DOWN, size, count))
+    mlflow.stop()
+    ways = _ways(contest, contest.fake.url, "proxy-nothing")
+    for count, size, direction in product(effort.at_once, effort.sizes, (UP, DOWN)):
+        _compare(bench, ways, Transfer(NOTHING, direction, size, count))
     for direction in (DOWN, UP):
         streams = Transfer(NOTHING, direction, max(effort.sizes), effort.streams_at_once)
-        _alternate(bench, ways, streams, rounds=1)
+        _compare(bench, {PROXY: ways[PROXY]}, streams)
 
 
-def _measure_mlflow(bench: Bench, helped_by: Helpers) -> None:
-    store = bench.folder / "artifacts"
-    # Without job execution it starts in half the time.
-    options = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    mlflow = StockMLflow(bench.folder / "mlflow", store, **options)
-    bench.progress.say("starting MLflow; it takes a quarter of a minute")
-    bench.start(mlflow)
-    ways = _ways(bench, "mlflow", mlflow.url, helped_by)
-    for transfer in transfers(MLFLOW, bench.effort.sizes, bench.effort.at_once):
-        if _has_room(bench, store / "bench", transfer):
-            rounds = 1 if transfer.bytes >= HUGE else bench.effort.rounds
-            _alternate(bench, ways, transfer, rounds)
-    mlflow.stop()
+def _ways(contest: Contest, upstream: str, name: str) -> Ways:
+    proxy = contest.proxy(upstream, workers=core_count(), name=name)
+    return {DIRECT: Contestant(upstream), PROXY: proxy}
 
 
-def _ways(bench: Bench, name: str, upstream: str, helped_by: Helpers) -> Ways:
-    """Direct, and through the proxy."""
-    proxy = this_proxy(bench.folder / f"proxy-{name}", upstream, helped_by, core_count())
-    bench.start(proxy)
-    return {DIRECT: Contestant(upstream), PROXY: through(proxy)}
+def _make_room(bench: Bench, store: Path, size: int) -> bool:
+    """Remove the files of the last upload; return whether `size` bytes fit, with a temporary copy
+    of them."""
+    shutil.rmtree(store, ignore_errors=True)
+    if fits := 2 * size <= shutil.disk_usage(bench.folder).free:
+        return fits
+    bench.results.notes.append(f"left out: {size // MIB:,} MiB: not enough room on the disk")
+    return False
 
 
-def _alternate(bench: Bench, ways: Ways, transfer: Transfer, rounds: int) -> None:
+def _compare(bench: Bench, ways: Ways, transfer: Transfer) -> None:
     with tempfile.NamedTemporaryFile(dir=bench.folder) as source:
-        source.truncate(transfer.size)  # a file of zeros that takes no place
+        source.truncate(transfer.size)  # a file of zeros that takes no room
 
-        def one(way: Contestant) -> Mapping[str, float]:
-            return _measured(way, transfer, source.name)
+        def one(name: str) -> Mapping[str, float]:
+            return _measured(ways[name], transfer, source.name)
 
-        bench.alternate(transfer.case, ways, rounds, one)
-    bench.report(transfer.case, "mb_per_s", "MB/s")
+        rounds = 1 if transfer.bytes >= HUGE else bench.effort.rounds
+        bench.alternate(transfer.case, list(ways), rounds, "mb_per_s", one)
 
 
 def _measured(way: Contestant, transfer: Transfer, source: str) -> dict[str, float]:
     pids = way.pids()
     reset_peak(pids)
     before = peak(pids)
-    found = {"mb_per_s": transfer.bytes / _seconds(way, transfer, source) / 1e6}
-    if pids:
-        highest = peak(pids)
-        grown = max(0.0, highest - before)
-        found |= {"peak_mib": highest, "growth_mib": grown}
-        found["growth_mib_each"] = grown / transfer.count
-    return found
+    speed = {"mb_per_s": transfer.bytes / _seconds(way, transfer, source) / 1e6}
+    if not pids:
+        return speed
+    highest = peak(pids)
+    grown = max(0.0, highest - before)
+    each = grown / transfer.count
+    return speed | {"peak_mib": highest, "growth_mib": grown, "growth_mib_each": each}
 
 
 def _seconds(way: Contestant, transfer: Transfer, source: str) -> float:
@@ -131,9 +120,11 @@ def _seconds(way: Contestant, transfer: Transfer, source: str) -> float:
     for name, value in {**way.headers, "Expect": ""}.items():
         command += ["-H", f"{name}: {value}"]
     command += ["-T", source] if transfer.direction == UP else []
-    targets = [way.url + transfer.target(number) for number in range(transfer.count)]
     curls = [
-        subprocess.Popen([*command, one], stdout=subprocess.PIPE, text=True) for one in targets
+        subprocess.Popen(
+            [*command, way.url + transfer.target(number)], stdout=subprocess.PIPE, text=True
+        )
+        for number in range(transfer.count)
     ]
     slowest = 0.0
     for curl in curls:
@@ -142,17 +133,6 @@ def _seconds(way: Contestant, transfer: Transfer, source: str) -> float:
             raise RuntimeError(f"{transfer.case}, {way.url}: {status}, {up} up, {down} down")
         slowest = max(slowest, float(seconds))
     return slowest
-
-
-def _has_room(bench: Bench, store: Path, transfer: Transfer) -> bool:
-    """Whether the transfer fits. Before an upload, the files of the last one are removed."""
-    skipped = bench.results.skipped
-    if transfer.direction == UP:
-        shutil.rmtree(store, ignore_errors=True)
-        if 2 * transfer.bytes > shutil.disk_usage(bench.folder).free:
-            for direction in (UP, DOWN):
-                skipped[replace(transfer, direction=direction).case] = "not enough room"
-    return transfer.case not in skipped
 
 
 # --- tables and goals ----------------------------------------------------------------------------
@@ -188,5 +168,5 @@ def goals(results: Results, machine: Description) -> Iterator[Goal]:
 
 def _cases(results: Results, upstream: str) -> list[tuple[str, str]]:
     """The cases of an upstream, each with its name in the table."""
-    pairs = [(case, case.partition(": ")) for case in results.cases]
-    return [(case, name) for case, (first, _, name) in pairs if first == upstream]
+    start = f"{upstream}: "
+    return [(c, c.removeprefix(start)) for c in results.cases if c.startswith(start)]

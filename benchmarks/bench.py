@@ -2,18 +2,17 @@
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from benchmarks.machine import Description, on_cores
+from benchmarks.machine import Description
 from benchmarks.processes import MIB
 from benchmarks.results import Goal, Results, shown
-from devstack.server import Server
+from devstack.server import Running
 
-C = TypeVar("C")
+_began = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Effort:
     # part d
     streams: tuple[int, ...] = (1, 10, 100, 500)
     keys: tuple[int, ...] = (10, 1_000, 100_000)
-    key_seconds: int = 5  # a multiple of the 5 s after which a worker looks into Redis again
+    key_seconds: int = 5  # a multiple of the 5 s after which a worker reads Redis again
     instances: tuple[int, ...] = (1, 2, 3)
 
 
@@ -56,79 +55,38 @@ QUICK = Effort(
 )
 
 
-class Progress:
-    """Lines on stderr; on a terminal the present step too, in a last line that is replaced."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-
-    @property
-    def seconds(self) -> float:
-        """Since the beginning."""
-        return time.monotonic() - self._began
-
-    def at(self, step: str) -> None:
-        """Show the present step, on a terminal."""
-        if self._clear:
-            self._print(step, end="")
-
-    def say(self, line: str) -> None:
-        """Print a line that stays."""
-        self._print(line, end="\n")
-
-    def _print(self, text: str, end: str) -> None:
-        minutes, seconds = divmod(int(self.seconds), 60)
-        stamp = f"{self._clear}[{minutes:2d}:{seconds:02d}]"
-        print(stamp, text, end=end, file=sys.stderr, flush=True)
-
-
-@dataclass
+@dataclass(frozen=True)
 class Bench:
-    """`folder` is empty; `ends` runs when the part is over, and stops its servers."""
+    """`folder` is empty; the servers in `running` end when the part is over."""
 
     effort: Effort
     folder: Path
-    ends: ExitStack
-    progress: Progress
+    running: Running
     results: Results = field(default_factory=Results)
-
-    def start(self, *servers: Server, cores: Collection[int] | None = None) -> None:
-        """Start servers side by side, on these cores, and wait until all are ready."""
-        with on_cores(cores):
-            for server in servers:
-                server.start()
-                self.ends.callback(server.stop)
-        for server in servers:
-            server.wait_until_ready()
 
     def alternate(
         self,
         case: str,
-        contestants: Mapping[str, C],
+        contestants: Sequence[str],
         rounds: int,
-        measure: Callable[[C], Mapping[str, float]],
+        metric: str,
+        measure: Callable[[str], Mapping[str, float]],
     ) -> None:
-        """Measure all contestants in turns, so that what disturbs the machine disturbs them all;
-        every other round in reverse order."""
+        """Measure all contestants in turns, so a disturbance of the machine affects them all;
+        every other round in reverse order. Then print the medians of one metric."""
         for number in range(rounds):
-            order = list(contestants.items())
-            for name, contestant in order if number % 2 == 0 else reversed(order):
-                self.progress.at(f"{case}: {name}, round {number + 1} of {rounds}")
-                self.results.add(case, name, measure(contestant))
-
-    def report(self, case: str, metric: str, unit: str) -> None:
-        """Print the medians of a case that is done."""
+            for name in contestants if number % 2 == 0 else reversed(contestants):
+                say(f"{case}: {name}, round {number + 1} of {rounds}", end="")
+                self.results.add(case, name, measure(name))
         medians = [
-            f"{name} {shown(self.results.median(case, name, metric))}"
-            for name in self.results.contestants(case)
+            f"{name} {shown(self.results.median(case, name, metric))}" for name in contestants
         ]
-        self.progress.say(f"{case}: {', '.join(medians)} {unit}")
+        say(f"{case}, {metric}: {', '.join(medians)}")
 
 
 class Part(Protocol):
-    """A module that is a part: how it measures, and what it shows. `goals` looks at the machine of
-    that run too."""
+    """A module that is a part: how it measures, and what it shows. `goals` also gets the
+    description of the machine of that run."""
 
     TITLE: str
 
@@ -137,3 +95,19 @@ class Part(Protocol):
     def tables(self, results: Results) -> Iterator[str]: ...
 
     def goals(self, results: Results, machine: Description) -> Iterator[Goal]: ...
+
+
+def seconds_so_far() -> float:
+    """Seconds since the start of this program."""
+    return time.monotonic() - _began
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print a line to stderr with the time so far. With an empty `end` it is a step: shown on a
+    terminal only, until the next line replaces it."""
+    terminal = sys.stderr.isatty()
+    if end or terminal:
+        minutes, seconds = divmod(int(seconds_so_far()), 60)
+        clear = "\r\x1b[K" if terminal else ""
+        stamp = f"{clear}[{minutes:2d}:{seconds:02d}]"
+        print(stamp, text, end=end, file=sys.stderr, flush=True)

@@ -1,14 +1,24 @@
-"""Who is compared: each a way to the same upstream."""
+"""Who is compared, and the servers for that. Each contestant is a way to the same upstream."""
 
-from collections.abc import Callable, Collection, Mapping
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from benchmarks import fakes
 from benchmarks.bench import Bench
+from benchmarks.machine import need, on_cores
 from benchmarks.processes import family
 from benchmarks.results import Results
-from benchmarks.servers import Helpers, Web, fake, fastapi_proxy, nginx, this_proxy
+from benchmarks.wrk import Load
+from devstack.environments import BENCH
+from devstack.ports import HOST, free_port
 from devstack.proxy import Proxy
 from devstack.redis import Redis
+from devstack.server import Server
+
+HERE = Path(__file__).parent
 
 #: The one key of all loads that do not need several; the fake auth service takes any.
 KEY = "hk_test_bench"
@@ -39,49 +49,127 @@ class Contestant:
     give MLflow's SDK the same credentials as `headers`; `pids` are the measured processes."""
 
     url: str
-    headers: Mapping[str, str] = field(
-        default_factory=lambda: {"Authorization": f"Bearer {KEY}"}, compare=False
-    )
-    sdk: Mapping[str, str] = field(
-        default_factory=lambda: {"MLFLOW_TRACKING_TOKEN": KEY}, compare=False
-    )
-    pids: Callable[[], list[int]] = field(default=list, compare=False)
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Authorization": f"Bearer {KEY}"})
+    sdk: Mapping[str, str] = field(default_factory=lambda: {"MLFLOW_TRACKING_TOKEN": KEY})
+    pids: Callable[[], list[int]] = list
+
+    def search(self, connections: int, keys: int = 0) -> Load:
+        """experiments/search as MLflow's client sends it; with `keys`, spread over so many."""
+        headers = {**self.headers, "Content-Type": "application/json"}
+        url = f"{self.url}/api/2.0/mlflow/experiments/search"
+        return Load(url, connections, '{"max_results": 100}', headers, keys)
 
 
 Ways = dict[str, Contestant]
 
 
+class Web(Server):
+    """A server on a free port that is ready when /health is 200."""
+
+    def __init__(
+        self, name: str, command: Sequence[object], folder: Path, **environment: str
+    ) -> None:
+        """`PORT` in the command becomes the port."""
+        self.name = name
+        self.port = free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        words = [str(self.port if word == "PORT" else word) for word in command]
+        super().__init__(words, folder, environment)
+
+
+def nginx(folder: Path, template: str, **values: str) -> Web:
+    """nginx with a template of benchmarks/nginx/, in which `values` replace `@NAME@`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "nginx.conf"
+    server = Web("nginx", [need("nginx"), "-p", folder, "-c", file, "-e", "stderr"], folder)
+    text = (HERE / "nginx" / f"{template}.conf").read_text("utf-8")
+    # Started by root, its workers would become a user who cannot write into our folder.
+    own = {"PORT": str(server.port), "USER": "user root;" if os.geteuid() == 0 else ""}
+    for name, value in (values | own).items():
+        text = text.replace(f"@{name}@", value.removeprefix("http://"))
+    file.write_text(text, "utf-8")
+    return server
+
+
+class Contest:
+    """The running servers of a part: a fake auth service and Redis, and the contestants."""
+
+    def __init__(self, bench: Bench) -> None:
+        """Start the fake auth service, which makes artifacts out of nothing too, and Redis."""
+        self._bench, self._folder = bench, bench.folder
+        self.redis = Redis(bench.folder / "redis")
+        command = [sys.executable, fakes.__file__, "PORT"]
+        self.fake = Web("fake", command, bench.folder / "fake")
+        self._behind: list[Server] = [self.redis, self.fake]
+        bench.running.start(*self._behind)
+
+    def trivial_upstream(self) -> Web:
+        """An MLflow that answers every request with the same experiments."""
+        upstream = nginx(self._folder / "upstream", "trivial")
+        self._behind.append(upstream)
+        return self._bench.running.start(upstream)
+
+    def behind(self) -> list[int]:
+        """The processes of all servers behind the contestants."""
+        return [pid for server in self._behind for pid in family(server.pid)]
+
+    def proxy(
+        self,
+        upstream: str,
+        *,
+        workers: int,
+        cores: Collection[int] | None = None,
+        name: str = "proxy",
+        **settings: str,
+    ) -> Contestant:
+        """This proxy, started by its command for production, everything on."""
+        server = self._proxy(name, upstream, workers, settings)
+        with on_cores(cores):
+            self._bench.running.start(server)
+        return through(server)
+
+    def ways(self, upstream: str, *, workers: int, cores: Collection[int] | None = None) -> Ways:
+        """The direct way, this proxy and its peers, started on these cores."""
+        servers: dict[str, Proxy | Web] = {
+            PROXY: self._proxy("proxy", upstream, workers, {}),
+            NGINX: nginx(
+                self._folder / "nginx",
+                "auth_request",
+                UPSTREAM=upstream,
+                AUTH=self.fake.url,
+                WORKERS=str(workers),
+            ),
+            POOLED: self._fastapi("pooled", upstream, workers, pooled="yes"),
+            PER_REQUEST: self._fastapi("per-request", upstream, workers, pooled=""),
+        }
+        with on_cores(cores):
+            self._bench.running.start(*servers.values())
+        ways = {name: through(server) for name, server in servers.items()}
+        return {DIRECT: Contestant(upstream)} | ways
+
+    def _proxy(self, name: str, upstream: str, workers: int, settings: Mapping[str, str]) -> Proxy:
+        own = {
+            "MLFLOW_SERVER_URL": upstream,
+            "HOKUSAI_AUTH_SERVICE_URL": self.fake.url,
+            "REDIS_URL": self.redis.url,
+            "WEB_CONCURRENCY": str(workers),
+            "REDIS_TIMEOUT": "5",  # a machine that is busy for a moment is not an outage
+            "GRACEFUL_TIMEOUT": "2",
+        }
+        return Proxy(self._folder / name, own | dict(settings))
+
+    def _fastapi(self, name: str, upstream: str, workers: int, pooled: str) -> Web:
+        """benchmarks/peers/fastapi_httpx.py under uvicorn."""
+        command = [BENCH.python, "-m", "uvicorn", "fastapi_httpx:app", "--no-access-log"]
+        command += ["--app-dir", HERE / "peers", "--log-level", "warning"]
+        command += ["--host", HOST, "--port", "PORT", "--workers", workers]
+        urls = {"UPSTREAM": upstream, "AUTH": self.fake.url, "REDIS": self.redis.url}
+        return Web("fastapi", command, self._folder / name, POOLED=pooled, **urls)
+
+
 def through(server: Proxy | Web) -> Contestant:
     """The way through a server that has MLflow under /api/mlflow."""
     return Contestant(f"{server.url}/api/mlflow", pids=lambda: family(server.pid))
-
-
-def helpers(bench: Bench) -> Helpers:
-    """A fake auth service and Redis, started."""
-    both = Helpers(fake(bench.folder / "fake"), Redis(bench.folder / "redis"))
-    bench.start(both.auth, both.redis)
-    return both
-
-
-def ways_to(
-    bench: Bench,
-    upstream: str,
-    helped_by: Helpers,
-    workers: int,
-    cores: Collection[int] | None = None,
-) -> Ways:
-    """The direct way, this proxy and its peers, started on these cores."""
-    folder = bench.folder
-    values = {"UPSTREAM": upstream, "AUTH": helped_by.auth.url, "WORKERS": str(workers)}
-    servers: dict[str, Proxy | Web] = {
-        PROXY: this_proxy(folder / "proxy", upstream, helped_by, workers),
-        NGINX: nginx(folder / "nginx", "auth_request", **values),
-    }
-    for name in (POOLED, PER_REQUEST):
-        pooled = "yes" if name == POOLED else ""
-        servers[name] = fastapi_proxy(folder / name, upstream, helped_by, workers, pooled)
-    bench.start(*servers.values(), cores=cores)
-    return {DIRECT: Contestant(upstream)} | {n: through(server) for n, server in servers.items()}
 
 
 def measured_in(results: Results, *cases: str) -> list[str]:

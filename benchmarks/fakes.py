@@ -1,108 +1,80 @@
-"""An auth service and an MLflow for artifacts that cost little: `python fakes.py PORT`.
+"""An auth service and an MLflow for artifacts that cost little: `python fakes.py PORT`."""
 
-POST /api/v1/keys/validate      valid; the key's last part is its id; a limit nobody reaches
-GET  …/artifacts/bytes/N        N bytes
-GET  …/artifacts/paced          PACED bytes every PACE seconds, without end
-PUT  …                          reads the body, answers {}
-GET  /streams                   how many paced streams are open
-anything else                   {}
-"""
-
-import contextlib
-import json
+import logging
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 
-PIECE = 2**20
+from flask import Flask, Response, request
+from werkzeug.serving import make_server
 
-#: A paced stream: 16 KiB five times a second.
-PACED = 16 * 1024
-PACE = 0.2
+PIECE = bytes(2**20)
+
+#: Nobody looks at what is read into it.
+SINK = bytearray(2**20)
+
+#: A paced stream: 16 KiB five times a second, without end.
+PACED, PACE = bytes(16 * 1024), 0.2
 
 #: In requests per hour: nobody reaches it, but it is counted.
 LIMIT = 2_000_000_000
 
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
-class Fake(BaseHTTPRequestHandler):
-    """One connection, request after request. Nobody looks at what is in `buffer`."""
+app = Flask(__name__)
+streams = set[object]()
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    buffer = memoryview(bytearray(PIECE))
-    open_streams = 0
-    lock = threading.Lock()
 
-    def handle(self) -> None:
-        """Serve until the client goes."""
-        with contextlib.suppress(OSError):
-            super().handle()
+@app.post("/api/v1/keys/validate")
+def validate() -> dict[str, object]:
+    """Every key is valid; its last part is its id."""
+    key = request.headers.get("Authorization", "").rpartition("_")[2]
+    valid = {"user_id": "bench", "key_id": f"key_{key}", "service_id": "platform"}
+    return valid | {"scopes": ["read", "write"], "rate_limit_per_hour": LIMIT}
 
-    def do_GET(self) -> None:
-        """Bytes, a paced stream, or the number of streams."""
-        last = self.path.rpartition("/")[2]
-        if "/bytes/" in self.path:
-            self._send_bytes(int(last))
-        elif last == "paced":
-            self._send_paced()
-        else:
-            self._send(str(Fake.open_streams) if last == "streams" else "{}")
 
-    def do_POST(self) -> None:
-        """A validation."""
-        self._read_body()
-        key = self.headers.get("Authorization", "").rpartition("_")[2]
-        valid = {"user_id": "bench", "key_id": f"key_{key}", "service_id": "platform"}
-        self._send(json.dumps(valid | {"scopes": ["read", "write"], "rate_limit_per_hour": LIMIT}))
+@app.get(f"{ARTIFACTS}/bytes/<int:size>")
+def download(size: int) -> Response:
+    pieces = (PIECE[: size - start] for start in range(0, size, len(PIECE)))
+    return Response(pieces, headers={"Content-Length": str(size)})
 
-    def do_PUT(self) -> None:
-        """An upload."""
-        self._read_body()
-        self._send("{}")
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
+@app.get(f"{ARTIFACTS}/paced")
+def paced() -> Response:
+    return Response(_paced(), headers={"Content-Length": str(2**50)})
 
-    def _read_body(self) -> None:
-        missing = int(self.headers.get("Content-Length", 0))
-        while missing:
-            size = self.rfile.readinto(self.buffer[: min(PIECE, missing)])
-            if not size:
-                raise ConnectionError
-            missing -= size
 
-    def _send(self, text: str) -> None:
-        self._send_head(len(text))
-        self.wfile.write(text.encode("ascii"))
+def _paced() -> Iterator[bytes]:
+    streams.add(own := object())
+    try:
+        while True:
+            yield PACED
+            time.sleep(PACE)
+    finally:
+        streams.remove(own)
 
-    def _send_bytes(self, missing: int) -> None:
-        self._send_head(missing)
-        while missing:
-            size = min(PIECE, missing)
-            self.wfile.write(self.buffer[:size])
-            missing -= size
 
-    def _send_paced(self) -> None:
-        with Fake.lock:
-            Fake.open_streams += 1
-        try:
-            self._send_head(2**50)
-            while True:
-                self.wfile.write(self.buffer[:PACED])
-                time.sleep(PACE)
-        finally:
-            with Fake.lock:
-                Fake.open_streams -= 1
+@app.put(f"{ARTIFACTS}/<path:name>")
+def upload(name: str) -> dict[str, object]:
+    left, body = request.content_length or 0, request.environ["wsgi.input"]
+    while left and (size := body.readinto(memoryview(SINK)[:left])):  # Flask would copy it
+        left -= size
+    return {}
 
-    def _send_head(self, length: int) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
+
+@app.get("/streams")
+def open_streams() -> str:
+    """How many paced streams are open."""
+    return str(len(streams))
+
+
+@app.get("/<path:path>")
+def anything(path: str) -> dict[str, object]:
+    return {}
 
 
 if __name__ == "__main__":
+    logging.getLogger("werkzeug").setLevel("ERROR")  # else it logs a line a request
     threading.stack_size(256 * 1024)
-    ThreadingHTTPServer.request_queue_size = 1024
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Fake).serve_forever()
+    make_server("127.0.0.1", int(sys.argv[1]), app, threaded=True).serve_forever()

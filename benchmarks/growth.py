@@ -1,13 +1,13 @@
 """Part d: what grows, and how: with open streams, with known keys, with instances.
 
-Streams and keys: one worker on a core of its own. Instances: one worker each, all cores shared with
+Streams and keys: one worker on its own core. Instances: one worker each, all cores shared with
 what loads them.
 """
 
-import resource
 import statistics
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 
 import redis
@@ -19,20 +19,17 @@ from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from app.state.shared_values import SharedValues
 from benchmarks import wrk
-from benchmarks.bench import Bench
-from benchmarks.contestants import Contestant, helpers, through
-from benchmarks.fakes import LIMIT
+from benchmarks.bench import Bench, say
+from benchmarks.contestants import Contest
+from benchmarks.fakes import ARTIFACTS, LIMIT
 from benchmarks.machine import Description, on_cores, split_cores
-from benchmarks.own_cost import run, search, trivial_upstream
-from benchmarks.processes import cores_used, cpu_seconds, family, memory, wait_until_idle
+from benchmarks.own_cost import run
+from benchmarks.processes import cores_used, memory, wait_until_idle
 from benchmarks.results import Goal, Results, divided, shown, table
-from benchmarks.servers import Helpers, Web, this_proxy
 
 TITLE = "growth"
 
 STREAMS, KEYS, INSTANCES = "streams", "known keys", "instances"
-
-PACED = "/api/2.0/mlflow-artifacts/artifacts/paced"
 
 #: A key may have 64 requests in flight on a worker.
 STREAMS_PER_KEY = 20
@@ -46,103 +43,115 @@ SAMPLE = 500
 #: Connections that keep an instance busy.
 CONNECTIONS = 16
 
-#: AUTH_CACHE_SECRET and AUTH_CACHE_TTL of the proxies that know keys; no benchmark takes an hour.
+#: AUTH_CACHE_SECRET and AUTH_CACHE_TTL of the proxy that knows keys; no benchmark takes an hour.
 SECRET, KNOWN_FOR = "the benchmark's own secret, for no other use", 3600
+
+#: Case, caption, and its columns by their metrics.
+TABLES = (
+    (
+        STREAMS,
+        "Open streams, 80 KiB/s each; one worker:",
+        {
+            "cpu_ms_each": "CPU ms a second, each",
+            "memory_mib": "MiB more",
+            "memory_mib_each": "each",
+        },
+    ),
+    (
+        KEYS,
+        "Known keys, requests spread over them; one worker:",
+        {
+            "cpu_us": "CPU µs a request",
+            "redis_us": "Redis µs",
+            "rps": "requests/s",
+            "redis_bytes_an_entry": "Redis bytes an entry",
+        },
+    ),
+    (
+        INSTANCES,
+        "Instances of one worker, with all that loads them on the same cores:",
+        {"rps": "requests/s", "cpu_us": "CPU µs a request", "everything_us": "with all else"},
+    ),
+)
 
 
 def measure(bench: Bench) -> None:
-    """All three."""
     own, others = split_cores()
     with on_cores(others):
-        helped_by = helpers(bench)
-        _streams(bench, helped_by, own)
-        _keys(bench, helped_by, own)
-    _instances(bench, helped_by)
+        contest = Contest(bench)
+        _streams(bench, contest, own)
+        _keys(bench, contest, own)
+    _instances(bench, contest)
 
 
-def _proxy(
-    bench: Bench,
-    name: str,
-    upstream: Web,
-    helped_by: Helpers,
-    cores: Collection[int] | None = None,
-) -> Contestant:
-    """A proxy with one worker on these cores."""
-    settings = {"AUTH_CACHE_SECRET": SECRET, "AUTH_CACHE_TTL": str(KNOWN_FOR)}
-    server = this_proxy(bench.folder / name, upstream.url, helped_by, 1, **settings)
-    bench.start(server, cores=cores)
-    return through(server)
-
-
-def _named(counts: Collection[int]) -> dict[str, int]:
+def _numbers(counts: Collection[int]) -> dict[str, int]:
     """The counts by their names in the tables."""
     return {f"{count:,}": count for count in counts}
 
 
-# --- streams -------------------------------------------------------------------------------------
-
-
-def _streams(bench: Bench, helped_by: Helpers, own: Collection[int]) -> None:
+def _streams(bench: Bench, contest: Contest, own: Collection[int]) -> None:
     """Slow downloads that stay open: CPU and memory of each."""
-    proxy = _proxy(bench, "proxy-streams", helped_by.auth, helped_by, own)
-    wrk.run(search(proxy, 1), bench.effort.seconds)
+    effort, counts = bench.effort, _numbers(bench.effort.streams)
+    proxy = contest.proxy(contest.fake.url, workers=1, cores=own, name="proxy-streams")
+    wrk.run(proxy.search(1), effort.seconds)
     wait_until_idle(proxy.pids())
-    idle, resting = memory(proxy.pids()), cores_used(proxy.pids(), bench.effort.seconds)
-    for name, count in _named(bench.effort.streams).items():
-        bench.progress.at(f"{count} streams")
-        load = wrk.Load(proxy.url + PACED, count, keys=-(-count // STREAMS_PER_KEY))
-        endless = wrk.start(load, 3600)
-        try:
-            _wait_for_streams(helped_by.auth, count)
-            for _ in range(bench.effort.rounds):
-                used = max(0.0, cores_used(proxy.pids(), bench.effort.seconds) - resting)
-                grown = max(0.0, memory(proxy.pids()) - idle)
-                found = {"cpu_ms_each": used * 1000 / count, "memory_mib": grown}
-                bench.results.add(STREAMS, name, found | {"memory_mib_each": grown / count})
-        finally:
-            endless.kill()
-            endless.communicate()
-        _wait_for_streams(helped_by.auth, 0)
-    bench.report(STREAMS, "cpu_ms_each", "ms of CPU a second and stream")
+    idle, resting = memory(proxy.pids()), cores_used(proxy.pids(), effort.seconds)
+
+    def one(name: str) -> Mapping[str, float]:
+        used = max(0.0, cores_used(proxy.pids(), effort.seconds) - resting)
+        grown = max(0.0, memory(proxy.pids()) - idle)
+        each = {"cpu_ms_each": used * 1000 / counts[name], "memory_mib_each": grown / counts[name]}
+        return each | {"memory_mib": grown}
+
+    for name, count in counts.items():
+        with _open_streams(contest, f"{proxy.url}{ARTIFACTS}/paced", count):
+            bench.alternate(STREAMS, [name], effort.rounds, "cpu_ms_each", one)
 
 
-def _wait_for_streams(fake: Web, count: int) -> None:
+@contextmanager
+def _open_streams(contest: Contest, url: str, count: int) -> Iterator[None]:
+    endless = wrk.start(wrk.Load(url, count, keys=-(-count // STREAMS_PER_KEY)), 3600)
+    try:
+        _wait_for_streams(contest, count)
+        yield
+    finally:
+        endless.kill()
+        endless.communicate()
+    _wait_for_streams(contest, 0)
+
+
+def _wait_for_streams(contest: Contest, count: int) -> None:
     """Return when so many streams are open at the fake."""
     deadline = time.monotonic() + TIMEOUT
-    while (there := int(requests.get(f"{fake.url}/streams", timeout=10).text)) != count:
+    while (open_ := int(requests.get(f"{contest.fake.url}/streams", timeout=10).text)) != count:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{there} streams are open instead of {count}")
+            raise RuntimeError(f"{open_} streams are open instead of {count}")
         time.sleep(0.05)
 
 
-# --- keys ----------------------------------------------------------------------------------------
-
-
-def _keys(bench: Bench, helped_by: Helpers, own: Collection[int]) -> None:
+def _keys(bench: Bench, contest: Contest, own: Collection[int]) -> None:
     """The same requests, spread over more and more keys that the proxy knows."""
-    effort = bench.effort
-    bench.progress.at(f"{max(effort.keys):,} keys become known")
-    _remember(helped_by.redis.url, max(effort.keys))
-    upstream = trivial_upstream(bench)
-    proxy = _proxy(bench, "proxy-keys", upstream, helped_by, own)
+    effort, counts = bench.effort, _numbers(bench.effort.keys)
+    say(f"{max(effort.keys):,} keys become known", end="")
+    _remember(contest.redis.url, max(effort.keys))
+    settings = {"AUTH_CACHE_SECRET": SECRET, "AUTH_CACHE_TTL": str(KNOWN_FOR)}
+    upstream = contest.trivial_upstream()
+    proxy = contest.proxy(upstream.url, workers=1, cores=own, name="proxy-keys", **settings)
 
-    def one(count: int) -> Mapping[str, float]:
-        load = search(proxy, CONNECTIONS, keys=count)
+    def one(name: str) -> Mapping[str, float]:
+        load = proxy.search(CONNECTIONS, keys=counts[name])
         wrk.run(load, effort.seconds)
-        return run(load, effort.key_seconds, proxy, helped_by.redis)
+        return run(contest, [load], effort.key_seconds, proxy.pids())
 
-    names = _named(effort.keys)
-    bench.alternate(KEYS, names, effort.rounds, one)
-    bytes_each = {"redis_bytes_an_entry": _bytes_an_entry(helped_by.redis.url)}
-    bench.results.add(KEYS, list(names)[-1], bytes_each)
-    bench.report(KEYS, "cpu_us", "µs of CPU a request")
+    bench.alternate(KEYS, list(counts), effort.rounds, "cpu_us", one)
+    bytes_each = {"redis_bytes_an_entry": _bytes_an_entry(contest.redis.url)}
+    bench.results.add(KEYS, list(counts)[-1], bytes_each)
 
 
 def _remember(redis_url: str, count: int) -> None:
     """Store what the proxy would store of so many keys, had it validated each of them."""
-    link = RedisLink(redis_url, 5, 5)
     cache = DecisionCache(
-        SharedValues(link, InstanceStore.at(None)),
+        SharedValues(RedisLink(redis_url, 5, 5), InstanceStore.at(None)),
         secret=SECRET.encode(),
         ttl=KNOWN_FOR,
         negative_ttl=10,
@@ -169,87 +178,34 @@ def _bytes_an_entry(redis_url: str) -> float:
     return statistics.mean(float(store.memory_usage(name) or 0) for name in sample)
 
 
-# --- instances -----------------------------------------------------------------------------------
-
-
-def _instances(bench: Bench, helped_by: Helpers) -> None:
-    """Each with a wrk of its own, in front of one upstream."""
-    upstream = trivial_upstream(bench)
-    counts = bench.effort.instances
-    proxies = [_proxy(bench, f"proxy-{n}", upstream, helped_by) for n in range(max(counts))]
-    behind = [*family(upstream.pid), helped_by.redis.pid, *family(helped_by.auth.pid)]
-
-    def one(count: int) -> Mapping[str, float]:
-        return _loaded(proxies[:count], behind, bench.effort.own_cost_seconds)
-
+def _instances(bench: Bench, contest: Contest) -> None:
+    """Each with its own wrk, in front of one upstream."""
+    effort, counts = bench.effort, _numbers(bench.effort.instances)
+    upstream = contest.trivial_upstream()
+    proxies = [
+        contest.proxy(upstream.url, workers=1, name=f"proxy-{number}")
+        for number in range(max(effort.instances))
+    ]
     for proxy in proxies:
-        wrk.run(search(proxy, CONNECTIONS), bench.effort.seconds)
-    bench.alternate(INSTANCES, _named(counts), bench.effort.rounds, one)
-    bench.report(INSTANCES, "rps", "requests/s")
+        wrk.run(proxy.search(CONNECTIONS), effort.seconds)
 
+    def one(name: str) -> Mapping[str, float]:
+        loaded = proxies[: counts[name]]
+        pids = [pid for proxy in loaded for pid in proxy.pids()]
+        loads = [proxy.search(CONNECTIONS) for proxy in loaded]
+        return run(contest, loads, effort.own_cost_seconds, pids)
 
-def _loaded(proxies: list[Contestant], behind: list[int], seconds: int) -> dict[str, float]:
-    """Requests per second of all, and µs of CPU a request: in the proxies, and on the machine with
-    wrk and all that is behind them."""
-    pids = [pid for proxy in proxies for pid in proxy.pids()]
-    before, others, loads = cpu_seconds(pids), cpu_seconds(behind), _of_children()
-    runs = [wrk.start(search(proxy, CONNECTIONS), seconds) for proxy in proxies]
-    outcomes = [wrk.outcome(one) for one in runs]
-    wait_until_idle(pids)
-    used = cpu_seconds(pids) - before
-    everything = used + cpu_seconds(behind) - others + _of_children() - loads
-    sent = CONNECTIONS * len(proxies) + sum(outcome.requests for outcome in outcomes)
-    return {
-        "rps": sum(outcome.metrics()["rps"] for outcome in outcomes),
-        "cpu_us": used * 1e6 / sent,
-        "everything_us": everything * 1e6 / sent,
-    }
-
-
-def _of_children() -> float:
-    """CPU seconds of the wrks that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    bench.alternate(INSTANCES, list(counts), effort.rounds, "rps", one)
 
 
 # --- tables and goals ----------------------------------------------------------------------------
 
-#: Metric → its column.
-COLUMNS = {
-    "cpu_ms_each": "CPU ms a second, each",
-    "memory_mib": "MiB more",
-    "memory_mib_each": "each",
-    "rps": "requests/s",
-    "cpu_us": "CPU µs a request",
-    "redis_us": "Redis µs",
-    "redis_bytes_an_entry": "Redis bytes an entry",
-    "everything_us": "with all else",
-}
-
-#: Case, caption, and the metrics.
-TABLES = (
-    (STREAMS, "Open streams, 80 KiB/s each; one worker:", "cpu_ms_each memory_mib memory_mib_each"),
-    (
-        KEYS,
-        "Known keys, requests spread over them; one worker:",
-        "cpu_us redis_us rps redis_bytes_an_entry",
-    ),
-    (
-        INSTANCES,
-        "Instances of one worker, with all that loads them on the same cores:",
-        "rps cpu_us everything_us",
-    ),
-)
-
 
 def tables(results: Results) -> Iterator[str]:
-    """Streams, keys, instances."""
-    for case, caption, metrics in TABLES:
-        head = [case, *(COLUMNS[metric] for metric in metrics.split())]
-        rows = {
-            name: [results.median(case, name, metric) for metric in metrics.split()]
-            for name in _sorted(results, case)
-        }
+    for case, caption, columns in TABLES:
+        head = [case, *columns.values()]
+        names = _sorted(results, case)
+        rows = {name: [results.median(case, name, metric) for metric in columns] for name in names}
         if case == INSTANCES:
             head.append("× one")
             for name, row in rows.items():

@@ -32,11 +32,12 @@ function request()
    return wrk.format(method, nil, headers, body)
 end
 
+-- wrk counts in microseconds. The names are those of the class Outcome in wrk.py.
 function done(summary, latency)
-   local errors = summary.errors
+   local errors, requests = summary.errors, summary.requests
+   local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
    io.write(string.format(
-      '{"requests": %d, "microseconds": %d, "failed": %d, "p50": %d, "p99": %d}\n',
-      summary.requests, summary.duration,
-      errors.connect + errors.read + errors.write + errors.status + errors.timeout,
-      latency:percentile(50), latency:percentile(99)))
+      '{"requests": %d, "rps": %f, "failed": %f, "p50_ms": %f, "p99_ms": %f}\n',
+      requests, requests / summary.duration * 1e6, failed / math.max(requests, 1),
+      latency:percentile(50) / 1000, latency:percentile(99) / 1000))
 end

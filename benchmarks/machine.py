@@ -24,12 +24,8 @@ PACKAGES = {
     BENCH: ("fastapi", "httpx", "uvicorn"),
 }
 
-#: Program → option that prints its version, Debian package, where to get it elsewhere.
-PROGRAMS = {
-    "nginx": ("-v", "nginx-light", "https://nginx.org/en/download.html"),
-    "wrk": ("-v", "wrk", "https://github.com/wg/wrk"),
-    "curl": ("--version", "curl", "https://curl.se/download.html"),
-}
+#: Program → option that prints its version, Debian package.
+PROGRAMS = {"nginx": ("-v", "nginx-light"), "wrk": ("-v", "wrk"), "curl": ("-V", "curl")}
 
 #: Where Debian keeps nginx; not on every user's PATH.
 SYSTEM_PATHS = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -39,14 +35,15 @@ Description = Mapping[str, Any]
 
 def describe() -> Description:
     """The machine and the versions, without any name of a host, a user or a folder."""
+    processor = re.search(r"(?m)^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text())
     return {
-        "processor": _processor(),
+        "processor": processor[1] if processor else platform.machine(),
         "cores": core_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 2),
-        "versions": _versions(),
+        "versions": dict(_versions()),
     }
 
 
@@ -64,25 +61,16 @@ def sentence(machine: Description) -> str:
     )
 
 
-def _processor() -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found[1] if found else platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    """Of packages by the lock files that their environments were made from."""
-    versions = {}
+def _versions() -> Iterator[tuple[str, str]]:
+    """Of packages by the lock files that their environments were made from; of programs."""
     for environment in filter(is_whole, PACKAGES):
-        lock = environment.lock.read_text("utf-8")
-        for name in PACKAGES[environment]:
-            if found := re.search(rf"^{name}==(\S+)", lock, re.MULTILINE):
-                versions[name] = found[1]
-    for program, (option, _, _) in PROGRAMS.items():
-        if path := find(program):
-            done = subprocess.run([path, option], capture_output=True, text=True, check=False)
-            if found := re.search(r"\d\S*", done.stdout + done.stderr):
-                versions[program] = found[0]
-    return versions
+        pins = dict(re.findall(r"(?m)^([\w-]+)==(\S+)", environment.lock.read_text("utf-8")))
+        yield from ((name, pins[name]) for name in PACKAGES[environment] if name in pins)
+    for program in filter(_find, PROGRAMS):
+        command = [need(program), PROGRAMS[program][0]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found := re.search(r"\d\S*", done.stdout + done.stderr):
+            yield program, found[0]
 
 
 # --- cores ---------------------------------------------------------------------------------------
@@ -117,37 +105,22 @@ class Missing(Exception):
     """A program is not installed; the message says how to get it."""
 
 
-def find(program: str) -> str | None:
-    """The path of a program, or None."""
+def _find(program: str) -> str | None:
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATHS}")
 
 
 def need(program: str) -> str:
     """The path of a program; raises Missing."""
-    if path := find(program):
+    if path := _find(program):
         return path
-    _, package, home = PROGRAMS[program]
-    raise Missing(
-        f"{program} is missing. Debian, Ubuntu: apt-get install {package}; elsewhere: {home}"
-    )
+    raise Missing(f"{program} is missing. Debian, Ubuntu: apt-get install {PROGRAMS[program][1]}")
 
 
 def install_missing(say: Callable[[str], None]) -> None:
     """Install missing programs with apt-get, where it exists and this user is root."""
-    packages = [PROGRAMS[program][1] for program in PROGRAMS if find(program) is None]
-    apt = shutil.which("apt-get")
-    if not packages or apt is None or os.geteuid() != 0:
-        return
-    say(f"installing {', '.join(packages)} with apt-get …")
-    install = [apt, "install", "-y", "-q", "--no-install-recommends", *packages]
-    if not _succeeds(install) and not (_succeeds([apt, "update", "-q"]) and _succeeds(install)):
-        say("apt-get failed; the parts that need these programs are left out")
-
-
-def _succeeds(command: list[str]) -> bool:
-    """Whether a command succeeded; its errors are printed if not."""
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        print(done.stderr.strip()[-2000:])
-    return done.returncode == 0
+    packages = " ".join(package for name, (_, package) in PROGRAMS.items() if not _find(name))
+    if packages and shutil.which("apt-get") and os.geteuid() == 0:
+        say(f"installing {packages} with apt-get …")
+        command = f"(apt-get update && apt-get install -y --no-install-recommends {packages})"
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(f"{command} > /dev/null", shell=True, env=environment, check=False)

@@ -4,33 +4,34 @@ All of them share the cores, as they would on one machine. basic-auth is a serve
 """
 
 import base64
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import product
 from typing import Any
 
 import requests
 
 from benchmarks import wrk
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, say
 from benchmarks.contestants import (
     BASIC_AUTH,
     DIRECT,
     PEERS,
     PROXY,
+    Contest,
     Contestant,
     Ways,
-    helpers,
     measured_in,
-    ways_to,
 )
 from benchmarks.machine import Description, core_count
 from benchmarks.processes import cores_used, family, wait_until_idle
 from benchmarks.results import Goal, Results, table
-from benchmarks.servers import BasicAuthMLflow, StockMLflow
-from devstack.server import Server
+from devstack.mlflow import BasicAuthMLflow, MLflow
 
 TITLE = "a real MLflow"
 
@@ -48,11 +49,7 @@ with mlflow.start_run():
         mlflow.log_metric("loss", 1 / (1 + step), step=step)
 print(time.monotonic() - began)
 """
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 #: Contestants that do not answer each connection in the first run are measured once, for longer.
 SLOW = 3
@@ -80,115 +77,89 @@ CALLS = {
 
 def measure(bench: Bench) -> None:
     """All calls at all numbers of connections, then the SDK's loop."""
-    ways, mlflows = _ways(bench)
-    bench.progress.at("making experiments and runs")
-    prepared = {way: _prepare(way) for way in ways.values()}
-    wait_for_rest = _at_rest(ways, mlflows)
-    for call in CALLS:
-        for connections in bench.effort.connections:
-            _wait_until_well(ways)
-            loads = {way: _load(way, call, connections, *prepared[way]) for way in prepared}
-            one = _one(bench.effort.seconds, loads, wait_for_rest)
-            bench.alternate(f"{call} × {connections}", ways, bench.effort.rounds, one)
-            bench.report(f"{call} × {connections}", "p50_ms", "ms")
+    say("starting MLflow as users run it; it takes half a minute")
+    mlflow = MLflow(bench.folder / "mlflow", options=(), settings={})
+    basic = BasicAuthMLflow(bench.folder / "basic")
+    bench.running.start(mlflow, basic)
+    ways = Contest(bench).ways(mlflow.url, workers=core_count()) | {BASIC_AUTH: _admin(basic)}
+    prepared = {name: _prepare(way) for name, way in ways.items()}
+    pids = [*family(mlflow.pid), *family(basic.pid)]
+    pids += [pid for way in ways.values() for pid in way.pids()]
+    wait_until_idle(pids, cores=0.6, timeout=30.0)  # /health is 200 before all has started
+    # MLflow polls all the time: at rest it uses hardly more than without requests.
+    resting = cores_used(pids, 2.0) + 0.4
+    for call, connections in product(CALLS, bench.effort.connections):
+        for way in ways.values():
+            _wait_until_well(way)
+        loads = {name: _load(way, call, connections, prepared[name]) for name, way in ways.items()}
+        one = _one(loads, bench.effort.seconds, partial(wait_until_idle, pids, resting, 10.0))
+        case = f"{call} × {connections}"
+        bench.alternate(case, list(ways), bench.effort.rounds, "p50_ms", one)
     _sdk_loops(bench, ways)
 
 
-def _ways(bench: Bench) -> tuple[Ways, list[Server]]:
-    """(all contestants, the MLflows behind them)."""
-    mlflow, basic = StockMLflow(bench.folder / "mlflow"), BasicAuthMLflow(bench.folder / "basic")
-    bench.progress.say("starting MLflow as users run it; it takes half a minute")
-    bench.start(mlflow, basic)
-    ways = ways_to(bench, mlflow.url, helpers(bench), workers=core_count())
+def _admin(basic: BasicAuthMLflow) -> Contestant:
     pair = base64.b64encode(f"admin:{basic.password}".encode()).decode()
     sdk = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": basic.password}
-    ways[BASIC_AUTH] = Contestant(basic.url, {"Authorization": f"Basic {pair}"}, sdk)
-    return ways, [mlflow, basic]
+    return Contestant(basic.url, {"Authorization": f"Basic {pair}"}, sdk)
 
 
-def _load(way: Contestant, call: str, connections: int, experiment: str, run: str) -> wrk.Load:
+def _prepare(way: Contestant) -> tuple[str, str]:
+    """(an experiment with RUNS runs to be found, a run to write to), made through this very way."""
+    experiment = _post(way, "experiments/create", name=f"bench {way.url}")["experiment_id"]
+    for number in range(RUNS):
+        metric = {"key": "loss", "value": number / RUNS, "timestamp": 1}
+        _post(way, "runs/log-metric", run_id=_new_run(way, experiment), **metric)
+    return experiment, _new_run(way, "0")
+
+
+def _new_run(way: Contestant, experiment: str) -> str:
+    return str(_post(way, "runs/create", experiment_id=experiment)["run"]["info"]["run_id"])
+
+
+def _post(way: Contestant, path: str, **body: Any) -> Any:
+    url = f"{way.url}{API}/{path}"
+    response = requests.post(url, json=body, headers=way.headers, timeout=30)
+    response.raise_for_status()
+    return response.json()
+
+
+def _wait_until_well(way: Contestant) -> None:
+    """Return when a way works again: after many writes at once MLflow may give no response for a
+    while, and then a proxy's circuit is open."""
+    deadline = time.monotonic() + UNWELL
+    while time.monotonic() < deadline:
+        with contextlib.suppress(requests.RequestException):
+            _post(way, "experiments/search", max_results=1)
+            return
+        time.sleep(1.0)
+
+
+def _load(way: Contestant, call: str, connections: int, prepared: tuple[str, str]) -> wrk.Load:
+    experiment, run = prepared
     body = CALLS[call].replace("@EXPERIMENT", experiment).replace("@RUN", run)
     headers = {**way.headers, "Content-Type": "application/json"}
     return wrk.Load(f"{way.url}{API}/{call}", connections, body, headers)
 
 
 def _one(
-    seconds: int, loads: Mapping[Contestant, wrk.Load], wait_for_rest: Callable[[], None]
-) -> Callable[[Contestant], Mapping[str, float]]:
+    loads: Mapping[str, wrk.Load], seconds: int, rest: Callable[[], None]
+) -> Callable[[str], Mapping[str, float]]:
     """A round of one contestant; the first begins with a run that is not measured."""
-    slow: dict[Contestant, bool] = {}
+    slow: dict[str, bool] = {}
 
-    def one(way: Contestant) -> Mapping[str, float]:
-        load = loads[way]
-        if slow.get(way):
+    def one(name: str) -> Mapping[str, float]:
+        load = loads[name]
+        if slow.get(name):
             return {}  # it was measured already
-        if way not in slow:
-            slow[way] = wrk.run(load, seconds).requests < load.connections
-            wait_for_rest()
-        outcome = wrk.run(load, seconds * SLOW if slow[way] else seconds)
-        wait_for_rest()
+        if name not in slow:
+            slow[name] = wrk.run(load, seconds).requests < load.connections
+            rest()
+        outcome = wrk.run(load, seconds * SLOW if slow[name] else seconds)
+        rest()
         return outcome.metrics()
 
     return one
-
-
-def _at_rest(ways: Ways, mlflows: list[Server]) -> Callable[[], None]:
-    """A function that returns when the servers use hardly more than without requests. They do use
-    something: MLflow's job runners poll all the time."""
-
-    def pids() -> list[int]:
-        families = [family(server.pid) for server in mlflows] + [w.pids() for w in ways.values()]
-        return [pid for one in families for pid in one]
-
-    wait_until_idle(pids(), cores=0.6, timeout=30.0)  # /health is 200 before all has started
-    resting = cores_used(pids(), 2.0)
-    return lambda: wait_until_idle(pids(), cores=resting + 0.4, timeout=10.0)
-
-
-def _wait_until_well(ways: Ways) -> None:
-    """Return when each way works again: MLflow was seen to give no response for a while after many
-    writes at once, and then a proxy's circuit is open."""
-    for way in ways.values():
-        deadline = time.monotonic() + UNWELL
-        while not _is_well(way) and time.monotonic() < deadline:
-            time.sleep(1.0)
-
-
-def _is_well(way: Contestant) -> bool:
-    try:
-        return _post(way, "experiments/search", {"max_results": 1}, timeout=3).ok
-    except requests.RequestException:
-        return False
-
-
-# --- experiments and runs ------------------------------------------------------------------------
-
-
-def _prepare(way: Contestant) -> tuple[str, str]:
-    """(an experiment with RUNS runs to be found, a run to write to), made through this very way."""
-    found, written = (
-        _create(way, "experiments/create", name=f"{name} {way.url}")["experiment_id"]
-        for name in ("found", "written")
-    )
-    for number in range(RUNS):
-        metric = {"key": "loss", "value": number / RUNS, "timestamp": 1, "step": 0}
-        _create(way, "runs/log-batch", run_id=_new_run(way, found), metrics=[metric])
-    return found, _new_run(way, written)
-
-
-def _new_run(way: Contestant, experiment: str) -> str:
-    run = _create(way, "runs/create", experiment_id=experiment, start_time=1)["run"]
-    return str(run["info"]["run_id"])
-
-
-def _create(way: Contestant, path: str, **body: Any) -> Any:
-    response = _post(way, path, body, timeout=60)
-    response.raise_for_status()
-    return response.json()
-
-
-def _post(way: Contestant, path: str, body: object, timeout: float) -> requests.Response:
-    return requests.post(f"{way.url}{API}/{path}", json=body, headers=way.headers, timeout=timeout)
 
 
 # --- the SDK's loop ------------------------------------------------------------------------------
@@ -197,16 +168,15 @@ def _post(way: Contestant, path: str, body: object, timeout: float) -> requests.
 def _sdk_loops(bench: Bench, ways: Ways) -> None:
     """Each once, since a peer takes half a minute; then those that the goal compares, again."""
 
-    def one(way: Contestant) -> Mapping[str, float]:
+    def one(name: str) -> Mapping[str, float]:
+        way = ways[name]
         settings = QUIET | {"MLFLOW_TRACKING_URI": way.url} | dict(way.sdk)
         command = [sys.executable, "-c", PROGRAM, str(bench.effort.steps)]
         printed = subprocess.check_output(command, env=os.environ | settings)
         return {"seconds": float(printed.split()[-1])}
 
-    bench.alternate(SDK_LOOP, ways, 1, one)
-    compared = {name: ways[name] for name in (DIRECT, PROXY)}
-    bench.alternate(SDK_LOOP, compared, bench.effort.rounds - 1, one)
-    bench.report(SDK_LOOP, "seconds", "s")
+    bench.alternate(SDK_LOOP, list(ways), 1, "seconds", one)
+    bench.alternate(SDK_LOOP, (DIRECT, PROXY), bench.effort.rounds - 1, "seconds", one)
 
 
 # --- tables and goals ----------------------------------------------------------------------------
@@ -242,8 +212,7 @@ def goals(results: Results, machine: Description) -> Iterator[Goal]:
     loop = results.ratio(SDK_LOOP, "seconds", PROXY, DIRECT)
     yield Goal("the SDK's loop: time ÷ direct", "≤", 0.4, loop)
     for peer in PEERS:
-        found = worst(_beside(results, peer))
-        remark, ratio = found or ("not measured", None)
+        remark, ratio = worst(_beside(results, peer)) or ("not measured", None)
         yield Goal(f"beats {peer}: worst ratio", "<", 1.0, ratio, remark)
 
 

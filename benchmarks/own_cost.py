@@ -1,43 +1,32 @@
 """Part b: what a request costs in the proxy itself, in front of an upstream that costs nothing.
 
-Each contestant runs with one worker on a core of its own; wrk, the upstream, Redis and the auth
-service share the others. Everything is on: cached keys, a counted limit, log, metrics.
+Each contestant runs with one worker on its own core; wrk, the upstream, Redis and the auth service
+share the others. Everything is on: cached keys, a counted limit, log, metrics.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks import wrk
 from benchmarks.bench import Bench
-from benchmarks.contestants import (
-    NGINX,
-    PER_REQUEST,
-    POOLED,
-    PROXY,
-    Contestant,
-    Ways,
-    helpers,
-    measured_in,
-    ways_to,
-)
+from benchmarks.contestants import NGINX, PER_REQUEST, POOLED, PROXY, Contest, Ways, measured_in
 from benchmarks.machine import Description, on_cores, split_cores
-from benchmarks.processes import cpu_seconds, memory, wait_until_idle
+from benchmarks.processes import (
+    cpu_seconds,
+    cpu_seconds_of_ended_children,
+    memory,
+    wait_until_idle,
+)
 from benchmarks.results import Goal, Results, shown, table
-from benchmarks.servers import Web, nginx
-from devstack.redis import Redis
 
 TITLE = "the proxy's own cost"
 
 #: With 16 connections a core is busy; with one, all waiting is for the contestant.
 BUSY, ALONE = "16 connections", "1 connection"
-CONNECTIONS = {ALONE: 1, BUSY: 16}
-
-SEARCH = "/api/2.0/mlflow/experiments/search"
-BODY = '{"max_results": 100}'
 
 #: The columns of the table: head, case, metric.
 COLUMNS = (
     ("CPU µs a request", BUSY, "cpu_us"),
-    ("÷ this proxy", BUSY, ""),
+    ("÷ this proxy", BUSY, "÷"),
     ("requests/s, one core", BUSY, "rps"),
     ("of its core", BUSY, "cores"),
     ("Redis µs", BUSY, "redis_us"),
@@ -49,71 +38,64 @@ COLUMNS = (
 
 
 def measure(bench: Bench) -> None:
-    """Both loads on all contestants."""
     own, others = split_cores()
     if own == others:
         bench.results.notes.append("one core only: contestants share it with their load")
     with on_cores(others):
-        helped_by = helpers(bench)
-        upstream = trivial_upstream(bench)
-        ways = ways_to(bench, upstream.url, helped_by, workers=1, cores=own)
-        _alternate(bench, ALONE, ways, helped_by.redis)
-        bench.report(ALONE, "p50_ms", "ms")
-        _alternate(bench, BUSY, ways, helped_by.redis)
-        bench.report(BUSY, "cpu_us", "µs of CPU")
+        contest = Contest(bench)
+        ways = contest.ways(contest.trivial_upstream().url, workers=1, cores=own)
+        _compare(bench, ALONE, "p50_ms", contest, ways)
+        _compare(bench, BUSY, "cpu_us", contest, ways)
     for name, way in ways.items():
         if pids := way.pids():
             bench.results.add(BUSY, name, {"memory_mib": memory(pids)})
 
 
-def _alternate(bench: Bench, case: str, ways: Ways, redis: Redis) -> None:
-    effort, connections = bench.effort, CONNECTIONS[case]
+def _compare(bench: Bench, case: str, metric: str, contest: Contest, ways: Ways) -> None:
+    effort = bench.effort
     seconds = effort.own_cost_seconds if case == BUSY else effort.seconds
-    for way in ways.values():
-        wrk.run(search(way, connections), effort.seconds)  # unmeasured: it fills pools and caches
+    loads = {name: way.search(int(case.split()[0])) for name, way in ways.items()}
+    for load in loads.values():
+        wrk.run(load, effort.seconds)  # not measured: it fills pools and caches
 
-    def one(way: Contestant) -> Mapping[str, float]:
-        return run(search(way, connections), seconds, way, redis)
+    def one(name: str) -> Mapping[str, float]:
+        return run(contest, [loads[name]], seconds, ways[name].pids())
 
-    bench.alternate(case, ways, effort.own_cost_rounds, one)
-
-
-def search(way: Contestant, connections: int, keys: int = 0) -> wrk.Load:
-    """experiments/search as MLflow's client sends it; with `keys`, spread over so many."""
-    headers = {**way.headers, "Content-Type": "application/json"}
-    return wrk.Load(way.url + SEARCH, connections, BODY, headers, keys)
+    bench.alternate(case, list(ways), effort.own_cost_rounds, metric, one)
 
 
-def run(load: wrk.Load, seconds: int, way: Contestant, redis: Redis) -> dict[str, float]:
-    """One run of wrk and what it cost: µs of CPU a request, in the contestant and in Redis, and
-    how much of a core the contestant used."""
-    pids = way.pids()
+def run(
+    contest: Contest, loads: Sequence[wrk.Load], seconds: int, pids: Sequence[int]
+) -> dict[str, float]:
+    """Run loads side by side. Besides what wrk counts: how many cores the measured processes used,
+    and µs of CPU a request, in them, in Redis, and in all with wrk and the upstream."""
+
+    def clocks() -> tuple[float, float, float]:
+        own = cpu_seconds(pids)
+        others = cpu_seconds(contest.behind()) + cpu_seconds_of_ended_children()
+        return own, cpu_seconds([contest.redis.pid]), own + others
+
     wait_until_idle(pids)
-    before, redis_before = cpu_seconds(pids), cpu_seconds([redis.pid])
-    outcome = wrk.run(load, seconds)
-    cores_used = (cpu_seconds(pids) - before) / outcome.seconds
+    before = clocks()
+    outcome = wrk.run_all(loads, seconds)
+    cores = (cpu_seconds(pids) - before[0]) / seconds
     # One request a connection was left when wrk ended; it costs as much as the others.
     wait_until_idle(pids)
-    used, redis_used = cpu_seconds(pids) - before, cpu_seconds([redis.pid]) - redis_before
-    each = 1e6 / (outcome.requests + load.connections)
-    cost = {"cpu_us": used * each, "redis_us": redis_used * each, "cores": cores_used}
+    requests = outcome.requests + sum(load.connections for load in loads)
+    own, redis, all_ = (1e6 * (a - b) / requests for a, b in zip(clocks(), before, strict=True))
+    cost = {"cpu_us": own, "redis_us": redis, "everything_us": all_, "cores": cores}
     return outcome.metrics() | (cost if pids else {})
 
 
-def trivial_upstream(bench: Bench) -> Web:
-    """nginx with one JSON response to everything."""
-    server = nginx(bench.folder / "upstream", "trivial")
-    bench.start(server)
-    return server
+# --- tables and goals ----------------------------------------------------------------------------
 
 
 def tables(results: Results) -> Iterator[str]:
-    """One row a contestant."""
     rows = {
         name: [
-            results.median(case, name, metric)
-            if metric
-            else results.ratio(case, "cpu_us", name, PROXY)
+            results.ratio(case, "cpu_us", name, PROXY)
+            if metric == "÷"
+            else results.median(case, name, metric)
             for _, case, metric in COLUMNS
         ]
         for name in measured_in(results, BUSY)
@@ -127,14 +109,10 @@ def goals(results: Results, machine: Description) -> Iterator[Goal]:
     for peer, target in ((POOLED, 0.4), (PER_REQUEST, 0.03)):
         ratio = results.ratio(BUSY, "cpu_us", PROXY, peer)
         yield Goal(f"CPU a request ÷ {peer}", "≤", target, ratio)
+    # Where wrk and the upstream could not keep nginx busy, the rate flatters the proxy.
+    used, cpu = results.median(BUSY, NGINX, "cores"), results.ratio(BUSY, "cpu_us", NGINX, PROXY)
+    remark = (
+        f"nginx used {shown(used)} of its core; by CPU a request it is {cpu:.3f}" if cpu else ""
+    )
     ratio = results.ratio(BUSY, "rps", PROXY, NGINX)
-    yield Goal("requests/s ÷ nginx, a core each", "≥", 0.12, ratio, _beside_nginx(results))
-
-
-def _beside_nginx(results: Results) -> str:
-    """Where wrk and the upstream could not keep nginx busy, the rate flatters the proxy."""
-    used = results.median(BUSY, NGINX, "cores")
-    cpu = results.ratio(BUSY, "cpu_us", NGINX, PROXY)
-    if used is None or cpu is None:
-        return ""
-    return f"nginx used {shown(used)} of its core; by CPU a request it is {cpu:.3f}"
+    yield Goal("requests/s ÷ nginx, a core each", "≥", 0.12, ratio, remark)

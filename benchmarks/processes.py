@@ -1,6 +1,7 @@
 """CPU and memory of processes, from Linux's /proc."""
 
 import contextlib
+import resource
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,9 +9,6 @@ from pathlib import Path
 import psutil
 
 MIB = 2**20
-
-#: Seconds between two looks whether a process is idle.
-LOOK = 0.05
 
 
 def family(pid: int) -> list[int]:
@@ -32,6 +30,12 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total / 1e9
 
 
+def cpu_seconds_of_ended_children() -> float:
+    """The same of all child processes of this one that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def cores_used(pids: Sequence[int], seconds: float) -> float:
     """How many cores the processes keep busy during the next `seconds`."""
     began, before = time.monotonic(), cpu_seconds(pids)
@@ -42,7 +46,7 @@ def cores_used(pids: Sequence[int], seconds: float) -> float:
 def wait_until_idle(pids: Sequence[int], cores: float = 0.2, timeout: float = 5.0) -> None:
     """Return when the processes use less than so many cores, or after `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while pids and time.monotonic() < deadline and cores_used(pids, LOOK) >= cores:
+    while pids and time.monotonic() < deadline and cores_used(pids, 0.05) >= cores:
         pass
 
 

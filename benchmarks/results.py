@@ -11,7 +11,7 @@ DIGITS = 6
 
 COMPARISONS = {"≤": operator.le, "≥": operator.ge, "<": operator.lt}
 
-#: Share of error responses from which a comparison means nothing: errors are cheap.
+#: Share of error responses above which a comparison means nothing: errors are cheap.
 ERRORS = 0.01
 
 
@@ -19,13 +19,12 @@ ERRORS = 0.01
 class Results:
     """The measurements of one part, in the form in which they are stored.
 
-    `cases` is case → contestant → metric → {"rounds": values, "median": their median}; `skipped`
-    is what was left out → why; `notes` are sentences for the reader.
+    `cases` is case → contestant → metric → {"rounds": values, "median": their median}; `notes` are
+    sentences for the reader.
     """
 
-    skipped: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     cases: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, case: str, contestant: str, metrics: Mapping[str, float]) -> None:
         """Store the values of one round."""
@@ -35,7 +34,6 @@ class Results:
             measured[metric] = {"rounds": rounds, "median": statistics.median(rounds)}
 
     def contestants(self, case: str) -> list[str]:
-        """Who was measured in a case."""
         return list(self.cases.get(case, {}))
 
     def median(self, case: str, contestant: str, metric: str) -> float | None:
@@ -52,12 +50,12 @@ class Results:
 
 
 def divided(one: float | None, other: float | None) -> float | None:
-    """One ÷ other; None where one of them is missing, or the other zero."""
+    """One ÷ other; None where one is missing or the other is zero."""
     return None if one is None or not other else one / other
 
 
 def shown(value: float | None) -> str:
-    """A number with three figures, as tables show it; – where there is none."""
+    """Three significant figures, as tables show it; – where there is none."""
     if value is None:
         return "–"
     if abs(value) >= 100:
@@ -102,13 +100,10 @@ def of_goals(goals: Iterable[Goal]) -> str:
 
 
 def _table(caption: str, rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    head, *rest = [_line(row, widths) for row in rows]
-    rule = [f":{'-' * (widths[0] + 1)}", *(f"{'-' * (width + 1)}:" for width in widths[1:])]
-    return "\n".join((f"{caption}\n", head, f"|{'|'.join(rule)}|", *rest))
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *numbers = zip(row, widths, strict=True)
-    cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in numbers)]
-    return f"| {' | '.join(cells)} |"
+    """The first column is aligned left, the others right."""
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *lines = [
+        f"| {' | '.join([row[0].ljust(first), *map(str.rjust, row[1:], others)])} |" for row in rows
+    ]
+    rule = [f":{'-' * (first + 1)}", *(f"{'-' * (width + 1)}:" for width in others)]
+    return "\n".join((f"{caption}\n", head, f"|{'|'.join(rule)}|", *lines))

@@ -3,8 +3,8 @@
 import json
 import subprocess
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.machine import need
@@ -26,25 +26,36 @@ class Load:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What wrk counted. `failed` are responses of 400 and more, timeouts, broken connections."""
+    """What wrk counted. `rps` is requests per second; `failed` the share of them that met a
+    response of 400 and more, a timeout or a broken connection."""
 
     requests: int
-    seconds: float
-    failed: int
+    rps: float
+    failed: float
     p50_ms: float
     p99_ms: float
 
     def metrics(self) -> dict[str, float]:
         """For the tables; without times where no request was answered."""
-        if not self.requests:
-            return {"rps": 0.0}
-        times = {"p50_ms": self.p50_ms, "p99_ms": self.p99_ms}
-        return {"rps": self.requests / self.seconds, "failed": self.failed / self.requests} | times
+        return asdict(self) if self.requests else {"rps": 0.0}
 
 
 def run(load: Load, seconds: int) -> Outcome:
     """One run to its end."""
-    return outcome(start(load, seconds))
+    return run_all([load], seconds)
+
+
+def run_all(loads: Sequence[Load], seconds: int) -> Outcome:
+    """Runs side by side to their ends: requests and rates added, of the others the worst."""
+    processes = [start(load, seconds) for load in loads]
+    outcomes = [_outcome(process) for process in processes]
+    return Outcome(
+        requests=sum(each.requests for each in outcomes),
+        rps=sum(each.rps for each in outcomes),
+        failed=max(each.failed for each in outcomes),
+        p50_ms=max(each.p50_ms for each in outcomes),
+        p99_ms=max(each.p99_ms for each in outcomes),
+    )
 
 
 def start(load: Load, seconds: int) -> subprocess.Popen[str]:
@@ -58,20 +69,13 @@ def start(load: Load, seconds: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def outcome(process: subprocess.Popen[str]) -> Outcome:
+def _outcome(process: subprocess.Popen[str]) -> Outcome:
     """The result of a run, at its end; raises RuntimeError with wrk's output if there is none."""
     try:
         text = process.communicate()[0]
     finally:
         process.kill()  # after Ctrl-C
-    lines = [line for line in text.splitlines() if line.startswith("{")]
-    if not lines:
+    found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    if not found:
         raise RuntimeError(f"wrk gave no result:\n{text.strip()}")
-    counted = json.loads(lines[-1])
-    return Outcome(
-        requests=counted["requests"],
-        seconds=counted["microseconds"] / 1e6,
-        failed=counted["failed"],
-        p50_ms=counted["p50"] / 1000,
-        p99_ms=counted["p99"] / 1000,
-    )
+    return Outcome(**found[-1])

@@ -13,12 +13,11 @@ class AuthService(Server):
     name = "auth service"
     in_repository = True
 
-    def __init__(self, folder: Path, *, database: Path, redis_url: str) -> None:
+    def __init__(self, folder: Path, *, database: Path) -> None:
         """`database` is the SQLite file of the keys, created if absent."""
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.database = database
         command = [sys.executable, "-m", "devstack.auth_service", "serve"]
         command += ["--bind", f"{HOST}:{self.port}"]
-        environment = {"AUTH_SERVICE_DATABASE": str(database), "REDIS_URL": redis_url}
-        super().__init__(command, folder, environment)
+        super().__init__(command, folder, {"AUTH_SERVICE_DATABASE": str(database)})

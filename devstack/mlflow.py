@@ -1,30 +1,66 @@
-"""A real MLflow server, as small as it can be: SQLite, local artifacts, one worker."""
+"""A real MLflow server with everything it keeps in one folder: SQLite and local artifacts."""
 
+import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from devstack.environments import MLFLOW_SERVER
+from devstack.environments import BASIC_AUTH_SERVER, MLFLOW_SERVER, Environment
 from devstack.ports import HOST, free_port
 from devstack.server import Server
 
+#: Without job execution MLflow starts in 8 s instead of 21, and with 2 processes instead of 16.
+WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+#: The keep-alive is raised from 5 s, as it should be behind any proxy.
+SMALL = ("--workers", "1", "--uvicorn-opts", "--timeout-keep-alive 75")
+
 
 class MLflow(Server):
-    """`mlflow server` with everything it keeps in one folder."""
+    """`mlflow server`, by default as small as it can be; without `options` as users run it."""
 
     name = "mlflow"
-    patience = 90.0  # 8 s; far longer on a busy machine that reads its files for the first time
+    patience = 180.0  # 8 s; far longer on a busy machine that reads its files for the first time
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        options: Sequence[str] = SMALL,
+        settings: Mapping[str, str] = WITHOUT_JOBS,
+        installed_in: Environment = MLFLOW_SERVER,
+    ) -> None:
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.artifacts = folder / "artifacts"
-        command = [str(MLFLOW_SERVER.folder / "bin" / "mlflow"), "server"]
+        command = [str(installed_in.folder / "bin" / "mlflow"), "server"]
         command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
         command += ["--artifacts-destination", str(self.artifacts)]
-        command += ["--host", HOST, "--port", str(self.port), "--workers", "1"]
-        # Raised from 5 s, as it should be behind any proxy.
-        command += ["--uvicorn-opts", "--timeout-keep-alive 75"]
-        super().__init__(command, folder, _ENVIRONMENT)
+        command += ["--host", HOST, "--port", str(self.port), *options]
+        super().__init__(command, folder, {"MLFLOW_DISABLE_TELEMETRY": "true", **settings})
 
 
-# Without job execution MLflow starts in 8 s instead of 21, and with 2 processes instead of 16.
-_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+class BasicAuthMLflow(MLflow):
+    """The same with MLflow's own users and passwords: `admin` has `password`."""
+
+    def __init__(self, folder: Path, *, options: Sequence[str] = ()) -> None:
+        """The settings are MLflow's defaults except for the path of the users."""
+        self.password = f"hk_test_{secrets.token_hex(8)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "basic_auth.ini").write_text(
+            "[mlflow]\n"
+            "default_permission = READ\n"
+            f"database_uri = sqlite:///{folder / 'users.db'}\n"
+            "admin_username = admin\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+            "utf-8",
+        )
+        settings = {
+            "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
+        }
+        super().__init__(
+            folder,
+            options=("--app-name", "basic-auth", *options),
+            settings=WITHOUT_JOBS | settings,
+            installed_in=BASIC_AUTH_SERVER,
+        )

@@ -8,12 +8,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self, TypeVar
 
 from devstack.environments import ROOT
-from devstack.guard import GRACE_SECONDS, Guard, end_groups, signal_group
 
+GRACE_SECONDS = 10.0
 TAIL_LINES = 25
-_guard = Guard()
+
+#: Waits until its owner is gone, whatever ended it, and ends the process group $0. Unlike
+#: PR_SET_PDEATHSIG, this works for the children of children, and on every Unix.
+GUARD = """
+read -r line
+kill -TERM -$0 && sleep 3 && kill -KILL -$0
+"""
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -22,10 +29,10 @@ class ServerFailed(Exception):
 
 
 class Server:
-    """One child process, the leader of a session and process group of its own.
+    """One child process, the leader of its own session and process group.
 
     A subclass gives the command, and `url` or `is_ready`. A Ctrl-C in the terminal does not reach
-    the child: its owner ends it, or the guard does when the owner is gone.
+    the child: its owner ends it, or its guard does when the owner is gone.
     """
 
     name = "server"
@@ -42,6 +49,7 @@ class Server:
         self.environment = dict(environment or {})
         self.log = folder / f"{self.name.replace(' ', '-')}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._began = 0.0
 
     def is_ready(self) -> bool:
@@ -75,7 +83,12 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        _guard.watch(self._process.pid)
+        self._guard = subprocess.Popen(
+            ["sh", "-c", GUARD, str(self._process.pid)],
+            stdin=subprocess.PIPE,  # closed when this process ends
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def check(self) -> bool:
         """Whether it is ready by now. Raises ServerFailed if it has died, or is too late."""
@@ -102,25 +115,38 @@ class Server:
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM to the whole group, without waiting."""
-        if self._process is not None:
-            signal_group(self._process.pid, signal.SIGTERM)
+        self._signal(signal.SIGTERM)
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
         """End the whole group: SIGTERM, and SIGKILL for what is left after `grace` seconds.
 
         A server that was stopped can be started again.
         """
-        if self._process is not None:
-            end_groups([self._process.pid], grace, self._process.poll)
-            self.kill()
+        self.ask_to_stop()
+        deadline = time.monotonic() + grace
+        while self._signal(0) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.kill()
 
     def kill(self) -> None:
         """End the whole group at once, by SIGKILL."""
-        if self._process is not None:
-            signal_group(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
+        if self._process and self._guard:
             self._process.wait()
-            _guard.forget(self._process.pid)
-            self._process = None
+            self._guard.kill()
+            self._guard.communicate()
+        self._process = self._guard = None
+
+    def _signal(self, signum: int) -> bool:
+        """Send a signal to the group (0: none); return whether there is such a group."""
+        if self._process is None:
+            return False
+        self._process.poll()  # a group stays until its parent has reaped its children
+        try:
+            os.killpg(self._process.pid, signum)
+        except (ProcessLookupError, PermissionError):  # the latter on macOS, for zombies
+            return False
+        return True
 
     def failure(self, what: str) -> ServerFailed:
         """Return an exception with the log's tail. `what` completes the sentence "<name> …"."""
@@ -130,6 +156,38 @@ class Server:
         """Return the last lines of the log, indented."""
         lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
         return "\n".join(f"    {line}" for line in lines) or "    (it is empty)"
+
+
+S = TypeVar("S", bound=Server)
+
+
+class Running:
+    """Servers that end together: `with Running() as running: redis = running.start(Redis(…))`.
+
+    With `kill` they are killed, which is faster than a graceful end."""
+
+    def __init__(self, kill: bool = False) -> None:
+        self._kill = kill
+        self._servers: list[Server] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def start(self, server: S, *others: Server) -> S:
+        """Start servers side by side; return the first once all are ready. Raises ServerFailed."""
+        new: list[Server] = [server, *others]
+        for each in new:
+            self._servers.append(each)
+            each.start()
+        for each in new:
+            each.wait_until_ready()
+        return server
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.kill() if self._kill else server.ask_to_stop()
+        for server in self._servers:
+            server.stop()
 
 
 def answers(url: str, timeout: float = 2.0) -> bool:

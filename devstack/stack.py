@@ -28,7 +28,7 @@ class Stack:
         self.redis_url = self.redis.url if self.redis else str(redis_url)
         self.mlflow = MLflow(folder / "mlflow")
         self.mlflow.log = logs / self.mlflow.log.name
-        self.auth = AuthService(logs, database=folder / "keys.db", redis_url=self.redis_url)
+        self.auth = AuthService(logs, database=folder / "keys.db")
         settings = {
             "MLFLOW_SERVER_URL": self.mlflow.url,
             "HOKUSAI_AUTH_SERVICE_URL": self.auth.url,

@@ -3,7 +3,6 @@
 import os
 import re
 import time
-from contextlib import closing
 from pathlib import Path
 
 from devstack.auth_service.keys import Grant, KeyStore
@@ -60,12 +59,12 @@ def first_key(database: Path, path: Path) -> str:
     It is reused because the experiments are: yesterday's `export` in a shell still works. It may
     read and write, without a limit.
     """
-    with closing(KeyStore(database)) as store:
-        if path.exists():
-            key = store.find(secret := path.read_text().strip())
-            if key is not None and key.state(time.time()) == "active":
-                return secret
-        secret, _ = store.create(Grant(user_name(), rate_limit_per_hour=None), test=True)
+    store = KeyStore(database)
+    if path.exists():
+        key = store.find(secret := path.read_text().strip())
+        if key is not None and key.state(time.time()) == "active":
+            return secret
+    secret, _ = store.create(Grant(user_name(), rate_limit_per_hour=None), test=True)
     write_private(path, secret + "\n")
     return secret
 

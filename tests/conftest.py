@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ from devstack.environments import MLFLOW_SERVER, ROOT, is_whole
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
+from devstack.server import Running
 from tests.parallel import Room, SharedMLflow, TimedApart, list_timed_tests, slow_files_first
 
 DEVELOPERS_ENVIRONMENT = dict(os.environ)
@@ -211,11 +213,8 @@ def redis_server(servers: Path) -> Iterator[Any]:
     if url := DEVELOPERS_ENVIRONMENT.get("REDIS_URL"):
         yield SimpleNamespace(url=url, port=urlsplit(url).port)
         return
-    server = Redis(servers / "redis")
-    server.start()
-    server.wait_until_ready()
-    yield server
-    server.stop()
+    with Running() as running:
+        yield running.start(Redis(servers / "redis"))
 
 
 @pytest.fixture(scope="session")
@@ -227,18 +226,9 @@ def redis_url(redis_server: Any) -> str:
 @pytest.fixture
 def start_redis(tmp_path: Path) -> Iterator[Callable[[], Redis]]:
     """Start a Redis of the test's own, to be stopped and started as it likes."""
-    started: list[Redis] = []
-
-    def start() -> Redis:
-        server = Redis(tmp_path / f"redis-{len(started)}")
-        started.append(server)
-        server.start()
-        server.wait_until_ready()
-        return server
-
-    yield start
-    for server in started:
-        server.stop()
+    numbers = count()
+    with Running() as running:
+        yield lambda: running.start(Redis(tmp_path / f"redis-{next(numbers)}"))
 
 
 # --- the auth service ----------------------------------------------------------------------
@@ -256,7 +246,7 @@ class KeyedAuthService(AuthService):
     """The auth service; keys are made and revoked beside it in the same file, in a millisecond."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
-        super().__init__(folder, database=folder / "keys.db", redis_url=redis_url)
+        super().__init__(folder, database=folder / "keys.db")
         self.redis_url = redis_url
         self.store = KeyStore(self.database)
 
@@ -289,12 +279,8 @@ class KeyedAuthService(AuthService):
 @pytest.fixture(scope="session")
 def auth_service(servers: Path, redis_url: str) -> Iterator[KeyedAuthService]:
     """A running auth service: `.url`, `.create_key(…)`, `.revoke(key_id)`."""
-    server = KeyedAuthService(servers / "auth", redis_url)
-    server.start()
-    server.wait_until_ready()
-    yield server
-    server.stop()
-    server.store.close()
+    with Running() as running:
+        yield running.start(KeyedAuthService(servers / "auth", redis_url))
 
 
 # --- the proxy -----------------------------------------------------------------------------
@@ -310,11 +296,8 @@ def proxy(
         "HOKUSAI_AUTH_SERVICE_URL": auth_service.url,
         "REDIS_URL": redis_url,
     }
-    server = Proxy(servers / "proxy", SHARED_PROXY | upstreams)
-    server.start()
-    server.wait_until_ready()
-    yield server
-    server.kill()
+    with Running(kill=True) as running:  # a graceful end takes a second
+        yield running.start(Proxy(servers / "proxy", SHARED_PROXY | upstreams))
 
 
 @pytest.fixture
@@ -324,20 +307,16 @@ def start_proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Call
     What is not given comes from the session's servers; None leaves a variable unset. It returns
     when /health is 200, whether or not the upstreams are there; ServerFailed when it never is.
     """
-    started: list[Proxy] = []
+    numbers = count()
 
     def start(**settings: object) -> Proxy:
         chosen = SHARED_PROXY | _upstreams(request, settings) | settings
         environment = {name: str(value) for name, value in chosen.items() if value is not None}
-        server = Proxy(tmp_path / f"proxy-{len(started)}", environment, ready="/health")
-        started.append(server)
-        server.start()
-        server.wait_until_ready()
-        return server
+        folder = tmp_path / f"proxy-{next(numbers)}"
+        return running.start(Proxy(folder, environment, ready="/health"))
 
-    yield start
-    for server in started:
-        server.kill()  # a graceful end takes a second
+    with Running(kill=True) as running:
+        yield start
 
 
 def _upstreams(request: pytest.FixtureRequest, settings: dict[str, object]) -> dict[str, str]:

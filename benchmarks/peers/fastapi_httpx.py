@@ -47,13 +47,11 @@ app = FastAPI()
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """While the process serves."""
     return {"status": "healthy"}
 
 
 @app.api_route("/api/mlflow/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
 async def forward(path: str, request: Request) -> Response:
-    """Validate, limit, forward, log."""
     began, request_id = time.monotonic(), uuid.uuid4().hex
     key = request.headers.get("authorization", "").removeprefix("Bearer ")
     decision = await validate(key, request.client.host if request.client else "")
@@ -92,7 +90,7 @@ async def validate(key: str, client_ip: str) -> dict[str, Any] | None:
 
 
 async def within_limit(decision: dict[str, Any]) -> bool:
-    """Counts one request of this key in this hour, in one round trip."""
+    """Count one request of this key in this hour, in one round trip."""
     name = f"peer:count:{decision['key_id']}:{int(time.time() // 3600)}"
     async with redis.pipeline(transaction=False) as pipeline:
         pipeline.incr(name)
@@ -103,7 +101,6 @@ async def within_limit(decision: dict[str, Any]) -> bool:
 
 
 async def send(path: str, request: Request, headers: dict[str, str]) -> Response:
-    """The upstream's response."""
     url = httpx.URL(f"{UPSTREAM}/{path}", query=request.url.query.encode())
     body = await request.body()
     async with a_client() as http:
@@ -115,8 +112,8 @@ async def send(path: str, request: Request, headers: dict[str, str]) -> Response
 @contextlib.asynccontextmanager
 async def a_client() -> AsyncIterator[httpx.AsyncClient]:
     """The one client, or a new one."""
-    if client is not None:
+    if client:
         yield client
-        return
-    async with httpx.AsyncClient(timeout=30) as http:
-        yield http
+    else:
+        async with httpx.AsyncClient(timeout=30) as http:
+            yield http

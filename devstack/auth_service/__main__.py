@@ -4,7 +4,6 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import ip_network
@@ -17,7 +16,7 @@ from click import BadParameter
 from devstack.auth_service.keys import Grant, Key, KeyStore, Network, StoreUnavailable, iso
 
 DURATIONS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-COLUMNS = ("key id", "user", "scopes", "limit", "created", "expires", "last used", "state")
+COLUMNS = ("key id", "user", "scopes", "limit", "created", "expires", "state")
 
 
 # --- the values of options -------------------------------------------------------------------
@@ -173,8 +172,7 @@ def cli() -> None:
 @database_option
 def create(test: bool, as_json: bool, database: Path, **granted: Any) -> None:
     """Create a key and print it, this once: only its hash is stored."""
-    with _store(database) as store:
-        secret, key = store.create(Grant(**granted), test)
+    secret, key = _store(database).create(Grant(**granted), test)
     if as_json:
         click.echo(json.dumps({"key": secret, **_describe(key, time.time())}))
         return
@@ -187,8 +185,7 @@ def create(test: bool, as_json: bool, database: Path, **granted: Any) -> None:
 @database_option
 def list_keys(as_json: bool, database: Path) -> None:
     """List all keys with their state, never the key itself."""
-    with _store(database) as store:
-        keys = store.list()
+    keys = _store(database).list()
     now = time.time()
     if as_json:
         click.echo(json.dumps([_describe(key, now) for key in keys]))
@@ -205,8 +202,7 @@ def revoke(key_id: str, database: Path, redis_url: str | None) -> None:
 
     Without the announcement, proxies notice once their cached decisions expire.
     """
-    with _store(database) as store:
-        key = store.revoke(key_id)
+    key = _store(database).revoke(key_id)
     if key is None:
         raise click.ClickException(f"There is no key {key_id}. Its id begins with key_; see list.")
     click.echo(f"{key_id} of {key.grant.user_id} is revoked.")
@@ -244,21 +240,19 @@ def _announce(redis_url: str, key_id: str) -> None:
     help="info: a line per call.",
 )
 @database_option
-@redis_option
-def serve(bind: str, log_level: str, database: Path, redis_url: str | None) -> None:
+def serve(bind: str, log_level: str, database: Path) -> None:
     """Serve over HTTP until a signal arrives.
 
     It responds to POST /api/v1/keys/validate and GET /health.
     """
     from devstack.auth_service import service  # here: importing Flask takes half a second
 
-    with _store(database) as store:
-        service.serve(service.create_app(store, redis_url), bind, log_level)
+    service.serve(service.create_app(_store(database)), bind, log_level)
 
 
-def _store(database: Path) -> closing[KeyStore]:
+def _store(database: Path) -> KeyStore:
     try:
-        return closing(KeyStore(database))
+        return KeyStore(database)
     except StoreUnavailable as error:
         raise click.ClickException(f"{error} ({database})") from None
 
@@ -280,7 +274,6 @@ def _describe(key: Key, now: float) -> dict[str, Any]:
         "allowed_ips": [str(network) for network in grant.allowed_networks],
         "created_at": iso(key.created_at),
         "expires_at": iso(grant.expires_at),
-        "last_used_at": iso(key.last_used_at),
         "revoked_at": iso(key.revoked_at),
         "state": key.state(now),
     }
@@ -304,7 +297,6 @@ def _row(key: Key, now: float) -> tuple[str, ...]:
         "none" if grant.rate_limit_per_hour is None else f"{grant.rate_limit_per_hour}/h",
         _minute(key.created_at),
         _minute(grant.expires_at),
-        _minute(key.last_used_at),
         key.state(now),
     )
 

@@ -3,17 +3,14 @@
 Times are whole seconds since the epoch.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import secrets
 import sqlite3
 import string
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
@@ -22,8 +19,7 @@ from typing import Literal
 
 PREFIXES = LIVE, TEST = "hk_live_", "hk_test_"
 SECRET_LENGTH = 43  # letters and digits: 43 · log2(62) = 256 bits
-LAST_USED_INTERVAL = 60  # seconds between two writes of `last_used_at` for one key
-WRITE_TIMEOUT = 5.0  # seconds that a command waits for another writer
+TIMEOUT = 5.0  # seconds that a call waits while another one writes
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS keys (
@@ -36,10 +32,9 @@ CREATE TABLE IF NOT EXISTS keys (
     rate_limit_per_hour INTEGER,               -- NULL: unlimited
     is_admin            INTEGER NOT NULL,      -- 0 or 1
     allowed_networks    TEXT NOT NULL,         -- JSON list of CIDR strings; empty: every address
-    created_at          INTEGER NOT NULL,      -- this and the next three: seconds since the epoch
+    created_at          INTEGER NOT NULL,      -- this and the next two: seconds since the epoch
     expires_at          INTEGER,               -- NULL: never
-    revoked_at          INTEGER,               -- NULL: not revoked
-    last_used_at        INTEGER                -- NULL: not used yet; exact to a minute
+    revoked_at          INTEGER                -- NULL: not revoked
 )
 """
 
@@ -86,7 +81,6 @@ class Key:
     grant: Grant
     created_at: int
     revoked_at: int | None = None
-    last_used_at: int | None = None
 
     def state(self, now: float) -> State:
         """The state of the key at `now`."""
@@ -100,18 +94,19 @@ class Key:
 class KeyStore:
     """Creates, finds, lists and revokes keys; safe under several threads and processes.
 
-    Each thread looks up over a read-only connection of its own. Each write opens and closes a
-    connection. Nothing is shared, and nothing crosses a fork unless a lookup came before it.
-    Every method raises StoreUnavailable when SQLite fails.
+    Each call opens and closes its own connection. Every method raises StoreUnavailable when SQLite
+    fails.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Open the store in the file `path`, created if absent."""
         self._path = path
         self._clock = clock
-        self._thread = threading.local()
         with _translated():
-            _prepare(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)  # readable by its owner only
+        with self._connection() as connection:
+            connection.execute(TABLE)
 
     def create(self, grant: Grant, test: bool = False) -> tuple[str, Key]:
         """Make a key and store its hash; return the key, which exists nowhere else, and its row.
@@ -124,20 +119,20 @@ class KeyStore:
         key = Key(f"key_{secrets.token_hex(8)}", grant, created_at=int(self._clock()))
         row = _to_row(key, secret)
         marks = ", ".join(f":{column}" for column in row)
-        with self._writer() as connection:
+        with self._connection() as connection:
             connection.execute(f"INSERT INTO keys ({', '.join(row)}) VALUES ({marks})", row)
         return secret, key
 
     def find(self, secret: str) -> Key | None:
         """Return the key with this secret, in any state; None if there is none."""
-        with _translated():
+        with self._connection() as connection:
             query = "SELECT * FROM keys WHERE key_hash = ?"
-            row = self._reader().execute(query, (_hash(secret),)).fetchone()
+            row = connection.execute(query, (_hash(secret),)).fetchone()
         return _from_row(row) if row else None
 
     def revoke(self, key_id: str) -> Key | None:
         """Revoke for good; a second time changes nothing. None if there is no such key."""
-        with self._writer() as connection:
+        with self._connection() as connection:
             mark = "UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL"
             connection.execute(mark, (int(self._clock()), key_id))
             row = connection.execute("SELECT * FROM keys WHERE key_id = ?", (key_id,)).fetchone()
@@ -145,48 +140,23 @@ class KeyStore:
 
     def list(self) -> tuple[Key, ...]:
         """Return all keys, the oldest first."""
-        with _translated():
+        with self._connection() as connection:
             query = "SELECT * FROM keys ORDER BY created_at, rowid"
-            return tuple(_from_row(row) for row in self._reader().execute(query))
-
-    def touch(self, key: Key) -> None:
-        """Note that `key` was used: at most once a minute, and without waiting for another writer.
-
-        A write that would have to wait is skipped; the next use tries again.
-        """
-        now = int(self._clock())
-        before = now - LAST_USED_INTERVAL
-        if key.last_used_at is not None and key.last_used_at > before:
-            return
-        with suppress(StoreUnavailable), self._writer(timeout=0.0) as connection:
-            connection.execute("PRAGMA synchronous = NORMAL")  # not worth an fsync
-            # Check again: concurrent uses may have read the old row.
-            mark = "UPDATE keys SET last_used_at = ? WHERE key_id = ?"
-            since = "AND coalesce(last_used_at, 0) <= ?"
-            connection.execute(f"{mark} {since}", (now, key.key_id, before))
+            return tuple(_from_row(row) for row in connection.execute(query))
 
     def check(self) -> None:
         """Raise StoreUnavailable unless the table can be read."""
-        with _translated():
-            self._reader().execute("SELECT 1 FROM keys LIMIT 1").fetchone()
-
-    def close(self) -> None:
-        """Close this thread's connection, if it has one; the next lookup opens another."""
-        connection = self._thread.__dict__.pop("reader", None)
-        if connection is not None:
-            connection.close()
-
-    def _reader(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._thread, "reader", None)
-        if connection is None:
-            connection = self._thread.reader = _connect(self._path, WRITE_TIMEOUT)
-            connection.execute("PRAGMA query_only = ON")
-        return connection
+        with self._connection() as connection:
+            connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone()
 
     @contextmanager
-    def _writer(self, timeout: float = WRITE_TIMEOUT) -> Iterator[sqlite3.Connection]:
-        with _translated(), closing(_connect(self._path, timeout)) as connection:
-            yield connection
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection in autocommit mode."""
+        with _translated():
+            connection = sqlite3.connect(self._path, timeout=TIMEOUT, isolation_level=None)
+            with closing(connection):
+                connection.row_factory = sqlite3.Row
+                yield connection
 
 
 @contextmanager
@@ -195,31 +165,6 @@ def _translated() -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise StoreUnavailable(f"The key database cannot be used: {error}") from error
-
-
-def _prepare(path: Path) -> None:
-    """Create the file, readable by its owner only, and the table, unless they exist.
-
-    The folder is locked meanwhile: when two connections change the journal mode of a new file at
-    once, SQLite does not wait, whatever its timeout, and the second fails.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        path.touch(mode=0o600)
-        with closing(_connect(path, WRITE_TIMEOUT)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")  # readers never wait for a writer
-            connection.execute(TABLE)
-    finally:
-        os.close(folder)  # which also releases the lock
-
-
-def _connect(path: Path, timeout: float) -> sqlite3.Connection:
-    """Open a connection in autocommit mode; it waits up to `timeout` seconds for a lock."""
-    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
-    connection.row_factory = sqlite3.Row
-    return connection
 
 
 def _hash(secret: str) -> bytes:
@@ -253,7 +198,7 @@ def _from_row(row: sqlite3.Row) -> Key:
         allowed_networks=tuple(map(ip_network, json.loads(row["allowed_networks"]))),
         expires_at=row["expires_at"],
     )
-    return Key(row["key_id"], grant, row["created_at"], row["revoked_at"], row["last_used_at"])
+    return Key(row["key_id"], grant, row["created_at"], row["revoked_at"])
 
 
 def iso(seconds: int | None) -> str | None:

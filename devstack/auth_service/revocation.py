@@ -27,11 +27,3 @@ def announce(redis_url: str, key_id: str) -> int:
             return int(client.publish(CHANNEL, key_id))
     except FAILURES as error:
         raise NotAnnounced(f"Redis cannot be reached, or refuses: {said(error)}") from error
-
-
-def reachable(redis_url: str) -> bool:
-    """Whether an announcement would succeed now. Tries it with an empty id, which no key has."""
-    try:
-        return announce(redis_url, "") >= 0
-    except NotAnnounced:
-        return False

@@ -11,7 +11,6 @@ from flask import Flask, Response, abort, jsonify, request
 from gunicorn.app.base import BaseApplication
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
-from devstack.auth_service import revocation
 from devstack.auth_service.keys import PREFIXES, Address, Key, KeyStore, StoreUnavailable, iso
 
 MAX_BODY_BYTES = 16 * 1024  # a validation request holds two short strings
@@ -39,9 +38,8 @@ _formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
 _key = re.compile(f"({'|'.join(PREFIXES)})[A-Za-z0-9]+")
 
 
-def create_app(store: KeyStore, redis_url: str | None) -> Flask:
-    """Build the WSGI application. `redis_url` is where revocations are announced, or None; the
-    application only reports in `/health` whether it is reachable."""
+def create_app(store: KeyStore) -> Flask:
+    """Build the WSGI application."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
@@ -50,15 +48,13 @@ def create_app(store: KeyStore, redis_url: str | None) -> Flask:
         service_id, client_ip = _question(request.get_json(force=True, silent=True))
         key = _identify(store)
         _judge(key, client_ip)
-        store.touch(key)
         log.info("valid key_id=%s service=%r", key.key_id, service_id)
         return _description(key) | {"service_id": service_id}
 
     @app.get("/health")
-    def health() -> tuple[dict[str, Any], int]:
-        status, checks = _health(store, redis_url)
-        body = {"status": status, "checks": {name: {"status": s} for name, s in checks.items()}}
-        return body, 503 if status == "unhealthy" else 200
+    def health() -> dict[str, Any]:
+        store.check()
+        return {"status": "healthy"}
 
     @app.errorhandler(StoreUnavailable)
     def unavailable(error: StoreUnavailable) -> Response:
@@ -139,22 +135,6 @@ def _as_json(error: HTTPException) -> Response:
         response.headers["WWW-Authenticate"] = "Bearer"  # required: RFC 9110, 11.6.1
     response.allow.update(getattr(error, "valid_methods", None) or ())
     return response
-
-
-# --- health ----------------------------------------------------------------------------------
-
-
-def _health(store: KeyStore, redis_url: str | None) -> tuple[str, dict[str, str]]:
-    """Return (status, status of each check). Without Redis only announcements fail."""
-    checks = {"database": "healthy", "redis": "not configured"}
-    try:
-        store.check()
-    except StoreUnavailable:
-        checks["database"] = "unhealthy"
-    if redis_url is not None:
-        checks["redis"] = "healthy" if revocation.reachable(redis_url) else "unhealthy"
-    degraded = "degraded" if checks["redis"] == "unhealthy" else "healthy"
-    return "unhealthy" if checks["database"] == "unhealthy" else degraded, checks
 
 
 # --- gunicorn and the log --------------------------------------------------------------------

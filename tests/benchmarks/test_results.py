@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import publish, report
+from benchmarks import report
 from benchmarks.contestants import DIRECT, PROXY
 from benchmarks.growth import allowed
 from benchmarks.mlflow_calls import worst
@@ -42,7 +42,7 @@ def test_errors_are_not_compared_with_answers() -> None:
 
 def test_what_is_written_for_machines_is_read_again(tmp_path: Path) -> None:
     made = results(ours=[1, 2], theirs=[3])
-    made.skipped, made.notes = {"nginx": "not there"}, ["a note"]
+    made.notes = ["a note"]
     run = {"b": Measured("b", "2026-11-21", 87, False, MACHINE, made)}
     report.write(run, tmp_path / "run.json")
     assert report.read(tmp_path / "run.json") == run
@@ -82,15 +82,15 @@ def test_what_was_not_measured_reaches_no_goal(part: str) -> None:
 
 
 def test_the_page_tells_what_the_published_run_measured() -> None:
-    published = report.read(publish.DATA)
+    published = report.read(report.DATA)
     assert sorted(published) == sorted(PARTS), "all four parts"
-    page = publish.PAGE.read_text(encoding="utf-8")
-    assert publish.with_tables(page, published) == page
-    assert publish.PLOT.read_bytes().startswith(b"\x89PNG")
+    page = report.PAGE.read_text(encoding="utf-8")
+    assert report.with_tables(page, published) == page
+    assert report.PICTURE.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_published_run_was_a_full_one_and_faster_through_the_proxy() -> None:
-    published = report.read(publish.DATA)
+    published = report.read(report.DATA)
     assert not any(part.quick for part in published.values())
     calls = published["a"].results
     case = "experiments/search × 1"

@@ -12,7 +12,7 @@ import pytest
 
 from devstack.environments import ROOT
 from devstack.redis import Redis
-from devstack.server import Server, ServerFailed
+from devstack.server import Running, Server, ServerFailed
 
 FOREVER = "import time; time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -64,6 +64,18 @@ def test_redis_starts_stops_and_starts_again(tmp_path: Path) -> None:
         redis.stop()
         assert not redis.is_ready()
         assert not psutil.pid_exists(pid)
+
+
+def test_servers_end_together_even_if_one_of_them_fails(tmp_path: Path) -> None:
+    with Running() as running:
+        pid = running.start(Redis(tmp_path)).pid
+        failing = Script(tmp_path, f"print('starts'); {FOREVER}")
+        failing.patience = 0.5
+        with pytest.raises(ServerFailed):
+            running.start(failing)
+        failed_pid = failing.pid
+    assert not psutil.pid_exists(pid)
+    assert not psutil.pid_exists(failed_pid)
 
 
 def test_a_server_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The API key that `make run` shows."""
 
-from contextlib import closing
 from pathlib import Path
 
 from devstack.auth_service.keys import KeyStore
@@ -11,9 +10,9 @@ def test_the_first_key_is_kept_while_it_is_active(tmp_path: Path) -> None:
     database, path = tmp_path / "keys.db", tmp_path / "key"
     first = first_key(database, path)
     assert first_key(database, path) == first
-    with closing(KeyStore(database)) as store:
-        key = store.find(first)
-        assert key is not None
-        assert (key.grant.scopes, key.grant.rate_limit_per_hour) == (("read", "write"), None)
-        store.revoke(key.key_id)
+    store = KeyStore(database)
+    key = store.find(first)
+    assert key is not None
+    assert (key.grant.scopes, key.grant.rate_limit_per_hour) == (("read", "write"), None)
+    store.revoke(key.key_id)
     assert first_key(database, path) != first

@@ -67,13 +67,12 @@ def own_stage(say: Callable[[str], None]) -> Iterator[Stage]:
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="drills-")))
         redis = Redis(folder / "redis")
         database = folder / "auth" / "keys.db"
-        auth = AuthService(folder / "auth", database=database, redis_url=redis.url)
+        auth = AuthService(folder / "auth", database=database)
         for server in (redis, auth):
             server.start()
             ends.callback(server.stop)
             server.wait_until_ready()
         store = KeyStore(auth.database)
-        ends.callback(store.close)
         mlflow = _started_once(MLflow(folder / "mlflow"), ends, say)
         stage = Stage(folder, redis.url, auth.url, _new_key(store), mlflow, say)
         ends.callback(stage.clear)

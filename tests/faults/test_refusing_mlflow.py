@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.servers import BasicAuthMLflow
 from devstack.environments import BASIC_AUTH_SERVER, ROOT, is_whole
-from devstack.mlflow import MLflow
+from devstack.mlflow import BasicAuthMLflow, MLflow
 from devstack.proxy import Proxy
+from devstack.server import Running
 from tests.conftest import DEVELOPERS_ENVIRONMENT
 from tests.drills.load import Client, Load
 from tests.drills.stage import Stage
@@ -29,36 +29,28 @@ UNAVAILABLE = (502, "TEMPORARILY_UNAVAILABLE")
 pytestmark = pytest.mark.slow
 
 
-class SmallBasicAuth(BasicAuthMLflow):
-    """With one worker: it starts sooner, and its password hashes compete."""
-
-    options = ("--app-name", "basic-auth", "--workers", "1")
-
-
 @pytest.fixture(scope="module")
-def basic_auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallBasicAuth]:
+def basic_auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BasicAuthMLflow]:
     """An MLflow with users and passwords, and a user `bob` who may read only."""
     if not is_whole(BASIC_AUTH_SERVER):
         command = [sys.executable, "-m", "devstack.environments", "basic-auth-server"]
         made = subprocess.run(command, cwd=ROOT, env=DEVELOPERS_ENVIRONMENT, check=False)
         if made.returncode != 0:
             pytest.skip("MLflow with basic-auth cannot be installed here")
-    server = SmallBasicAuth(tmp_path_factory.mktemp("basic-auth"))
-    server.start()
-    try:
-        server.wait_until_ready()
+    # With one worker it starts sooner, and its password hashes compete.
+    server = BasicAuthMLflow(tmp_path_factory.mktemp("basic-auth"), options=("--workers", "1"))
+    with Running(kill=True) as running:
+        running.start(server)
         pair = base64.b64encode(f"admin:{server.password}".encode()).decode()
         body = b'{"username": "bob", "password": "hk_test_of_bob_0123"}'
         fields = ("Host: 127.0.0.1", f"Authorization: Basic {pair}", JSON)
         path = "/api/2.0/mlflow/users/create"
         assert call(server.url, "POST", path, *fields, body=body).status == 200
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="module")
-def start(stage: Stage, basic_auth: SmallBasicAuth) -> Callable[..., Proxy]:
+def start(stage: Stage, basic_auth: BasicAuthMLflow) -> Callable[..., Proxy]:
     """A proxy with these credentials for MLflow, the same for each call."""
 
     @cache
@@ -109,7 +101,7 @@ def test_nor_for_what_the_proxys_account_may_not_do(start: Callable[..., Proxy],
 
 
 def test_its_health_is_asked_for_beside_requests_without_being_called_gone(
-    start: Callable[..., Proxy], basic_auth: SmallBasicAuth, key: str
+    start: Callable[..., Proxy], basic_auth: BasicAuthMLflow, key: str
 ) -> None:
     """Each request and check costs it a password hash."""
     proxy = start("admin", basic_auth.password)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from devstack.proxy import Proxy
+from devstack.server import Running
 from tests.pipeline.signing_in import cookie_of, sign_in
 from tests.upstreams import Upstream
 from tests.upstreams import eventually as until
@@ -59,11 +60,8 @@ def _front_settings(auth_service: Any, redis_url: str, _fake: Upstream) -> dict[
 @pytest.fixture(scope="session")
 def front(servers: Path, _front_settings: dict[str, str]) -> Iterator[Proxy]:
     """A proxy in front of `upstream`, shared by all tests that need no settings of their own."""
-    server = Proxy(servers / "front", _front_settings, ready="/health")
-    server.start()
-    server.wait_until_ready()
-    yield server
-    server.kill()
+    with Running(kill=True) as running:
+        yield running.start(Proxy(servers / "front", _front_settings, ready="/health"))
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +69,14 @@ def start_front(
     tmp_path_factory: pytest.TempPathFactory, _front_settings: dict[str, str]
 ) -> Iterator[Callable[..., Proxy]]:
     """Start a proxy like `front` with other settings, for the tests of one module."""
-    started: list[Proxy] = []
 
     def start(**settings: object) -> Proxy:
         own = {name: str(value) for name, value in settings.items()}
-        server = Proxy(tmp_path_factory.mktemp("front"), _front_settings | own, ready="/health")
-        started.append(server)
-        server.start()
-        server.wait_until_ready()
-        return server
+        folder = tmp_path_factory.mktemp("front")
+        return running.start(Proxy(folder, _front_settings | own, ready="/health"))
 
-    yield start
-    for server in started:
-        server.kill()
+    with Running(kill=True) as running:
+        yield start
 
 
 @pytest.fixture(scope="session")

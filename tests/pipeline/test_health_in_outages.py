@@ -103,7 +103,6 @@ def stack(mlflow_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         own_redis = Redis(folder / "redis")
         auth = KeyedAuthService(folder / "auth", own_redis.url)
         mlflow = MLflow(folder / "mlflow")
-        ends.callback(auth.store.close)
         for server in (mlflow, own_redis, auth):
             server.start()
             ends.callback(server.kill)

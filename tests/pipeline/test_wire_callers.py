@@ -12,7 +12,7 @@ import pytest
 
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
-from devstack.server import Server
+from devstack.server import Running, Server
 from tests.pipeline.signing_in import (
     BROWSER,
     DECISION,
@@ -65,20 +65,14 @@ def start_on_socket(
     tmp_path_factory: pytest.TempPathFactory, _front_settings: dict[str, str]
 ) -> Iterator[Callable[..., OnUnixSocket]]:
     """Start a proxy on a unix socket."""
-    started: list[OnUnixSocket] = []
 
     def start(**settings: object) -> OnUnixSocket:
         folder = tmp_path_factory.mktemp("unix")
         own = {name: str(value) for name, value in settings.items()}
-        server = OnUnixSocket(folder, folder / "x.sock", _front_settings | own)
-        started.append(server)
-        server.start()
-        server.wait_until_ready()
-        return server
+        return running.start(OnUnixSocket(folder, folder / "x.sock", _front_settings | own))
 
-    yield start
-    for server in started:
-        server.kill()
+    with Running(kill=True) as running:
+        yield start
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from devstack.nginx import Nginx
 from devstack.proxy import Proxy
+from devstack.server import Running
 from tests.conftest import SHARED_PROXY
 from tests.nginx import require_nginx
 from tests.pipeline.conftest import connect, pyfunc
@@ -50,13 +51,6 @@ def topology(
     }
     addresses = {group: [one.url.removeprefix("http://")] for group, one in proxies.items()}
     nginx = Nginx(servers / "topology-nginx", addresses)
-    started = [*proxies.values(), nginx]
-    try:
-        for server in started:
-            server.start()
-        for server in started:
-            server.wait_until_ready()
+    with Running() as running:
+        running.start(nginx, *proxies.values())
         yield Topology(nginx, proxies)
-    finally:
-        for server in reversed(started):
-            server.stop()

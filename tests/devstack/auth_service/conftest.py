@@ -2,7 +2,6 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from devstack.redis import Redis
 from tests.devstack.auth_service.running import PATIENCE, PROGRAM, Service, environment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-MakeClient = Callable[..., FlaskClient]
 
 
 @pytest.fixture
@@ -24,10 +22,9 @@ def database(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(database: Path) -> Iterator[KeyStore]:
+def store(database: Path) -> KeyStore:
     """An empty store."""
-    with closing(KeyStore(database)) as store:
-        yield store
+    return KeyStore(database)
 
 
 @pytest.fixture
@@ -49,13 +46,9 @@ def run(database: Path, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def client(store: KeyStore) -> MakeClient:
-    """Make a client of the application in this process: client() or client(redis_url)."""
-
-    def client(redis_url: str | None = None) -> FlaskClient:
-        return create_app(store, redis_url).test_client()
-
-    return client
+def client(store: KeyStore) -> FlaskClient:
+    """A client of the application in this process."""
+    return create_app(store).test_client()
 
 
 @pytest.fixture(scope="session")
@@ -67,10 +60,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def keys(service: Service) -> Iterator[KeyStore]:
+def keys(service: Service) -> KeyStore:
     """The store of the running service, opened from this process beside it."""
-    with closing(KeyStore(service.database)) as keys:
-        yield keys
+    return KeyStore(service.database)
 
 
 @pytest.fixture
