@@ -122,7 +122,7 @@ def _keys(bench: Bench, helped_by: Helpers, own: Collection[int]) -> None:
     """The same requests, spread over more and more keys that the proxy knows."""
     effort = bench.effort
     bench.progress.at(f"{max(effort.keys):,} keys become known")
-    _remember(helped_by.redis.url, max(effort.keys))
+    _remember(helped_by.redis.url, f"{helped_by.auth.url} platform", max(effort.keys))
     upstream = trivial_upstream(bench)
     proxy = _proxy(bench, "proxy-keys", upstream, helped_by, own)
 
@@ -138,7 +138,7 @@ def _keys(bench: Bench, helped_by: Helpers, own: Collection[int]) -> None:
     bench.report(KEYS, "cpu_us", "µs of CPU a request")
 
 
-def _remember(redis_url: str, count: int) -> None:
+def _remember(redis_url: str, issuer: str, count: int) -> None:
     """Store what the proxy would store of so many keys, had it validated each of them."""
     link = RedisLink(redis_url, 5, 5)
     cache = DecisionCache(
@@ -158,7 +158,7 @@ def _remember(redis_url: str, count: int) -> None:
             is_admin=False,
         )
         key = f"hk_test_bench_{number:06d}"  # as in load.lua
-        digest = cache.digest(key, "127.0.0.1", "platform")
+        digest = cache.digest(key, "127.0.0.1", issuer)
         cache.put(digest, Decision(principal, time.time()))
 
 
