@@ -120,6 +120,7 @@ def build(settings: Settings) -> Services:
     sessions = Sessions(
         link,
         store,
+        issuer=settings.key_issuer,
         is_ended=cache.is_ended,
         lifetime=settings.session_lifetime,
         idle=settings.session_idle,
@@ -235,7 +236,7 @@ def _authenticator(
         cache=cache,
         flights=SingleFlight(_in_folder(settings, "turns")),
         service=auth_service,
-        service_id=settings.auth_service_id,
+        issuer=settings.key_issuer,
         patience=2 * settings.auth_timeout,
         retry_interval=settings.auth_retry_interval,
         failures=limits,

@@ -133,7 +133,7 @@ def _keys(bench: Bench, contest: Contest, own: Collection[int]) -> None:
     """The same requests, spread over more and more keys that the proxy knows."""
     effort, counts = bench.effort, _numbers(bench.effort.keys)
     say(f"{max(effort.keys):,} keys become known", end="")
-    _remember(contest.redis.url, max(effort.keys))
+    _remember(contest.redis.url, f"{contest.auth.url} platform", max(effort.keys))
     settings = {"AUTH_CACHE_SECRET": SECRET, "AUTH_CACHE_TTL": str(KNOWN_FOR)}
     upstream = contest.trivial_upstream()
     proxy = contest.proxy(upstream.url, workers=1, cores=own, name="proxy-keys", **settings)
@@ -148,7 +148,7 @@ def _keys(bench: Bench, contest: Contest, own: Collection[int]) -> None:
     bench.results.add(KEYS, list(counts)[-1], bytes_each)
 
 
-def _remember(redis_url: str, count: int) -> None:
+def _remember(redis_url: str, issuer: str, count: int) -> None:
     """Store what the proxy would store of so many keys, had it validated each of them."""
     cache = DecisionCache(
         SharedValues(RedisLink(redis_url, 5, 5), InstanceStore.at(None)),
@@ -167,7 +167,7 @@ def _remember(redis_url: str, count: int) -> None:
             is_admin=False,
         )
         key = f"hk_test_bench_{number:06d}"  # as in load.lua
-        digest = cache.digest(key, "127.0.0.1", "platform")
+        digest = cache.digest(key, "127.0.0.1", issuer)
         cache.put(digest, Decision(principal, time.time()))
 
 

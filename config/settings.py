@@ -193,6 +193,11 @@ class Settings:
         return self.max_connections - self.max_forwarded
 
     @property
+    def key_issuer(self) -> str:
+        """Whose keys count here. Another deployment on the same Redis may have another issuer."""
+        return f"{self.auth_service_url} {self.auth_service_id}"
+
+    @property
     def max_stored_decision_age(self) -> float:
         """Seconds after which a cached decision is unusable, even stale."""
         return self.auth_cache_ttl + self.auth_stale_ttl

@@ -62,7 +62,7 @@ class Authenticator:
         cache: DecisionCache,
         flights: SingleFlight,
         service: AuthService,
-        service_id: str,
+        issuer: str,
         patience: float,
         retry_interval: float,
         failures: FailureLimit,
@@ -78,7 +78,7 @@ class Authenticator:
         self._cache = cache
         self._flights = flights
         self._service = service
-        self._service_id = service_id
+        self._issuer = issuer
         self._patience = patience
         self._retry_interval = retry_interval
         self._sessions = sessions
@@ -95,7 +95,7 @@ class Authenticator:
         """
         if isinstance(credentials, SessionTokens):
             return Authentication(self._of_session(credentials, client_ip), "session")
-        digest = self._cache.digest(credentials.key, client_ip, self._service_id)
+        digest = self._cache.digest(credentials.key, client_ip, self._issuer)
         decision, source = self._cache.fresh(digest), "hit"
         if decision is None:
             decision, source = self._ask(digest, credentials, client_ip)
@@ -167,7 +167,7 @@ class Authenticator:
         """The cache digest of a key's last decision for the client's network. Failed attempts count
         per network, so a key in use there is no guess when it comes from a new address in it, nor
         at the address where it was good."""
-        return self._cache.digest(credentials.key, network(client_ip), self._service_id)
+        return self._cache.digest(credentials.key, network(client_ip), self._issuer)
 
     def _validated(
         self,

@@ -53,9 +53,9 @@ class DecisionCache:
         self.revocations = RevocationMarks(values, max(self._kept, session_lifetime))
         self.unanswered = Unanswered(values, PREFIX)
 
-    def digest(self, key: str, client_ip: str, service_id: str) -> str:
-        """The cache key of a decision: an HMAC of everything that was validated."""
-        question = "\0".join((key, client_ip, service_id)).encode()
+    def digest(self, key: str, client_ip: str, issuer: str) -> str:
+        """The cache key of a decision: an HMAC of what was validated, and by whom."""
+        question = "\0".join((key, client_ip, issuer)).encode()
         return hmac.digest(self._secret, question, hashlib.sha256).hex()
 
     def fresh(self, digest: str) -> Decision | None:

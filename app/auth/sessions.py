@@ -3,8 +3,9 @@
 The key itself is not stored, so it cannot be validated again. A session ends when its key is
 announced as revoked, when the key expires, on sign-out, after SESSION_IDLE without a request, and
 after SESSION_LIFETIME. It is valid only from the network of the sign-in, as the key was validated
-for an address. While Redis is unavailable, sessions in Redis are refused; a new sign-in stores its
-session in the instance's own store.
+for an address, and only where the same auth service decides: deployments may share a Redis. While
+Redis is unavailable, sessions in Redis are refused; a new sign-in stores its session in the
+instance's own store.
 """
 
 import hashlib
@@ -34,11 +35,13 @@ ENDED = "Your session has ended; sign in again."
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A stored session: who signed in and when, its end (epoch seconds), the client's address."""
+    """A stored session: who signed in and when, its end (epoch seconds), the client's address, and
+    whose key it was."""
 
     decision: Decision
     until: float
     client_ip: str
+    issuer: str
 
     @property
     def principal(self) -> Principal:
@@ -48,20 +51,22 @@ class Session:
 
 
 class Sessions:
-    """The sessions of all instances. Times are in seconds; `is_ended` returns whether a decision's
-    key has expired or was revoked."""
+    """The sessions of all instances. Times are in seconds; `issuer` names whose keys count here;
+    `is_ended` returns whether a decision's key has expired or was revoked."""
 
     def __init__(
         self,
         link: RedisLink,
         store: InstanceStore,
         *,
+        issuer: str,
         is_ended: Callable[[Decision], bool],
         lifetime: float,
         idle: float,
     ) -> None:
         self._link = link
         self._store = store
+        self._issuer = issuer
         self._is_ended = is_ended
         self._lifetime = lifetime
         self._idle = min(idle, lifetime)
@@ -74,7 +79,7 @@ class Sessions:
         """
         token = secrets.token_urlsafe(32)
         until = min(since + self._lifetime, principal.expires_at or math.inf)
-        session = Session(Decision(principal, since), until, client_ip)
+        session = Session(Decision(principal, since), until, client_ip, self._issuer)
         name, value = _name(token), _dump(session)
         try:
             self._link.call(lambda: self._link.client.set(name, value, px=int(self._idle * 1000)))
@@ -105,7 +110,7 @@ class Sessions:
     def _find_one(self, token: str, client_ip: str, idle: float) -> Session:
         stored = self._read(_name(token), idle)
         session = _parse(stored) if stored else None
-        if session is None or session.decision.principal is None:
+        if session is None or session.decision.principal is None or session.issuer != self._issuer:
             raise SessionEnded(ENDED)
         if network(session.client_ip) != network(client_ip):
             raise SessionEnded(
@@ -164,14 +169,15 @@ def _name(token: str) -> str:
 
 def _dump(session: Session) -> bytes:
     decision = dump(session.decision).decode()
-    return orjson.dumps({"until": session.until, "ip": session.client_ip, "said": decision})
+    row = {"until": session.until, "ip": session.client_ip, "said": decision}
+    return orjson.dumps(row | {"issuer": session.issuer})
 
 
 def _parse(stored: bytes) -> Session | None:
     """Parse a stored session; None if malformed or written by another schema version."""
     try:
         row: dict[str, Any] = orjson.loads(stored)
-        decision = parse(row["said"])
-        return Session(decision, float(row["until"]), str(row["ip"])) if decision else None
+        decision, ip, issuer = parse(row["said"]), str(row["ip"]), str(row["issuer"])
+        return Session(decision, float(row["until"]), ip, issuer) if decision else None
     except (ValueError, TypeError, KeyError):
         return None

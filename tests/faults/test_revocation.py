@@ -391,7 +391,7 @@ def start_worker(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Worke
             cache=cache,
             flights=SingleFlight(folder / "turns"),
             service=service,
-            service_id="platform",
+            issuer="platform",
             patience=20.0,
             retry_interval=3.0,
             failures=NoFailureLimit(),

@@ -59,6 +59,16 @@ def test_behind_tls_the_cookie_is_secure(
         assert ("; Secure" in cookie) is secure
 
 
+def test_a_session_does_not_count_at_another_deployment_on_the_same_redis(
+    front: Proxy, start_front: Callable[..., Proxy], key: str
+) -> None:
+    """Of its key the other auth service, or service, may think otherwise."""
+    session = cookie_of(sign_in(front, key))
+    other = start_front(HOKUSAI_AUTH_SERVICE_ID="billing")
+    assert call(other.url, "GET", SEARCH, session).error == (401, "UNAUTHENTICATED")
+    assert call(front.url, "GET", SEARCH, session).status == 200
+
+
 def test_a_session_is_who_signed_in_and_its_cookie_stays_here(
     front: Proxy, upstream: Upstream, auth_service: Any
 ) -> None:

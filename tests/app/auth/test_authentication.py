@@ -123,7 +123,7 @@ def make_worker(
             cache=cache,
             flights=turns,
             service=service,
-            service_id="platform",
+            issuer="platform",
             patience=patience,
             retry_interval=RETRY_INTERVAL,
             failures=limits,

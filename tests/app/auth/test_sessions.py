@@ -21,14 +21,16 @@ def store() -> InstanceStore:
     return InstanceStore.at(None)
 
 
-def sessions(store: InstanceStore, lifetime: float = 60, ended: bool = False) -> Sessions:
-    """Without Redis; `ended`: every key was revoked."""
+def sessions(
+    store: InstanceStore, lifetime: float = 60, ended: bool = False, issuer: str = "one"
+) -> Sessions:
+    """Without Redis; `ended`: every key was revoked; `issuer`: whose keys count."""
     link = RedisLink("memory://", 0.1, 1.0)
 
     def is_ended(decision: Decision) -> bool:
         return ended
 
-    return Sessions(link, store, is_ended=is_ended, lifetime=lifetime, idle=60)
+    return Sessions(link, store, issuer=issuer, is_ended=is_ended, lifetime=lifetime, idle=60)
 
 
 def test_a_session_is_who_began_it(store: InstanceStore) -> None:
@@ -54,6 +56,13 @@ def test_it_is_nobodys_when(store: InstanceStore, ended: bool, began: float, ip:
     token = sessions(store).begin(principal(), IP, time.time() - began)
     with pytest.raises(Unauthenticated):
         sessions(store, ended=ended).principal([token], ip)
+
+
+def test_it_counts_only_where_the_same_auth_service_decides(store: InstanceStore) -> None:
+    """Two deployments may share a Redis."""
+    token = sessions(store).begin(principal(), IP, time.time())
+    with pytest.raises(Unauthenticated):
+        sessions(store, issuer="another").principal([token], IP)
 
 
 @pytest.mark.parametrize(
