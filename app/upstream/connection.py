@@ -160,9 +160,10 @@ class Connection(HTTPConnection):
         head = _head(method, headers, body is None, chunked)
         if self.sock is None:
             self.connect()
-        is_upload = body is not None and IDLE in headers
+        is_whole = body is None or isinstance(body, bytes)
+        is_upload = IDLE in headers and not is_whole
         self._allow_writes(self.upload_timeout if is_upload else self.send_timeout)
-        if body is None or isinstance(body, bytes):
+        if is_whole:
             self._write(head + body if body else head)
             return
         self._write(head)
