@@ -43,7 +43,7 @@ QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 TCP_INFO = getattr(socket, "TCP_INFO", None)
 
 #: Bounds the 15 minutes for which Linux retransmits to a lost host. It also applies to a host that
-#: accepts no more bytes, so it exceeds the timeout of a write by this many seconds.
+#: accepts no bytes: so it exceeds a write's timeout by this many seconds, and is off for uploads.
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 BEYOND_WRITES = 5.0
 
@@ -78,6 +78,7 @@ class Connection(HTTPConnection):
     probes = False
     _idle_timeout: float | None = None
     _write_timeout = 0.0
+    _lost_after = 0
     _last_used = 0.0
     _connected_at = 0.0
     _refused = False
@@ -128,8 +129,7 @@ class Connection(HTTPConnection):
                 late = TimeoutError("the TLS handshake took too long")
                 raise NewConnectionError(self, f"TimeoutError: {late}") from late
         self._connected_at, self._refused = time.monotonic(), False
-        self._write_timeout = 0.0
-        self._is_open = True
+        self._is_open, self._lost_after = True, 0
         if self.counted:
             count_connection(opened=True)
 
@@ -161,20 +161,20 @@ class Connection(HTTPConnection):
         if self.sock is None:
             self.connect()
         is_whole = body is None or isinstance(body, bytes)
-        is_upload = IDLE in headers and not is_whole
-        self._allow_writes(self.upload_timeout if is_upload else self.send_timeout)
+        self._limit_writes(is_upload=IDLE in headers and not is_whole)
         if is_whole:
             self._write(head + body if body else head)
             return
         self._write(head)
         self._write_pieces(body, chunked)
 
-    def _allow_writes(self, seconds: float) -> None:
-        self.sock.settimeout(min(LOOK, seconds))
-        if seconds != self._write_timeout and TCP_USER_TIMEOUT is not None:
-            milliseconds = int((seconds + BEYOND_WRITES) * 1000)
-            self.sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, milliseconds)
-        self._write_timeout = seconds
+    def _limit_writes(self, *, is_upload: bool) -> None:
+        self._write_timeout = self.upload_timeout if is_upload else self.send_timeout
+        self.sock.settimeout(min(LOOK, self._write_timeout))
+        lost_after = 0 if is_upload else int((self.send_timeout + BEYOND_WRITES) * 1000)
+        if lost_after != self._lost_after and TCP_USER_TIMEOUT is not None:
+            self.sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, lost_after)
+        self._lost_after = lost_after
 
     def _is_too_old(self) -> bool:
         """Whether to reconnect first. Checked between requests, so none in progress is cut. MLflow
