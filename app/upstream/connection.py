@@ -75,7 +75,7 @@ class Connection(HTTPConnection):
     send_timeout = 30.0
     upload_timeout = 30.0
     counted = True
-    probes = False
+    notes_timeouts = False
     _idle_timeout: float | None = None
     _write_timeout = 0.0
     _lost_after = 0
@@ -255,7 +255,7 @@ class Connection(HTTPConnection):
             answer.close()
             if isinstance(why, TimeoutError) and why.errno == errno.ETIMEDOUT:
                 raise ConnectionAbortedError("the host no longer acknowledges data") from why
-            if isinstance(why, TimeoutError) and self.probes:
+            if isinstance(why, TimeoutError) and self.notes_timeouts:
                 host, port, *rest = self.sock.getpeername()
                 FAILED.note((host, *rest), port)
             raise
