@@ -94,8 +94,8 @@ class Settings:
              "has no limit.")
     mlflow_artifact_copy_timeout: float = row("MLFLOW_ARTIFACT_COPY_TIMEOUT", parsers.seconds(0.1, 14_400), 900.0,
         group=MLFLOW,
-        help="Time to the response head of an artifact's upload, download or deletion: MLflow may copy "
-             "the file first.")
+        help="Time to the response head of an artifact's upload, download or deletion, and for a stalled "
+             "upload: MLflow may copy files first.")
     mlflow_gateway_read_timeout: float = row("MLFLOW_GATEWAY_READ_TIMEOUT", parsers.seconds(0.1, 14_400), 330.0,
         group=MLFLOW,
         help="The same as MLFLOW_READ_TIMEOUT for calls of MLflow's AI gateway. Above its own "

@@ -42,6 +42,11 @@ IDLE = ":idle"
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 TCP_INFO = getattr(socket, "TCP_INFO", None)
 
+#: Bounds the 15 minutes for which Linux retransmits to a lost host. It also applies to a host that
+#: accepts no bytes: so it exceeds a write's timeout by this many seconds, and is off for uploads.
+TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
+BEYOND_WRITES = 5.0
+
 #: The first byte of TCP_INFO (linux/tcp.h, net/tcp_states.h): 1 is an established connection.
 ESTABLISHED = b"\x01"
 
@@ -62,14 +67,18 @@ class Connection(HTTPConnection):
     """A connection to MLflow."""
 
     #: Seconds for which an idle connection is reused; seconds of age after which it is not (its
-    #: name may resolve to another address by then); seconds that one write may take; whether the
-    #: metrics count it; whether a read timeout is held against its address. Set on a subclass.
+    #: name may resolve to another address by then); seconds that one write may take, and one of an
+    #: upload, which may wait for the copies of others; whether the metrics count it; whether a read
+    #: timeout is held against its address. Set on a subclass.
     reuse_for = 4.0
     max_age = 60.0
     send_timeout = 30.0
+    upload_timeout = 30.0
     counted = True
-    probes = False
+    notes_timeouts = False
     _idle_timeout: float | None = None
+    _write_timeout = 0.0
+    _lost_after = 0
     _last_used = 0.0
     _connected_at = 0.0
     _refused = False
@@ -120,7 +129,7 @@ class Connection(HTTPConnection):
                 late = TimeoutError("the TLS handshake took too long")
                 raise NewConnectionError(self, f"TimeoutError: {late}") from late
         self._connected_at, self._refused = time.monotonic(), False
-        self._is_open = True
+        self._is_open, self._lost_after = True, 0
         if self.counted:
             count_connection(opened=True)
 
@@ -151,12 +160,21 @@ class Connection(HTTPConnection):
         head = _head(method, headers, body is None, chunked)
         if self.sock is None:
             self.connect()
-        self.sock.settimeout(min(LOOK, self.send_timeout))
-        if body is None or isinstance(body, bytes):
+        is_whole = body is None or isinstance(body, bytes)
+        self._limit_writes(is_upload=IDLE in headers and not is_whole)
+        if is_whole:
             self._write(head + body if body else head)
             return
         self._write(head)
         self._write_pieces(body, chunked)
+
+    def _limit_writes(self, *, is_upload: bool) -> None:
+        self._write_timeout = self.upload_timeout if is_upload else self.send_timeout
+        self.sock.settimeout(min(LOOK, self._write_timeout))
+        lost_after = 0 if is_upload else int((self.send_timeout + BEYOND_WRITES) * 1000)
+        if lost_after != self._lost_after and TCP_USER_TIMEOUT is not None:
+            self.sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, lost_after)
+        self._lost_after = lost_after
 
     def _is_too_old(self) -> bool:
         """Whether to reconnect first. Checked between requests, so none in progress is cut. MLflow
@@ -175,15 +193,13 @@ class Connection(HTTPConnection):
 
     def _write(self, data: bytes) -> None:
         """Send all of it; the timeout is for each write that the kernel accepts."""
-        sent = self._send(data)
-        if sent < len(data):
-            rest = memoryview(data)[sent:]
-            while rest:
-                rest = rest[self._send(rest) :]
+        rest = memoryview(data)[self._send(data) :]
+        while rest:
+            rest = rest[self._send(rest) :]
 
     def _send(self, data: bytes | memoryview) -> int:
         """Write once. While MLflow accepts nothing, check for an early response."""
-        deadline = time.monotonic() + self.send_timeout
+        deadline = time.monotonic() + self._write_timeout
         while True:
             try:
                 return self.sock.send(data)
@@ -239,7 +255,7 @@ class Connection(HTTPConnection):
             answer.close()
             if isinstance(why, TimeoutError) and why.errno == errno.ETIMEDOUT:
                 raise ConnectionAbortedError("the host no longer acknowledges data") from why
-            if isinstance(why, TimeoutError) and self.probes:
+            if isinstance(why, TimeoutError) and self.notes_timeouts:
                 host, port, *rest = self.sock.getpeername()
                 FAILED.note((host, *rest), port)
             raise

@@ -17,12 +17,6 @@ KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     if hasattr(socket, name)
 ]
 
-#: While a request is unacknowledged, Linux sends no keep-alive probes, and retransmits it for 15
-#: minutes. This bounds that. It also applies to a host that accepts no more bytes, so it exceeds
-#: the timeout of a write by this many seconds.
-TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
-BEYOND_WRITES = 5.0
-
 
 def open_pool(settings: Settings, size: int, probes: bool = False) -> urllib3.HTTPConnectionPool:
     """Return a pool that keeps `size` idle connections and opens more when needed. `probes` marks
@@ -31,16 +25,13 @@ def open_pool(settings: Settings, size: int, probes: bool = False) -> urllib3.HT
     is_tls = parts.scheme == "https"
     pool_class = urllib3.HTTPSConnectionPool if is_tls else urllib3.HTTPConnectionPool
     pool = pool_class(parts.hostname or "", parts.port, maxsize=size, block=False)
-    options = [*HTTPConnection.default_socket_options, *KEEPALIVE]
-    if TCP_USER_TIMEOUT is not None:
-        gone = settings.mlflow_artifact_read_timeout + BEYOND_WRITES
-        options.append((socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(gone * 1000)))
-    pool.conn_kw["socket_options"] = options
+    pool.conn_kw["socket_options"] = [*HTTPConnection.default_socket_options, *KEEPALIVE]
     limits = {
         "reuse_for": settings.mlflow_keepalive,
         "max_age": settings.mlflow_connection_max_age,
         "send_timeout": settings.mlflow_artifact_read_timeout,
-        "probes": probes,
+        "upload_timeout": settings.mlflow_artifact_copy_timeout,
+        "notes_timeouts": probes,
     }
     base = ConnectionTLS if is_tls else Connection
     pool.ConnectionCls = type(base.__name__, (base,), limits)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.upstream.connection import BEYOND_WRITES
 from devstack.mlflow import MLflow
 from tests.drills import slow
 from tests.drills.report import kept
@@ -90,6 +91,21 @@ def test_mlflow_may_copy_for_longer_than_any_other_limit(
     body = b"x" * 100_000 if method in ("PUT", "POST") else b""
     assert call(proxy.url, method, target, bearer(key), body=body).status == 200
     assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1_000_000, 40_000_000])
+def test_an_upload_may_wait_for_the_copies_of_others(
+    stage: Stage, fake: Upstream, key: str, size: int
+) -> None:
+    """MLflow 3.17 reads nothing of it while all of its few threads copy files to S3. The larger one
+    exceeds the buffers of the connection; for the other one, Linux has a limit of its own."""
+    proxy = stage.proxy(MLFLOW_SERVER_URL=fake.url, MLFLOW_ARTIFACT_READ_TIMEOUT=SHORT)
+    waits = Answer(pause(SHORT + BEYOND_WRITES + COPY), *OK.steps, early=True)
+    fake.answers_by(lambda asked: waits if asked.method == b"PUT" else OK)
+    target = f"{FILES}/artifacts/model.bin"
+    assert call(proxy.url, "PUT", target, bearer(key), body=b"x" * size).status == 200
+    fake.wait_for(lambda: any(asked.length == size for asked in fake.requests), "its last byte")
 
 
 @pytest.mark.slow

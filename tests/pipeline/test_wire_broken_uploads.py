@@ -188,8 +188,8 @@ def test_an_upload_that_mlflow_takes_and_never_answers_is_504(
 def test_an_upload_that_mlflow_does_not_take_ends_in_time(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
 ) -> None:
-    """It reads the head and nothing else: no byte moves, so the idle limit is what ends it."""
-    front = start_front(MLFLOW_ARTIFACT_READ_TIMEOUT=0.3)
+    """It reads the head and nothing else: no byte moves, as behind the copies of others."""
+    front = start_front(MLFLOW_ARTIFACT_COPY_TIMEOUT=0.3)
     over = threading.Event()
     upstream.answers(Answer(until(over), early=True))
     try:

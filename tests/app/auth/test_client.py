@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import ssl
 import threading
 import time
@@ -18,6 +19,7 @@ from app.auth.client import IN_A_ROW, MAX_ANSWER, AuthService, retry_after_secon
 from app.request.errors import AuthServiceUnavailable, RateLimited
 from app.request.principal import Principal
 from app.upstream.circuit import Circuit
+from app.upstream.names import NAMES
 from tests.app.samples import KEY
 from tests.drills.redis_topologies import make_certificates
 from tests.upstreams import (
@@ -628,3 +630,17 @@ def test_another_authority_or_another_name_is_not(
             make_client(server.url).validate(KEY, IP)
         assert server.requests == [], "the key was shown to nobody"
     assert "certificate verify failed" in str(refused.value.__context__)
+
+
+def test_of_two_addresses_the_one_that_hangs_is_tried_last(
+    server: Upstream, make_client: Callable[..., AuthService], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two auth services under one name: the first accepts connections, and never answers."""
+    both = [(socket.AF_INET, ("127.0.0.2",)), (socket.AF_INET, ("127.0.0.1",))]
+    monkeypatch.setattr(NAMES, "addresses", lambda host, timeout: both)
+    server.answers(says(YES))
+    with socket.create_server(("127.0.0.2", server.port)):
+        client = make_client(f"http://two.test:{server.port}", timeout=1.0)
+        with pytest.raises(AuthServiceUnavailable):
+            client.validate(KEY, IP)
+        assert client.validate(KEY, IP)
