@@ -133,7 +133,7 @@ def _keys(bench: Bench, contest: Contest, own: Collection[int]) -> None:
     """The same requests, spread over more and more keys that the proxy knows."""
     effort, counts = bench.effort, _numbers(bench.effort.keys)
     say(f"{max(effort.keys):,} keys become known", end="")
-    _remember(contest.redis.url, f"{contest.auth.url} platform", max(effort.keys))
+    _remember(contest.redis.url, f"{contest.fake.url} platform", max(effort.keys))
     settings = {"AUTH_CACHE_SECRET": SECRET, "AUTH_CACHE_TTL": str(KNOWN_FOR)}
     upstream = contest.trivial_upstream()
     proxy = contest.proxy(upstream.url, workers=1, cores=own, name="proxy-keys", **settings)
