@@ -143,7 +143,8 @@ class Settings:
     redis_retry_interval: float = row("REDIS_RETRY_INTERVAL", parsers.seconds(0.05, 60), 1.0, group=REDIS,
         help="Time between two probes of a Redis that failed.")
     max_in_flight_per_key: int = row("MAX_IN_FLIGHT_PER_KEY", parsers.count(1), 64, group=REDIS,
-        help="Requests that one worker forwards at once for one key; over it, 503.")
+        help="Requests that one worker forwards at once for one key; over it, 503. By default at most half "
+             "of MAX_IN_FLIGHT.")
     instances: int = row("INSTANCES", parsers.count(1, 10_000), 1, group=REDIS,
         help="How many instances share the limits. Without Redis each grants the limit divided by "
              "this.")
@@ -219,6 +220,9 @@ def load(environ: Mapping[str, str]) -> Settings:
                 complaints.append(f"{variable} {why}")
     if values.get("redis_url", "").startswith("memory:"):
         values.setdefault("web_concurrency", 1)  # processes share no memory
+    defaults = Settings(**values)
+    half = max(1, defaults.max_forwarded // 2)  # or one key could take every place
+    values.setdefault("max_in_flight_per_key", min(half, defaults.max_in_flight_per_key))
     complaints += _contradictions(values)
     if complaints:
         raise BadSettings(complaints)

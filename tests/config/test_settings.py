@@ -389,3 +389,19 @@ def test_forwarded_requests_leave_connections_for_others(
 ) -> None:
     settings = load({"MAX_CONNECTIONS": connections, "MAX_IN_FLIGHT": in_flight})
     assert settings.max_forwarded == forwarded
+
+
+@pytest.mark.parametrize(
+    ("given", "per_key"),
+    [
+        ({}, 64),
+        ({"MAX_IN_FLIGHT": "32"}, 16),
+        ({"MAX_IN_FLIGHT": "1"}, 1),
+        ({"MAX_CONNECTIONS": "60"}, 27),
+        ({"MAX_IN_FLIGHT": "32", "MAX_IN_FLIGHT_PER_KEY": "32"}, 32),
+    ],
+)
+def test_one_key_takes_every_place_only_where_that_is_said(
+    given: dict[str, str], per_key: int
+) -> None:
+    assert load(given).max_in_flight_per_key == per_key
