@@ -35,6 +35,8 @@ SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
 CREATE = "/api/mlflow/api/2.0/mlflow/runs/create"
 ARTIFACT = "/api/mlflow/api/2.0/mlflow-artifacts/artifacts/weights.bin"
 
+SILENT = Answer(silence())
+
 #: Sized so that no socket's buffer takes it.
 BIG = Answer(send(head(200, ("Content-Length", str(10**9)))), generate(10**9))
 
@@ -112,6 +114,37 @@ def test_strangers_that_wait_leave_connections_for_health_checks(
         wire.socket.settimeout(5)  # they wait for 10
         assert wire.ask(request("GET", "/health")).status == 200
     stage.clear()
+
+
+def test_all_that_wait_together_leave_connections_for_health_checks(
+    stage: Stage, fake: Upstream
+) -> None:
+    """For MLflow, for the auth service, and strangers for a place, all at the same time."""
+    fake.answers(Answer(silence()))
+    valid = Answer(send(sized(b'{"user_id": "ann", "key_id": "good", "scopes": ["admin"]}')))
+    with Upstream() as auth, ExitStack() as ends:
+        auth.answers_by(lambda a: valid if "good" in str(a.one("Authorization")) else SILENT)
+        proxy = stage.proxy(
+            MLFLOW_SERVER_URL=fake.url,
+            HOKUSAI_AUTH_SERVICE_URL=auth.url,
+            MAX_CONNECTIONS=80,
+            MAX_IN_FLIGHT=20,
+            TRUSTED_PROXY_HOPS=1,
+            AUTH_TIMEOUT=10,
+        )
+        for number in range(50):
+            of = f"X-Forwarded-For: 10.0.{number}.1"
+            for target, fields in (
+                (ARTIFACT, [bearer("hk_test_good")]),
+                (SEARCH, [bearer(f"hk_test_new_{number}"), of]),
+                (f"/mlflow/static-files/{number}.js", [of]),
+            ):
+                wire = ends.enter_context(Wire(proxy.url))
+                wire.send(request("GET", target, *fields))
+        wire = ends.enter_context(Wire(proxy.url))
+        wire.socket.settimeout(5)  # they wait for 10
+        assert wire.ask(request("GET", "/health")).status == 200
+        stage.clear()
 
 
 @pytest.mark.slow
