@@ -130,7 +130,7 @@ def build(settings: Settings) -> Services:
     in_flight = InFlight(
         per_key=settings.max_in_flight_per_key,
         in_all=settings.max_forwarded,
-        most_waiting=settings.max_local // 4,
+        most_waiting=(settings.max_connections - settings.max_forwarded) // 4,
     )
     inside = Inside(
         settings=settings,
@@ -241,7 +241,7 @@ def _authenticator(
         retry_interval=settings.auth_retry_interval,
         failures=limits,
         sessions=sessions.principal,
-        most_waiting=max(1, settings.max_local // 2),
+        most_waiting=settings.max_connections // 4,
     )
 
 

@@ -184,14 +184,9 @@ class Settings:
 
     @property
     def max_forwarded(self) -> int:
-        """Requests that one worker forwards at once."""
+        """Requests that one worker forwards at once. The other connections stay free for requests
+        handled locally, such as health checks."""
         return min(self.max_in_flight, self.max_connections * 9 // 10)
-
-    @property
-    def max_local(self) -> int:
-        """The other connections of a worker. Those that wait, for the auth service or for a slot,
-        share them: together they must leave some for health checks."""
-        return self.max_connections - self.max_forwarded
 
     @property
     def key_issuer(self) -> str:

@@ -40,6 +40,9 @@ NAMED_IN_QUERY = frozenset(("UploadArtifactToRun",))
 #: bytes, so writes of several workers to one pipe stay atomic.
 LONGEST, MOST_ITEMS, MOST = 250, 20, 2000
 
+#: Types of an id or a name.
+PLAIN = (str, int, float)
+
 ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
 REFUSED_BY_PROXY = "refused by proxy"
 
@@ -116,13 +119,16 @@ def _within_limits(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _presentable(value: Any) -> str | list[str] | None:
-    """An id or name as text, several as a list; None for any other value."""
+    """An id or name as text, several as a list; None for any other value. A list in a list is no
+    name: it may be nested deeper than Python can follow."""
     if isinstance(value, list):
-        texts = [text for item in value[:MOST_ITEMS] if isinstance(text := _presentable(item), str)]
+        texts = [_text(item) for item in value[:MOST_ITEMS] if isinstance(item, PLAIN)]
         return texts + ([f"and {len(value) - MOST_ITEMS} more"] if value[MOST_ITEMS:] else [])
-    if isinstance(value, str | int | float):
-        return shown(str(value), LONGEST)
-    return None
+    return _text(value) if isinstance(value, PLAIN) else None
+
+
+def _text(value: object) -> str:
+    return shown(str(value), LONGEST)
 
 
 def _in_body(body: bytes | None) -> Mapping[str, Any]:

@@ -181,6 +181,17 @@ def test_a_chunked_body_that_is_put_aside_anyway_is_looked_at(
     assert the_line(front, answer.one("X-Request-ID"))["resource"] == {"experiment_id": "7"}
 
 
+def test_a_list_that_is_nested_too_deep_hides_no_write(
+    front: Proxy, upstream: Upstream, key: str
+) -> None:
+    """MLflow ignores fields that a call does not have, however deep."""
+    body = b'{"name": "m", "run_ids": %b}' % (b"[" * 900 + b"]" * 900)
+    with Wire(front.url) as wire:
+        answer = wire.ask(request("POST", DELETE, bearer(key), body=body))
+        assert the_line(front, answer.one("X-Request-ID"))["resource"] == {"name": "m"}
+        assert wire.ask(request("GET", "/health")).status == 200
+
+
 def test_the_line_joins_the_trace(front: Proxy, upstream: Upstream, key: str) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     answer = call(front.url, "POST", CREATE, bearer(key), f"traceparent: {trace}", body=BODY)
