@@ -26,12 +26,15 @@ from app.upstream.forwarding import HEALTH, ProbeResponse, Upstream
 from app.upstream.names import NAMES
 from config import Settings
 
-#: Cheap requests, each through another part of MLflow. The artifact folder does not exist, so no
-#: long list comes back.
+#: Matches nothing: an experiment or model can be large, so the time for one is the users' choice.
+NAMELESS = "search?max_results=1&filter=name%20%3D%20%27%27"
+
+#: Cheap requests, each through another part of MLflow. They find nothing, so no long list comes
+#: back.
 MLFLOW_QUESTIONS = {
     "connectivity": HEALTH,
-    "experiments_api": "/api/2.0/mlflow/experiments/search?max_results=1",
-    "models_api": "/api/2.0/mlflow/registered-models/search?max_results=1",
+    "experiments_api": f"/api/2.0/mlflow/experiments/{NAMELESS}",
+    "models_api": f"/api/2.0/mlflow/registered-models/{NAMELESS}",
     "artifacts_api": "/api/2.0/mlflow-artifacts/artifacts?path=hokusai-health-check",
 }
 

@@ -41,7 +41,7 @@ TEXTS = (
     ("NOPROTO", "old"),
     ("unknown command 'HELLO'", "old"),
     ("unknown command `HELLO`", "old"),
-    ("max number of clients reached", "clients"),
+    ("max number of clients", "clients"),
     ("DB index is out of range", "database"),
     ("invalid DB index", "database"),
     ("Hash slot not served", "slots"),

@@ -5,8 +5,10 @@ what is frozen is stopped by SIGSTOP. After each outage all is found well again.
 """
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ import redis
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.health.checks import MLFLOW_QUESTIONS
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
@@ -33,6 +36,7 @@ pytestmark = pytest.mark.slow
 TIMEOUT = 2.0
 #: Seconds by which a machine that is busy may be late.
 LATE = 8.0
+JSON = "Content-Type: application/json"
 MLFLOW_CHECKS = {"connectivity", "experiments_api", "models_api", "artifacts_api"}
 
 #: Outages are found out, and forgotten, quickly; known keys must be asked about again soon.
@@ -392,3 +396,22 @@ def test_a_real_mlflow_that_refuses_our_host(
     for name in MLFLOW_CHECKS - {"connectivity"}:
         assert "Start it with --allowed-hosts" in checks[name]["message"]
     assert call(proxy.url, "GET", "/ready").status == 503
+
+
+def test_large_objects_of_one_user_make_nothing_look_broken(stack: Stack) -> None:
+    """Health reads a part of each list only; MLflow lists what was changed last first."""
+    mlflow: MLflow = stack.servers["mlflow"]
+    tags = [{"key": f"tag-{number}", "value": 5000 * "x"} for number in range(300)]
+    large = json.dumps({"name": "large", "tags": tags}).encode()
+    for kind in ("experiments", "registered-models"):
+        path, fields = f"/mlflow/api/2.0/mlflow/{kind}/create", [bearer(stack.key), JSON]
+        assert call(stack.proxy.url, "POST", path, *fields, body=large).status == 200
+    folder = mlflow.artifacts / MLFLOW_QUESTIONS["artifacts_api"].partition("=")[2]
+    folder.mkdir(parents=True)
+    for number in range(5000):
+        (folder / f"{number}-{100 * 'x'}").touch()
+    time.sleep(2 * float(SETTINGS["HEALTH_CACHE_TTL"]))
+    eventually(stack.is_well, "health as before")
+    time.sleep(2 * float(SETTINGS["HEALTH_CACHE_TTL"]))
+    assert stack.bad() == {}
+    shutil.rmtree(folder)

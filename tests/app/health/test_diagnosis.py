@@ -86,6 +86,8 @@ MLFLOW_ANSWERS = [
     ("experiments_api", 200, b"OK", "another"),
     ("models_api", 200, b'{"registered_models":[]}', None),
     ("artifacts_api", 200, b'{"files":[]}', None),
+    ("artifacts_api", 200, b'{\n  "files": [\n    {' + 300 * b" ", None),  # of a long list
+    ("artifacts_api", 200, b'{\n  "flies": [\n    {' + 300 * b" ", "another"),
     ("artifacts_api", 503, b"disabled: running with `--no-serve-artifacts`", "no artifacts"),
     ("experiments_api", 403, b"Invalid Host header - possible DNS rebinding attack", "host"),
     ("experiments_api", 508, b"", "loop"),

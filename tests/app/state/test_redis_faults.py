@@ -175,6 +175,7 @@ def test_a_server_in_trouble(
         (b"-NOPROTO unsupported protocol version\r\n", "old"),
         (b"-ERR unsupported command `hello`\r\n", "fails"),
         (b"-no upstream host\r\n", "fails"),
+        (b"-ERR max number of clients + cluster connections reached\r\n", "clients"),
     ],
 )
 def test_what_no_server_here_says(look: Look, greeting: bytes, word: str) -> None:
