@@ -458,7 +458,9 @@ limits = {"mlflow_artifact_read_timeout": 1.0, "mlflow_artifact_copy_timeout": 4
           "mlflow_retry_deadline": 0.0}
 forwarder = Upstream(settings(mlflow_server_url=fake.url, **limits), Circuit("mlflow", 5, 60))
 ask = lambda: forwarder.forward(permit(inbound("GET", "/mlflow/x"), route=TRANSFER), Body(None, 0))
-print(ask().data)
+upload = permit(inbound("PUT", "/mlflow/x"), route=TRANSFER)
+forwarder.forward(upload, Body(iter([b"x"]), 1)).data  # the same connection, with other limits
+print(ask().data, fake.connections)
 loopback(False)
 began = time.monotonic()
 try:
@@ -479,7 +481,7 @@ def test_an_mlflow_whose_host_is_gone_holds_no_request_for_a_whole_copy() -> Non
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
     )
-    assert done.stdout.splitlines() == ["b'{}'", "ConnectionAbortedError True"], done.stderr
+    assert done.stdout.splitlines() == ["b'{}' 1", "ConnectionAbortedError True"], done.stderr
 
 
 #: Of urllib3's exceptions, those that cannot come out of a request here.
