@@ -19,6 +19,9 @@ import pybreaker
 
 log = logging.getLogger("hokusai.circuit")
 
+#: Seconds in Retry-After during a probe: it may take 2 s, and MLflow's client has seven retries.
+DURING_PROBE = 5
+
 
 class DependencyFailed(Exception):
     """Raised inside pybreaker to report a failure; never seen outside."""
@@ -125,7 +128,7 @@ class Circuit:
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
             return False
         if not self._probe.acquire(blocking=False):
-            raise Open(self.seconds_to_probe())
+            raise Open(DURING_PROBE)
         # Re-check under the lock: the last probe may have just ended.
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
             self._probe.release()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.upstream.circuit import Circuit, Open
+from app.upstream.circuit import DURING_PROBE, Circuit, Open
 from tests.upstreams import PATIENCE, eventually
 
 FAIL_MAX = 3
@@ -242,7 +242,7 @@ def test_one_of_many_threads_probes(quick: Circuit, changes: Changes) -> None:
 
     assert together(16, action) == [None] * 16
     assert len(inside) == 1
-    assert waits == [1] * 15
+    assert waits == [DURING_PROBE] * 15
     assert changes == ["open", "half-open", "closed"]
 
 
