@@ -53,6 +53,7 @@ def take_a_place(proxy: Proxy, key: str, ends: ExitStack) -> Wire:
 # --- caps ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_a_key_over_its_cap_is_shed_at_once_and_no_other(
     stage: Stage, fake: Upstream, key: str
@@ -290,6 +291,7 @@ def one_place(stage: Stage, _faults: FaultProxy) -> Proxy:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)
 def test_the_place_comes_back_after(
     one_place: Proxy, key: str, fake: Upstream, faults: FaultProxy, ending: Ending
@@ -307,6 +309,7 @@ def in_flight(proxy: Proxy) -> float:
     return float(value)
 
 
+@pytest.mark.slow
 def test_the_place_comes_back_while_the_circuit_is_open(
     stage: Stage, faults: FaultProxy, key: str
 ) -> None:

@@ -39,6 +39,7 @@ def dripping() -> Iterator[str]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("whose", "seconds", "status"),
     [

@@ -205,6 +205,7 @@ def test_half_a_head_that_makes_room_is_answered_and_no_defect(
     assert not [line for line in small.log_lines() if line["level"] == "ERROR"]
 
 
+@pytest.mark.slow
 def test_some_more_than_must_are_given_up_at_once(start_front: Callable[..., Proxy]) -> None:
     """To look for them takes longer, the more clients there are; not for each new one."""
     small = start_front(MAX_CONNECTIONS=100, WEB_CONCURRENCY=1)
