@@ -36,6 +36,10 @@ def programs() -> tuple[str, str] | None:
     return (browser, driver) if browser and driver else None
 
 
+#: What went over the network: an event's name, and its parameters.
+Event = tuple[str, dict[str, Any]]
+
+
 class Chromium:
     """One browser with a profile of its own, as a context manager."""
 
@@ -183,19 +187,29 @@ class Chromium:
             for node in rule["nodes"]
         ]
 
-    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What went over the network since last asked: (event, its parameters)."""
+    def events(self) -> Iterator[Event]:
+        """What went over the network since last asked."""
         lines = [
             json.loads(line["message"])["message"]
             for line in self._driver.get_log("performance")  # type: ignore[no-untyped-call]
         ]
         return iter([(line["method"], line["params"]) for line in lines])
 
-    def requested(self) -> set[str]:
-        """The addresses that were asked for over HTTP since last asked."""
-        urls = {
-            parameters["request"]["url"]
-            for method, parameters in self.events()
-            if method == "Network.requestWillBeSent"
-        }
-        return {url for url in urls if urlsplit(url).scheme in ("http", "https")}
+
+def requested(events: list[Event]) -> set[str]:
+    """The addresses that were asked for over HTTP."""
+    urls = {
+        parameters["request"]["url"]
+        for method, parameters in events
+        if method == "Network.requestWillBeSent"
+    }
+    return {url for url in urls if urlsplit(url).scheme in ("http", "https")}
+
+
+def answered(events: list[Event]) -> list[tuple[str, int]]:
+    """Address and status of each response."""
+    return [
+        (parameters["response"]["url"], parameters["response"]["status"])
+        for method, parameters in events
+        if method == "Network.responseReceived"
+    ]

@@ -36,6 +36,7 @@ def test_a_made_environment_has_an_interpreter_and_is_left_alone(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_changed_lock_file_asks_for_a_new_installation(made: Environment) -> None:
     made.lock.write_text("# nothing else\n")
     assert not is_whole(made)
@@ -43,6 +44,7 @@ def test_a_changed_lock_file_asks_for_a_new_installation(made: Environment) -> N
     assert is_whole(made)
 
 
+@pytest.mark.slow
 def test_an_interrupted_set_up_is_begun_again(made: Environment) -> None:
     made.stamp.unlink()
     (made.folder / "half-copied").touch()

@@ -122,6 +122,7 @@ def test_its_errors_are_as_described_while_mlflow_is_away(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_description_would_be_found(described: Proxy, key: str, tmp_path: Path) -> None:
     wrong = json.loads(FILE.read_text(encoding="utf-8"))
     wrong["components"]["schemas"]["Alive"]["properties"]["version"] = {"type": "integer"}

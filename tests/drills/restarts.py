@@ -26,7 +26,7 @@ from tests.wire import bearer, request
 SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search?max_results=1"
 
 #: Seconds MLflow takes for an answer, and seconds a client waits between two requests.
-WORK, PAUSE = 0.005, 0.005
+WORK, PAUSE = 0.005, 0.02
 
 
 class Instances:

@@ -66,7 +66,7 @@ def test_look_ups_that_hang_do_not_delay_those_of_other_names(
         {
             "MLFLOW_SERVER_URL": named(fake.url, "mlflow.test"),
             "HOKUSAI_AUTH_SERVICE_URL": named(stage.auth_url, "auth.test"),
-            "MLFLOW_CONNECT_TIMEOUT": 4,
+            "MLFLOW_CONNECT_TIMEOUT": 8,
             "MLFLOW_RETRY_DEADLINE": 0,
             "CIRCUIT_FAIL_MAX": 1_000_000,
         },
@@ -81,7 +81,7 @@ def test_look_ups_that_hang_do_not_delay_those_of_other_names(
     waiting.join()
     stage.clear()
     assert found.status == 401, "the auth service was asked"
-    assert found.seconds < 3
+    assert found.seconds < 7
     assert names.asked.count("mlflow.test") < 20
 
 

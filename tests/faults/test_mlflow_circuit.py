@@ -9,7 +9,7 @@ import pytest
 
 from devstack.proxy import Proxy
 from tests.drills.load import all_at_once, timed
-from tests.drills.stage import Stage
+from tests.drills.stage import Quiet, Stage
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import (
     OK,
@@ -46,9 +46,9 @@ def start(stage: Stage, faults: FaultProxy) -> Start:
     def start(**settings: object) -> Proxy:
         quick = {
             "MLFLOW_SERVER_URL": faults.url,
-            "MLFLOW_READ_TIMEOUT": 0.3,
-            "MLFLOW_ARTIFACT_READ_TIMEOUT": 0.3,
-            "HEALTH_TIMEOUT": 0.2,
+            "MLFLOW_READ_TIMEOUT": 1,
+            "MLFLOW_ARTIFACT_READ_TIMEOUT": 1,
+            "HEALTH_TIMEOUT": 0.4,
             "MLFLOW_RETRY_DEADLINE": 0.2,
             "CIRCUIT_FAIL_MAX": FAIL_MAX,
             "CIRCUIT_RESET_TIMEOUT": RESET_SECONDS,
@@ -89,7 +89,7 @@ def test_failed_connects_in_a_row_open_it_and_one_answer_to_the_probe_closes_it(
     fake.forget()
     healed = time.monotonic()
     eventually(lambda: ask(proxy, key).status == 200, "a good probe")
-    assert time.monotonic() - healed < RESET_SECONDS + 2
+    assert time.monotonic() - healed < RESET_SECONDS + 8
     assert [ask(proxy, key).status for _ in range(20)] == [200] * 20
     assert changes(proxy)[-2:] == ["half-open", "closed"]
 
@@ -187,7 +187,10 @@ def test_the_first_request_to_an_open_circuit_may_be_a_slow_one(
 
 
 @pytest.mark.slow
-def test_an_open_circuit_answers_at_once(start: Start, faults: FaultProxy, key: str) -> None:
+@pytest.mark.timeout(300)
+def test_an_open_circuit_answers_at_once(
+    start: Start, faults: FaultProxy, key: str, alone: Quiet
+) -> None:
     proxy = start(CIRCUIT_RESET_TIMEOUT=60)
 
     def answered() -> float:
@@ -195,10 +198,11 @@ def test_an_open_circuit_answers_at_once(start: Start, faults: FaultProxy, key: 
             asked = request("GET", SEARCH, bearer(key))
             return median(timed(lambda: wire.ask(asked).status).seconds for _ in range(200))
 
-    closed = answered()
-    faults.refuse()
-    assert [ask(proxy, key).status for _ in range(FAIL_MAX)] == [502] * FAIL_MAX
-    opened = answered()
+    with alone():
+        closed = answered()
+        faults.refuse()
+        assert [ask(proxy, key).status for _ in range(FAIL_MAX)] == [502] * FAIL_MAX
+        opened = answered()
     print(f"p50 closed {closed * 1000:.2f} ms, open {opened * 1000:.2f} ms")
     assert ask(proxy, key).status == 503
     assert opened < closed * 1.5

@@ -55,6 +55,7 @@ def take_a_place(proxy: Proxy, key: str, ends: ExitStack) -> Wire:
 # --- caps ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_a_key_over_its_cap_is_shed_at_once_and_no_other(
     stage: Stage, fake: Upstream, key: str
@@ -315,14 +316,15 @@ def one_place(stage: Stage, _faults: FaultProxy) -> Proxy:
         MLFLOW_SERVER_URL=_faults.url,
         MAX_IN_FLIGHT=1,
         CLIENT_IDLE_TIMEOUT=1,
-        MLFLOW_READ_TIMEOUT=0.3,
-        MLFLOW_ARTIFACT_READ_TIMEOUT=0.3,
+        MLFLOW_READ_TIMEOUT=1,
+        MLFLOW_ARTIFACT_READ_TIMEOUT=1,
         MLFLOW_RETRY_DEADLINE=0.1,
         CIRCUIT_FAIL_MAX=1_000_000,
         MAX_BUFFERED_BODY=100_000,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)
 def test_the_place_comes_back_after(
     one_place: Proxy, key: str, fake: Upstream, faults: FaultProxy, ending: Ending
@@ -340,6 +342,7 @@ def in_flight(proxy: Proxy) -> float:
     return float(value)
 
 
+@pytest.mark.slow
 def test_the_place_comes_back_while_the_circuit_is_open(
     stage: Stage, faults: FaultProxy, key: str
 ) -> None:

@@ -88,6 +88,7 @@ def lines(proxy: Proxy, logger: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_with_the_documented_rights_nothing_is_refused(
     operator: Operator, start: Callable[..., Proxy], auth_service: Any
 ) -> None:
@@ -151,6 +152,7 @@ def test_who_may_not_subscribe_hears_nothing_and_everybody_is_told(
     assert health_of_redis(proxy)["status"] == "healthy"
 
 
+@pytest.mark.slow
 def test_a_right_that_is_taken_away_in_mid_life_is_noticed(
     operator: Operator, start: Callable[..., Proxy]
 ) -> None:
@@ -212,6 +214,7 @@ def test_the_limits_command_says_what_redis_said(operator: Operator) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_who_may_subscribe_and_not_publish_hears_and_cannot_announce(
     operator: Operator, start: Callable[..., Proxy]
 ) -> None:
@@ -267,6 +270,7 @@ def test_one_right_less_is_named_and_nothing_alternates(
     assert session == (503 if without == "+getex" else 200)
 
 
+@pytest.mark.slow
 def test_a_redis_that_forgets_ends_sessions_and_begins_the_counts(
     operator: Operator, start: Callable[..., Proxy], auth_service: Any
 ) -> None:

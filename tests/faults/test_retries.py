@@ -145,6 +145,7 @@ def test_a_post_whose_bytes_went_out_is_not_repeated(
     assert [(asked.method, asked.length) for asked in whole] == [(b"GET", 0), (b"POST", 2)]
 
 
+@pytest.mark.slow
 def test_no_post_of_many_arrives_twice(proxy: Proxy, fake: Upstream, key: str) -> None:
     """On connections of all kinds: fresh, pooled, and such as end under the next request."""
 
@@ -183,6 +184,7 @@ def test_an_outage_does_not_multiply_the_traffic(proxy: Proxy, fake: Upstream, k
     assert requests < fake.connections <= requests * (1 + PER_REQUEST) + BUDGET
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_requests_that_may_not_wait_any_more_are_answered_at_once(
     ask: Callable[..., Response], faults: FaultProxy
@@ -198,6 +200,7 @@ def test_requests_that_may_not_wait_any_more_are_answered_at_once(
 # --- dead pooled connections ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.parametrize("pooled", [1, 16])
 @pytest.mark.parametrize("end", [close(), reset()], ids=["closed", "reset"])

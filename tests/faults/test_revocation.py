@@ -207,9 +207,10 @@ def test_it_ends_a_key_in_every_worker_of_three_instances_within_a_second(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("fault", ["its connections are reset", "it is frozen for a while"])
 def test_the_proxies_listen_again_after_redis_was_away(
-    start_instances: Callable[[int], Instances], auth_service: Any, fault: str
+    start_instances: Callable[[int], Instances], auth_service: Any, fault: str, alone: Quiet
 ) -> None:
     instances = start_instances(1)
     old = instances.listeners()
@@ -227,7 +228,9 @@ def test_the_proxies_listen_again_after_redis_was_away(
     def announce(key_id: str) -> None:
         instances.client.publish(CHANNEL, key_id)
 
-    assert instances.seconds_to_refusal(key.key, key.key_id, announce) < 1
+    with alone():
+        seconds = instances.seconds_to_refusal(key.key, key.key_id, announce)
+    assert seconds < 1
 
 
 @pytest.mark.slow
@@ -449,7 +452,7 @@ def test_a_revocation_wins_a_thousand_times_against_an_answer_that_is_under_way(
         def is_forgotten() -> bool:
             return not any(worker.remembers(key) for worker in workers for key in keys)
 
-        eventually(is_forgotten, "the end of all keys", patience=1.0)
+        eventually(is_forgotten, "the end of all keys")
         assert len(auth.requests) == ROUNDS
 
         auth.answers(Answer(send(sized(b"{}", 401))))

@@ -36,7 +36,7 @@ SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
 ARTIFACT = "/api/mlflow/api/2.0/mlflow-artifacts/artifacts/weights.bin"
 
 #: gunicorn's worker looks once a second whether it has to stop, and whether all are done.
-SLACK = 6.0
+SLACK = 12.0
 
 Start = Callable[..., Proxy]
 
@@ -75,10 +75,11 @@ def idle(stage: Stage) -> Iterator[Callable[[Proxy, int], list[Wire]]]:
 
 @pytest.mark.slow
 def test_transfers_finish_and_ready_says_no_first(start: Start, fake: Upstream, key: str) -> None:
-    proxy = start(DRAIN_DELAY=2.5, GRACEFUL_TIMEOUT=20, HEALTH_CACHE_TTL=0)
+    drain = 8.0
+    proxy = start(DRAIN_DELAY=drain, GRACEFUL_TIMEOUT=20, HEALTH_CACHE_TTL=0)
     size = 30_000_000
     begun = head(200, ("Content-Length", str(size + 1))) + b"."
-    slowly = Answer(send(begun), pause(4), generate(size))
+    slowly = Answer(send(begun), pause(drain + 1.5), generate(size))
     fake.answers_by(lambda asked: slowly if is_download(asked) else OK)
     with Wire(proxy.url) as download, Wire(proxy.url) as upload, Wire(proxy.url) as kept:
         assert download.send(request("GET", ARTIFACT, bearer(key))).read_head()[0] == 200
@@ -94,17 +95,18 @@ def test_transfers_finish_and_ready_says_no_first(start: Start, fake: Upstream, 
         assert b"draining" in call(proxy.url, "GET", "/ready").body
         assert call(proxy.url, "GET", "/health").status == 200
         assert call(proxy.url, "POST", SEARCH, bearer(key), body=b"{}").status == 200
-        assert time.monotonic() - asked_to_stop < 2.5, "all that in the drain delay"
+        assert time.monotonic() - asked_to_stop < drain, "all that in the drain delay"
         last = kept.ask(request("GET", SEARCH, bearer(key)))
         assert (last.status, last.one("Connection")) == (200, "close")
 
-        time.sleep(max(0, asked_to_stop + 3 - time.monotonic()))
+        time.sleep(max(0, asked_to_stop + drain + 0.5 - time.monotonic()))
         upload.send(bytes(1_000_000))
         assert upload.read().status == 200
         received = read_rest(download, size)
     assert received == checksum_of(size)
     assert [asked.length for asked in fake.requests if asked.method == b"PUT"] == [2_000_000]
-    assert 3 < wait_for_the_end(proxy, asked_to_stop, 20) < 4 + SLACK
+    took = wait_for_the_end(proxy, asked_to_stop, 30)
+    assert drain + 0.5 < took < drain + 1.5 + SLACK
     assert not any("graceful timeout" in line["message"] for line in proxy.log_lines())
 
 

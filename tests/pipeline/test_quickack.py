@@ -61,6 +61,7 @@ def seconds(wire: Wire, key: str) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="a system without TCP_QUICKACK")
 def test_mlflow_answers_three_times_as_fast_with_it(
@@ -74,6 +75,7 @@ def test_mlflow_answers_three_times_as_fast_with_it(
     assert without_it > 3 * with_it
 
 
+@pytest.mark.slow
 def test_a_system_that_has_no_such_option_is_served_as_well(
     without: Proxy, upstream: Upstream, key: str
 ) -> None:

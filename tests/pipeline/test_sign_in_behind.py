@@ -100,6 +100,7 @@ X_HOST = "proxy_set_header X-Forwarded-Host $http_host;"
 X_PORT = "proxy_set_header Host $host; proxy_set_header X-Forwarded-Port $server_port;"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "hops", "more", "status"),
     [

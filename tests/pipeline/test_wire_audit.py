@@ -221,6 +221,7 @@ def test_it_can_be_switched_off(start_front: Start, upstream: Upstream, key: str
     assert lines_in(front.log.read_text()) == []
 
 
+@pytest.mark.slow
 def test_it_can_go_into_a_file_of_its_own_that_is_rotated(
     start_front: Start, upstream: Upstream, key: str, tmp_path: Path
 ) -> None:
@@ -241,6 +242,7 @@ def test_it_can_go_into_a_file_of_its_own_that_is_rotated(
     assert lines_in(front.log.read_text()) == []
 
 
+@pytest.mark.slow
 def test_lines_that_come_at_once_stay_whole(
     start_front: Start, upstream: Upstream, key: str, tmp_path: Path
 ) -> None:

@@ -268,6 +268,7 @@ def with_two_workers(start_front: Callable[..., Proxy], service: Upstream) -> Pr
     return start_front(HOKUSAI_AUTH_SERVICE_URL=service.url, WEB_CONCURRENCY=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a yes", "a no", "no answer"])
 def test_requests_at_once_with_one_new_key_make_one_call(
     with_two_workers: Proxy, service: Upstream, upstream: Upstream, name: str

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -115,7 +116,13 @@ def test_a_broken_transfer_is_counted_and_logged(
     upstream.answers(Answer(send(sized(BODY)[:-1]), close()))
     answer = call(front.url, "GET", ARTIFACT, bearer(key))
     own = answer.one("X-Request-ID")
-    lines = [line for line in front.log_lines() if line.get("request_id") == own]
+    lines: list[dict[str, Any]] = []
+
+    def are_there() -> bool:
+        lines[:] = [line for line in front.log_lines() if line.get("request_id") == own]
+        return any(line["logger"] == "hokusai.access" for line in lines)
+
+    eventually(are_there, "its lines in the log")
     assert any("MLflow broke off after 10239 bytes" in line["message"] for line in lines)
     (access,) = [line for line in lines if line["logger"] == "hokusai.access"]
     assert (access["outcome"], access["bytes_out"]) == ("broken_transfer", 10239)

@@ -203,6 +203,7 @@ def test_an_upload_that_mlflow_does_not_take_ends_in_time(
 # --- with the real MLflow ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", [fin, rst])
 @pytest.mark.parametrize("framing", ["sized", "chunked"])
 def test_mlflow_keeps_nothing_of_a_broken_upload(

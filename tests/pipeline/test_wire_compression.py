@@ -209,6 +209,7 @@ def test_a_file_that_broke_off_does_not_look_whole_and_is_not_kept(
     assert upstream.requests[-1].one("If-None-Match") is None
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_long_where_mlflow_fell_silent_in_the_middle_of_it(
     start_proxy: Callable[..., Proxy], upstream: Upstream, name: str
 ) -> None:

@@ -153,6 +153,7 @@ def test_each_request_of_a_connection_needs_its_own_key(
 # --- too many failed attempts --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_failed_attempts_are_limited_by_address(
     start_front: Callable[..., Proxy], upstream: Upstream, auth_service: Any
 ) -> None:

@@ -197,8 +197,8 @@ def test_the_circuit_opens_lets_one_probe_go_and_closes(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
 ) -> None:
     front = start_front(
-        MLFLOW_READ_TIMEOUT=0.1,
-        MLFLOW_ARTIFACT_READ_TIMEOUT=0.1,
+        MLFLOW_READ_TIMEOUT=1,
+        MLFLOW_ARTIFACT_READ_TIMEOUT=1,
         HEALTH_TIMEOUT=2,
         CIRCUIT_RESET_TIMEOUT=0.6,
     )

@@ -206,6 +206,7 @@ STALLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STALLED)
 def test_max_connections_of_stalled_clients_do_not_silence_health(
     start_front: Callable[..., Proxy], name: str
@@ -272,6 +273,7 @@ def test_chunked_bodies_have_a_budget_and_come_back_when_there_is_room(
     assert "buffered_bytes 0" in _metrics(front)
 
 
+@pytest.mark.slow
 def test_without_a_temporary_folder_a_chunked_body_is_503(
     start_front: Callable[..., Proxy],
     upstream: Upstream,

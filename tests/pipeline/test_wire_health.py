@@ -224,6 +224,7 @@ def test_a_connection_that_mlflow_had_closed_is_no_illness(anew: Proxy, upstream
 # --- cost and patience ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_probes_on_all_workers_ask_mlflow_once(
     start_front: Callable[..., Proxy], upstream: Upstream, auth: Upstream
 ) -> None:
@@ -239,6 +240,7 @@ def test_probes_on_all_workers_ask_mlflow_once(
     assert len({asked.target for asked in upstream.requests}) == 4
 
 
+@pytest.mark.slow
 def test_a_silent_mlflow_makes_no_answer_late(
     start_front: Callable[..., Proxy], upstream: Upstream, auth: Upstream
 ) -> None:

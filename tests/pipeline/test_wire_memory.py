@@ -50,6 +50,7 @@ def test_slow_readers_of_a_kept_file_share_one_copy(fresh: Proxy, upstream: Upst
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_an_idle_connection_keeps_nothing_of_its_last_request(fresh: Proxy, version: str) -> None:
     fields = [*BIG_HEAD, "Connection: keep-alive"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from devstack.proxy import Proxy
-from tests.upstreams import Upstream
+from tests.upstreams import Upstream, eventually
 from tests.wire import Response, Wire, bearer, call, request
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -257,8 +257,10 @@ def test_one_empty_segment_behind_the_prefix_is_taken_off(
     assert get(front, f"{start}{prefix}/{RUN}?run_id=%2f", key).status == 200  # RUN has a slash
     assert get(front, f"{start}{prefix}//health/mlflow", "none").status in (200, 503)
     assert upstream.requests[0].target == f"{RUN}?run_id=%2f".encode()
-    lines = [line for line in front.log_lines() if line.get("upstream_path") == RUN]
-    assert lines
+    eventually(
+        lambda: [line for line in front.log_lines() if line.get("upstream_path") == RUN],
+        "its line in the log",
+    )
 
 
 @pytest.mark.parametrize("path", ["/api/mlflow", "/api/mlflow/"])

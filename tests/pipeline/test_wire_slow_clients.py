@@ -9,6 +9,7 @@ from itertools import product
 from select import select
 from typing import Any
 
+import psutil
 import pytest
 
 from devstack.proxy import Proxy
@@ -37,8 +38,8 @@ LARGE = 200_000_000
 
 @pytest.fixture(scope="module")
 def impatient(start_front: Callable[..., Proxy]) -> Proxy:
-    """A proxy that waits one second for its client."""
-    return start_front(CLIENT_IDLE_TIMEOUT=1, KEEPALIVE=2)
+    """A proxy that waits two seconds for its client: a busy machine delays also the steady ones."""
+    return start_front(CLIENT_IDLE_TIMEOUT=2, KEEPALIVE=4)
 
 
 SIZED = Answer(send(head(200, ("Content-Length", str(LARGE)))), generate(LARGE))
@@ -138,7 +139,7 @@ def test_an_idle_connection_is_kept_and_then_closed(
         assert wire.ask(request("GET", REST, bearer(key))).status == 200
         began = time.monotonic()
         assert wire.end() == "fin"
-    assert time.monotonic() - began > 1.5
+    assert time.monotonic() - began > 3
 
 
 STALLED: dict[str, Callable[[str], bytes]] = {
@@ -204,6 +205,7 @@ def test_half_a_head_that_makes_room_is_answered_and_no_defect(
     assert not [line for line in small.log_lines() if line["level"] == "ERROR"]
 
 
+@pytest.mark.slow
 def test_some_more_than_must_are_given_up_at_once(start_front: Callable[..., Proxy]) -> None:
     """To look for them takes longer, the more clients there are; not for each new one."""
     small = start_front(MAX_CONNECTIONS=100, WEB_CONCURRENCY=1)
@@ -211,7 +213,9 @@ def test_some_more_than_must_are_given_up_at_once(start_front: Callable[..., Pro
         wires = [clients.enter_context(Wire(small.url)) for _ in range(95)]
         for wire in wires:
             wire.send(b"GET /health HTTP/1.1\r\nHost: proxy")
-        time.sleep(2)  # until each is waited for
+        (worker,) = psutil.Process(small.pid).children()
+        eventually(lambda: len(worker.net_connections("tcp")) >= 95, "all to be accepted")
+        time.sleep(1)  # until each is waited for
         assert call(small.url, "GET", "/health").status == 200  # one too many
         by_socket = {wire.socket: wire for wire in wires}
         eventually(lambda: len(select(by_socket, (), (), 0)[0]) == 3, "three answers")

@@ -82,8 +82,14 @@ def test_without_a_caller_that_traces_a_trace_begins_here_and_the_log_has_its_id
     own = answer.one("X-Request-ID")
     span = span_of(collector, own)
     assert span.parent_span_id == b""
-    line = [line for line in traced.log_lines() if line.get("request_id") == own][-1]
-    assert line["trace_id"] == span.trace_id.hex()
+    lines: list[dict[str, Any]] = []
+
+    def are_there() -> bool:
+        lines[:] = [line for line in traced.log_lines() if line.get("request_id") == own]
+        return bool(lines)
+
+    eventually(are_there, "its line in the log")
+    assert lines[-1]["trace_id"] == span.trace_id.hex()
     (asked,) = upstream.requests
     traceparent = asked.one("traceparent") or ""
     assert traceparent.startswith(f"00-{span.trace_id.hex()}-{span.span_id.hex()}-")

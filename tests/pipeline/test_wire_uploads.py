@@ -16,10 +16,10 @@ from tests.upstreams import (
     Upstream,
     chunk,
     close,
-    pause,
     reset,
     send,
     sized,
+    until,
 )
 from tests.wire import Wire, bearer, call, request
 
@@ -323,7 +323,8 @@ def test_an_early_refusal_ends_an_upload_that_mlflow_does_not_read(
     front: Proxy, upstream: Upstream, key: str
 ) -> None:
     """It keeps the connection, and takes nothing more: the answer must not wait for that."""
-    upstream.answers(Answer(send(sized(b"too large", 413)), pause(PATIENCE), early=True), OK)
+    over = threading.Event()
+    upstream.answers(Answer(send(sized(b"too large", 413)), until(over), early=True), OK)
     size = 64 * 1024 * 1024
     sent = request("PUT", f"/api/mlflow{ARTIFACT}", bearer(key), f"Content-Length: {size}")
     with Wire(front.url) as wire:
@@ -331,6 +332,7 @@ def test_an_early_refusal_ends_an_upload_that_mlflow_does_not_read(
         writer = threading.Thread(target=send_what_is_taken, args=(wire, size), daemon=True)
         writer.start()
         answer = wire.read()
+    over.set()
     writer.join(PATIENCE)
     assert (answer.status, answer.body, answer.whole) == (413, b"too large", True)
 

@@ -1,5 +1,5 @@
-"""The commands are run as an operator runs them."""
+"""Commands: in this process, and each once as an operator runs it."""
 
-from tests.app.doctor.conftest import flask
+from tests.app.doctor.conftest import flask, flask_process
 
-__all__ = ["flask"]
+__all__ = ["flask", "flask_process"]

@@ -59,7 +59,12 @@ def states(flask: Flask, folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_the_circuits_of_all_workers_are_shown_and_reset(
-    flask: Flask, proxy_of_two: Proxy, faults: FaultProxy, folder: Path, auth_service: Any
+    flask: Flask,
+    flask_process: Flask,
+    proxy_of_two: Proxy,
+    faults: FaultProxy,
+    folder: Path,
+    auth_service: Any,
 ) -> None:
     key = auth_service.create_key(scopes=["read"]).key
 
@@ -82,7 +87,7 @@ def test_the_circuits_of_all_workers_are_shown_and_reset(
     shown = flask("circuit", "show", INSTANCE_FOLDER=str(folder))
     assert shown.out.count("mlflow: open  auth_service: closed") == 2
 
-    done = flask("circuit", "reset", "mlflow", "--instance", str(folder))
+    done = flask_process("circuit", "reset", "mlflow", "--instance", str(folder))
     assert (done.status, done.err) == (0, "")
     assert f"Closed: mlflow; in 2 workers of {folder}." in done.out
     assert {status() for _ in range(10)} == {200}

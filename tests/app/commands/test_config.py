@@ -60,8 +60,8 @@ def test_a_password_is_hidden_whole(flask: Flask, given: str, shown: str) -> Non
     assert checked(flask, REDIS_URL=given)["settings"]["REDIS_URL"] == shown
 
 
-def test_a_password_that_is_not_encoded_is_refused_and_not_shown(flask: Flask) -> None:
-    done = flask("config", "check", REDIS_URL="redis://:ge@heim@127.0.0.1:6379/0")
+def test_a_password_that_is_not_encoded_is_refused_and_not_shown(flask_process: Flask) -> None:
+    done = flask_process("config", "check", REDIS_URL="redis://:ge@heim@127.0.0.1:6379/0")
     assert done.status == 1
     assert "REDIS_URL has more than one @; percent-encode the password" in done.err
     assert "heim" not in done.out + done.err
@@ -69,9 +69,10 @@ def test_a_password_that_is_not_encoded_is_refused_and_not_shown(flask: Flask) -
 
 @pytest.mark.parametrize("command", [("config", "check"), ("doctor",), ("limits", "show"), ()])
 def test_every_complaint_is_said_at_once_by_whatever_command(
-    flask: Flask, command: tuple[str, ...]
+    flask_process: Flask, command: tuple[str, ...]
 ) -> None:
-    done = flask(*command, BIND="nowhere", WEB_CONCURRENCY="many", MLFLOW_SERVER_URL="geheim")
+    wrong = {"BIND": "nowhere", "WEB_CONCURRENCY": "many", "MLFLOW_SERVER_URL": "geheim"}
+    done = flask_process(*command, **wrong)
     assert done.status == 1
     for variable in ("BIND", "WEB_CONCURRENCY", "MLFLOW_SERVER_URL"):
         assert f"  - {variable} " in done.err

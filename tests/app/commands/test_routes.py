@@ -37,8 +37,8 @@ def test_a_scope_may_do_what_it_grants_and_nothing_else(
     assert {route["operation"] for route in denied} == {r.operation for r in TABLE.routes} - may
 
 
-def test_without_a_scope_all_routes_are_listed_with_what_they_need(flask: Flask) -> None:
-    done = flask("mlflow-routes")
+def test_without_a_scope_all_routes_are_listed_with_what_they_need(flask_process: Flask) -> None:
+    done = flask_process("mlflow-routes")
     *lines, last = done.out.splitlines()
     assert len(lines) == len(TABLE.routes)
     assert "read    POST    {api}/2.0/mlflow/runs/search  SearchRuns" in lines

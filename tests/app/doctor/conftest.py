@@ -1,15 +1,19 @@
-"""Deployments to be examined, and `flask doctor` as an operator runs it: a process of its own."""
+"""Deployments to be examined, and commands: in this process, or as an operator runs them."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from click.testing import CliRunner
+from flask.cli import cli
 
 from app.health.faults import FAULTS
 from devstack.environments import ROOT
@@ -47,8 +51,28 @@ class Finished:
 
 
 @pytest.fixture
-def flask(tmp_path: Path) -> Callable[..., Finished]:
-    """Run a command of the app: `flask("doctor", "--url", url, HOKUSAI_API_KEY=key)`."""
+def flask(tmp_path: Path) -> Iterator[Callable[..., Finished]]:
+    """Run a command of the app: `flask("doctor", "--url", url, HOKUSAI_API_KEY=key)`. In this
+    process, which saves half a second; wsgi.py is loaded anew, with the environment given."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: str, **environment: str) -> Finished:
+        own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | environment
+        sys.modules.pop("wsgi", None)
+        with patch.dict(os.environ, own, clear=True):
+            done = CliRunner().invoke(cli, arguments, prog_name="flask")
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Finished(done.exit_code, done.stdout, done.stderr)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def flask_process(tmp_path: Path) -> Callable[..., Finished]:
+    """The same in a process of its own."""
 
     def run(*arguments: str, **environment: str) -> Finished:
         own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}

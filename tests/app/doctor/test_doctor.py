@@ -51,6 +51,7 @@ def name_in(done: Finished) -> str:
 # --- nothing wrong -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["/api/mlflow", "/mlflow"])
 def test_a_deployment_with_nothing_wrong_passes_and_is_left_as_it_was(
     examine: Callable[..., Finished], proxy: Proxy, key: str, left: Any, prefix: str

@@ -65,6 +65,7 @@ def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_change_is_seen_by_the_others_at_once_and_ends_with_its_worker(
     other: subprocess.Popen[str], tmp_path: Path
 ) -> None:
