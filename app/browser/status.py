@@ -7,8 +7,7 @@ those of /api/health/mlflow, cached as long.
 
 import socket
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from flask import Blueprint, Response, g, request
 
@@ -52,6 +51,12 @@ def blueprint(services: Services, current_user: Callable[[], Principal | None]) 
             note = unknown.message
         g.record.principal = principal
         state, checks = services.health()
+        details = principal and {
+            "charts": draw(services.samples.points(), time.time()),
+            "minutes": round(WINDOW / 60),
+            "instance": socket.gethostname(),
+            "mlflow": services.settings.mlflow_server_url,
+        }
         return pages.page(
             "status.html",
             state=state,
@@ -60,17 +65,7 @@ def blueprint(services: Services, current_user: Callable[[], Principal | None]) 
             now=time.gmtime(),
             principal=principal,
             note=note,
-            details=_details(services) if principal is not None else None,
+            details=details,
         )
 
     return routes
-
-
-def _details(services: Services) -> Mapping[str, Any]:
-    """For users with a key or session only."""
-    return {
-        "charts": draw(services.samples.points(), time.time()),
-        "minutes": round(WINDOW / 60),
-        "instance": socket.gethostname(),
-        "mlflow": services.settings.mlflow_server_url,
-    }

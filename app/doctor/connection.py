@@ -65,7 +65,7 @@ class Connection:
 
     def prefix(self) -> str:
         """Without a key, the proxy refuses with its own error; nothing else answers like that."""
-        got = self.wire.get(f"{self.wire.target.prefix}/version")
+        got = self.wire.send(f"{self.wire.target.prefix}/version")
         if _is_refusal(got):
             return f"{self.wire.target.prefix}: {expect_unauthenticated(got, 'no key')}"
         if right := self._right_address():
@@ -81,7 +81,7 @@ class Connection:
         root = self.wire.target.root
         for base, prefix in product(dict.fromkeys((root, origin(root))), PREFIXES):
             with suppress(Failed):
-                if _is_refusal(self.wire.get(f"{prefix}/version", root=base)):
+                if _is_refusal(self.wire.send(f"{prefix}/version", root=base)):
                     return base + prefix
         return ""
 
@@ -106,7 +106,7 @@ class Connection:
         raise explain.response(got, "detailed health", fault)
 
     def _detailed(self, headers: dict[str, str]) -> explain.Response:
-        return self.wire.get(f"{self.wire.target.prefix}/health/mlflow/detailed", headers)
+        return self.wire.send(f"{self.wire.target.prefix}/health/mlflow/detailed", headers=headers)
 
 
 def _is_refusal(got: explain.Response) -> bool:

@@ -71,7 +71,7 @@ class Health:
         return f"version {read(self._routed('/health')).get('version')}"
 
     def ask(self) -> str:
-        self.document = read(self.wire.get(f"{self.wire.target.prefix}/health/mlflow"))
+        self.document = read(self.wire.send(f"{self.wire.target.prefix}/health/mlflow"))
         return str(self.document["status"])
 
     def part(self, name: str, key: str) -> str:
@@ -111,7 +111,7 @@ class Health:
 
     def public(self, path: str) -> str:
         """Without a key: a good result, the agreed form, and no internal address."""
-        got = self.wire.get(path)
+        got = self.wire.send(path)
         result = judge(got, MLFLOW_CHECKS if path in ABOUT_MLFLOW else ())
         said = "\n".join((got.text, *got.headers.values()))
         if leaked := internal_addresses(said, self.wire.target.root):
@@ -120,11 +120,11 @@ class Health:
 
     def closed(self, path: str) -> str:
         """Without a key: refused."""
-        return expect_unauthenticated(self.wire.get(path), "no key")
+        return expect_unauthenticated(self.wire.send(path), "no key")
 
     def detailed(self, path: str) -> str:
         """With a key: the agreed form, and something that the public path does not say."""
-        got = self.wire.get(path, self.wire.key)
+        got = self.wire.send(path, headers=self.wire.key)
         result = judge(got, MLFLOW_CHECKS)
         more = set(got.document() or {}) - {"status", "version", "checks"}
         if not more and not internal_addresses(got.text, self.wire.target.root):
@@ -133,7 +133,7 @@ class Health:
 
     def hammered(self, path: str) -> str:
         """Many calls in a row: each quick, all with one result, whatever the times in it."""
-        calls = [self.wire.get(path) for _ in range(CALLS)]
+        calls = [self.wire.send(path) for _ in range(CALLS)]
         results = {(str(read(got)["status"]), bad_checks(read(got))) for got in calls}
         if len(results) > 1:
             seen = ", ".join(sorted(status for status, _ in results))
@@ -157,7 +157,7 @@ class Health:
 
     def _routed(self, path: str) -> explain.Response:
         """The response; raises Skipped where a load balancer does not route the path."""
-        got = self.wire.get(path)
+        got = self.wire.send(path)
         if got.status in (403, 404):
             raise Skipped(f"not routed from here ({got.status})")
         return got

@@ -45,27 +45,24 @@ class Wire:
             raise Skipped("goes through the environment's proxy")
         return parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
 
-    def get(self, path: str, headers: dict[str, str] | None = None, root: str = "") -> Response:
-        """GET a path below the deployment's root, such as "/health"; or below another root."""
-        return self.send("GET", path, headers, root)
-
     def mlflow(
         self, path: str, method: str = "GET", headers: dict[str, str] | None = None, **body: Any
     ) -> Response:
         """Send a request to a path of MLflow, such as "/version", with the key and below the
         prefix."""
-        return self.send(method, self.target.prefix + path, self.key | (headers or {}), **body)
+        return self.send(self.target.prefix + path, method, self.key | (headers or {}), **body)
 
     def send(
         self,
-        method: str,
         path: str,
+        method: str = "GET",
         headers: dict[str, str] | None = None,
         root: str = "",
         **body: Any,
     ) -> Response:
-        """Send one request with an X-Request-ID of its own; raises Failed if no whole response
-        comes within the timeout. `body` is `json=` or `data=`, as requests takes them."""
+        """Send a request to a path below the deployment's root, such as "/health", or below another
+        root; raises Failed if no whole response comes within the timeout. It has an X-Request-ID of
+        its own. `body` is `json=` or `data=`, as requests takes them."""
         request_id, began = uuid.uuid4().hex, time.perf_counter()
         shown = path if len(path) < 200 else f"{path[:60]}… ({len(path)} characters)"
         self._session.cookies.clear()
