@@ -20,12 +20,7 @@ from benchmarks.contestants import (
     measured_in,
 )
 from benchmarks.machine import Description, on_cores, split_cores
-from benchmarks.processes import (
-    cpu_seconds,
-    cpu_seconds_of_ended_children,
-    memory,
-    wait_until_idle,
-)
+from benchmarks.processes import cpu_seconds, cpu_seconds_of_ended_children, memory, wait_until_idle
 from benchmarks.results import Goal, Results, shown, table
 
 TITLE = "the proxy's own cost"
