@@ -49,7 +49,11 @@ with mlflow.start_run():
         mlflow.log_metric("loss", 1 / (1 + step), step=step)
 print(time.monotonic() - began)
 """
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 #: Contestants that do not answer each connection in the first run are measured once, for longer.
 SLOW = 3
