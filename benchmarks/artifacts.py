@@ -43,11 +43,6 @@ class Transfer:
         """Its name in the results."""
         return f"{self.upstream}: {self.count} × {self.size // MIB:,} MiB {self.direction}"
 
-    @property
-    def bytes(self) -> int:
-        """In all."""
-        return self.size * self.count
-
     def target(self, number: int) -> str:
         """The path of one of the files."""
         if self.upstream == NOTHING and self.direction == DOWN:
@@ -60,23 +55,18 @@ def measure(bench: Bench) -> None:
     contest, effort = Contest(bench), bench.effort
     say("starting MLflow; it takes a quarter of a minute")
     mlflow = bench.running.start(MLflow(bench.folder / "mlflow", options=()))
-    ways = _ways(contest, mlflow.url, "proxy-mlflow")
+    ways = contest.ways(mlflow.url, (DIRECT, PROXY), workers=core_count())
     for count, size in product(effort.at_once, effort.sizes):
         if _make_room(bench, mlflow.artifacts / "bench", count * size):
             _compare(bench, ways, Transfer(MLFLOW, UP, size, count))
             _compare(bench, ways, Transfer(MLFLOW, DOWN, size, count))
     mlflow.stop()
-    ways = _ways(contest, contest.fake.url, "proxy-nothing")
+    ways = contest.ways(contest.fake.url, (DIRECT, PROXY), workers=core_count())
     for count, size, direction in product(effort.at_once, effort.sizes, (UP, DOWN)):
         _compare(bench, ways, Transfer(NOTHING, direction, size, count))
     for direction in (DOWN, UP):
         streams = Transfer(NOTHING, direction, max(effort.sizes), effort.streams_at_once)
         _compare(bench, {PROXY: ways[PROXY]}, streams)
-
-
-def _ways(contest: Contest, upstream: str, name: str) -> Ways:
-    proxy = contest.proxy(upstream, workers=core_count(), name=name)
-    return {DIRECT: Contestant(upstream), PROXY: proxy}
 
 
 def _make_room(bench: Bench, store: Path, size: int) -> bool:
@@ -96,7 +86,7 @@ def _compare(bench: Bench, ways: Ways, transfer: Transfer) -> None:
         def one(name: str) -> Mapping[str, float]:
             return _measured(ways[name], transfer, source.name)
 
-        rounds = 1 if transfer.bytes >= HUGE else bench.effort.rounds
+        rounds = 1 if transfer.size * transfer.count >= HUGE else bench.effort.rounds
         bench.alternate(transfer.case, list(ways), rounds, "mb_per_s", one)
 
 
@@ -104,13 +94,12 @@ def _measured(way: Contestant, transfer: Transfer, source: str) -> dict[str, flo
     pids = way.pids()
     reset_peak(pids)
     before = peak(pids)
-    speed = {"mb_per_s": transfer.bytes / _seconds(way, transfer, source) / 1e6}
+    megabytes = transfer.size * transfer.count / 1e6
+    speed = {"mb_per_s": megabytes / _seconds(way, transfer, source)}
     if not pids:
         return speed
-    highest = peak(pids)
-    grown = max(0.0, highest - before)
-    each = grown / transfer.count
-    return speed | {"peak_mib": highest, "growth_mib": grown, "growth_mib_each": each}
+    grown = max(0.0, peak(pids) - before)
+    return speed | {"peak_mib": peak(pids), "growth_mib_each": grown / transfer.count}
 
 
 def _seconds(way: Contestant, transfer: Transfer, source: str) -> float:

@@ -2,8 +2,10 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks import fakes
@@ -30,7 +32,7 @@ POOLED = "FastAPI, pooled"
 PER_REQUEST = "FastAPI, per request"
 BASIC_AUTH = "basic-auth"
 
-PEERS = (NGINX, POOLED, PER_REQUEST, BASIC_AUTH)
+PEERS = (NGINX, POOLED, PER_REQUEST)
 
 #: What each is, for the reader of the tables; in the order of the columns.
 EXPLAINED = {
@@ -96,7 +98,7 @@ class Contest:
 
     def __init__(self, bench: Bench) -> None:
         """Start the fake auth service, which makes artifacts out of nothing too, and Redis."""
-        self._bench, self._folder = bench, bench.folder
+        self._bench = bench
         self.redis = Redis(bench.folder / "redis")
         command = [sys.executable, fakes.__file__, "PORT"]
         self.fake = Web("fake", command, bench.folder / "fake")
@@ -105,7 +107,7 @@ class Contest:
 
     def trivial_upstream(self) -> Web:
         """An MLflow that answers every request with the same experiments."""
-        upstream = nginx(self._folder / "upstream", "trivial")
+        upstream = nginx(self._bench.folder / f"upstream-{len(self._behind)}", "trivial")
         self._behind.append(upstream)
         return self._bench.running.start(upstream)
 
@@ -113,63 +115,52 @@ class Contest:
         """The processes of all servers behind the contestants."""
         return [pid for server in self._behind for pid in family(server.pid)]
 
-    def proxy(
+    def ways(
         self,
         upstream: str,
+        names: Sequence[str],
         *,
-        workers: int,
+        workers: int = 1,
         cores: Collection[int] | None = None,
-        name: str = "proxy",
-        **settings: str,
-    ) -> Contestant:
-        """This proxy, started by its command for production, everything on."""
-        server = self._proxy(name, upstream, workers, settings)
-        with on_cores(cores):
-            self._bench.running.start(server)
-        return through(server)
-
-    def ways(self, upstream: str, *, workers: int, cores: Collection[int] | None = None) -> Ways:
-        """The direct way, this proxy and its peers, started on these cores."""
-        servers: dict[str, Proxy | Web] = {
-            PROXY: self._proxy("proxy", upstream, workers, {}),
-            NGINX: nginx(
-                self._folder / "nginx",
-                "auth_request",
-                UPSTREAM=upstream,
-                AUTH=self.fake.url,
-                WORKERS=str(workers),
-            ),
-            POOLED: self._fastapi("pooled", upstream, workers, pooled="yes"),
-            PER_REQUEST: self._fastapi("per-request", upstream, workers, pooled=""),
+        settings: Mapping[str, str] | None = None,
+    ) -> Ways:
+        """The ways through these contestants, started on these cores. `settings` are added to
+        those of this proxy."""
+        servers = {
+            name: self._server(name, upstream, str(workers), settings or {})
+            for name in names
+            if name != DIRECT
         }
         with on_cores(cores):
             self._bench.running.start(*servers.values())
-        ways = {name: through(server) for name, server in servers.items()}
-        return {DIRECT: Contestant(upstream)} | ways
-
-    def _proxy(self, name: str, upstream: str, workers: int, settings: Mapping[str, str]) -> Proxy:
-        own = {
-            "MLFLOW_SERVER_URL": upstream,
-            "HOKUSAI_AUTH_SERVICE_URL": self.fake.url,
-            "REDIS_URL": self.redis.url,
-            "WEB_CONCURRENCY": str(workers),
-            "REDIS_TIMEOUT": "5",  # a machine that is busy for a moment is not an outage
-            "GRACEFUL_TIMEOUT": "2",
+        ways = {
+            name: Contestant(f"{server.url}/api/mlflow", pids=partial(family, server.pid))
+            for name, server in servers.items()
         }
-        return Proxy(self._folder / name, own | dict(settings))
+        return ({DIRECT: Contestant(upstream)} if DIRECT in names else {}) | ways
 
-    def _fastapi(self, name: str, upstream: str, workers: int, pooled: str) -> Web:
-        """benchmarks/peers/fastapi_httpx.py under uvicorn."""
+    def _server(
+        self, name: str, upstream: str, workers: str, settings: Mapping[str, str]
+    ) -> Proxy | Web:
+        folder = Path(tempfile.mkdtemp(dir=self._bench.folder))
+        auth, redis = self.fake.url, self.redis.url
+        if name == PROXY:
+            own = {
+                "MLFLOW_SERVER_URL": upstream,
+                "HOKUSAI_AUTH_SERVICE_URL": auth,
+                "REDIS_URL": redis,
+                "WEB_CONCURRENCY": workers,
+                "REDIS_TIMEOUT": "5",  # a machine that is busy for a moment is not an outage
+                "GRACEFUL_TIMEOUT": "2",
+            }
+            return Proxy(folder, own | dict(settings))
+        if name == NGINX:
+            return nginx(folder, "auth_request", UPSTREAM=upstream, AUTH=auth, WORKERS=workers)
         command = [BENCH.python, "-m", "uvicorn", "fastapi_httpx:app", "--no-access-log"]
         command += ["--app-dir", HERE / "peers", "--log-level", "warning"]
         command += ["--host", HOST, "--port", "PORT", "--workers", workers]
-        urls = {"UPSTREAM": upstream, "AUTH": self.fake.url, "REDIS": self.redis.url}
-        return Web("fastapi", command, self._folder / name, POOLED=pooled, **urls)
-
-
-def through(server: Proxy | Web) -> Contestant:
-    """The way through a server that has MLflow under /api/mlflow."""
-    return Contestant(f"{server.url}/api/mlflow", pids=lambda: family(server.pid))
+        urls = {"UPSTREAM": upstream, "AUTH": auth, "REDIS": redis}
+        return Web("fastapi", command, folder, POOLED="yes" if name == POOLED else "", **urls)
 
 
 def measured_in(results: Results, *cases: str) -> list[str]:

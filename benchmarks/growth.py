@@ -20,7 +20,7 @@ from app.state.redis_link import RedisLink
 from app.state.shared_values import SharedValues
 from benchmarks import wrk
 from benchmarks.bench import Bench, say
-from benchmarks.contestants import Contest
+from benchmarks.contestants import PROXY, Contest
 from benchmarks.fakes import ARTIFACTS, LIMIT
 from benchmarks.machine import Description, on_cores, split_cores
 from benchmarks.own_cost import run
@@ -46,32 +46,24 @@ CONNECTIONS = 16
 #: AUTH_CACHE_SECRET and AUTH_CACHE_TTL of the proxy that knows keys; no benchmark takes an hour.
 SECRET, KNOWN_FOR = "the benchmark's own secret, for no other use", 3600
 
-#: Case, caption, and its columns by their metrics.
-TABLES = (
-    (
-        STREAMS,
-        "Open streams, 80 KiB/s each; one worker:",
-        {
-            "cpu_ms_each": "CPU ms a second, each",
-            "memory_mib": "MiB more",
-            "memory_mib_each": "each",
-        },
-    ),
-    (
-        KEYS,
-        "Known keys, requests spread over them; one worker:",
-        {
-            "cpu_us": "CPU µs a request",
-            "redis_us": "Redis µs",
-            "rps": "requests/s",
-            "redis_bytes_an_entry": "Redis bytes an entry",
-        },
-    ),
-    (
-        INSTANCES,
-        "Instances of one worker, with all that loads them on the same cores:",
-        {"rps": "requests/s", "cpu_us": "CPU µs a request", "everything_us": "with all else"},
-    ),
+CAPTIONS = {
+    STREAMS: "Open streams, 80 KiB/s each; one worker:",
+    KEYS: "Known keys, requests spread over them; one worker:",
+    INSTANCES: "Instances of one worker, with all that loads them on the same cores:",
+}
+
+#: Case, metric, head of the column.
+COLUMNS = (
+    (STREAMS, "cpu_ms_each", "CPU ms a second, each"),
+    (STREAMS, "memory_mib", "MiB more"),
+    (STREAMS, "memory_mib_each", "each"),
+    (KEYS, "cpu_us", "CPU µs a request"),
+    (KEYS, "redis_us", "Redis µs"),
+    (KEYS, "rps", "requests/s"),
+    (KEYS, "redis_bytes_an_entry", "Redis bytes an entry"),
+    (INSTANCES, "rps", "requests/s"),
+    (INSTANCES, "cpu_us", "CPU µs a request"),
+    (INSTANCES, "everything_us", "with all else"),
 )
 
 
@@ -92,7 +84,7 @@ def _numbers(counts: Collection[int]) -> dict[str, int]:
 def _streams(bench: Bench, contest: Contest, own: Collection[int]) -> None:
     """Slow downloads that stay open: CPU and memory of each."""
     effort, counts = bench.effort, _numbers(bench.effort.streams)
-    proxy = contest.proxy(contest.fake.url, workers=1, cores=own, name="proxy-streams")
+    proxy = contest.ways(contest.fake.url, [PROXY], cores=own)[PROXY]
     wrk.run(proxy.search(1), effort.seconds)
     wait_until_idle(proxy.pids())
     idle, resting = memory(proxy.pids()), cores_used(proxy.pids(), effort.seconds)
@@ -136,7 +128,7 @@ def _keys(bench: Bench, contest: Contest, own: Collection[int]) -> None:
     _remember(contest.redis.url, f"{contest.fake.url} platform", max(effort.keys))
     settings = {"AUTH_CACHE_SECRET": SECRET, "AUTH_CACHE_TTL": str(KNOWN_FOR)}
     upstream = contest.trivial_upstream()
-    proxy = contest.proxy(upstream.url, workers=1, cores=own, name="proxy-keys", **settings)
+    proxy = contest.ways(upstream.url, [PROXY], cores=own, settings=settings)[PROXY]
 
     def one(name: str) -> Mapping[str, float]:
         load = proxy.search(CONNECTIONS, keys=counts[name])
@@ -182,10 +174,8 @@ def _instances(bench: Bench, contest: Contest) -> None:
     """Each with its own wrk, in front of one upstream."""
     effort, counts = bench.effort, _numbers(bench.effort.instances)
     upstream = contest.trivial_upstream()
-    proxies = [
-        contest.proxy(upstream.url, workers=1, name=f"proxy-{number}")
-        for number in range(max(effort.instances))
-    ]
+    most = max(effort.instances)
+    proxies = [contest.ways(upstream.url, [PROXY])[PROXY] for _ in range(most)]
     for proxy in proxies:
         wrk.run(proxy.search(CONNECTIONS), effort.seconds)
 
@@ -202,15 +192,18 @@ def _instances(bench: Bench, contest: Contest) -> None:
 
 
 def tables(results: Results) -> Iterator[str]:
-    for case, caption, columns in TABLES:
-        head = [case, *columns.values()]
-        names = _sorted(results, case)
-        rows = {name: [results.median(case, name, metric) for metric in columns] for name in names}
+    for case, caption in CAPTIONS.items():
+        columns = [(metric, head) for of, metric, head in COLUMNS if of == case]
+        rows = {
+            name: [results.median(case, name, metric) for metric, _ in columns]
+            for name in _sorted(results, case)
+        }
+        heads = [case, *(head for _, head in columns)]
         if case == INSTANCES:
-            head.append("× one")
+            heads.append("× one")
             for name, row in rows.items():
                 row.append(results.ratio(case, "rps", name, "1"))
-        yield table(caption, head, rows)
+        yield table(caption, heads, rows)
 
 
 def goals(results: Results, machine: Description) -> Iterator[Goal]:

@@ -8,14 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks import wrk
 from benchmarks.bench import Bench
-from benchmarks.contestants import NGINX, PER_REQUEST, POOLED, PROXY, Contest, Ways, measured_in
-from benchmarks.machine import Description, on_cores, split_cores
-from benchmarks.processes import (
-    cpu_seconds,
-    cpu_seconds_of_ended_children,
-    memory,
-    wait_until_idle,
+from benchmarks.contestants import (
+    DIRECT,
+    NGINX,
+    PEERS,
+    PER_REQUEST,
+    POOLED,
+    PROXY,
+    Contest,
+    Ways,
+    measured_in,
 )
+from benchmarks.machine import Description, on_cores, split_cores
+from benchmarks.processes import cpu_seconds, cpu_seconds_of_ended_children, memory, wait_until_idle
 from benchmarks.results import Goal, Results, shown, table
 
 TITLE = "the proxy's own cost"
@@ -43,7 +48,8 @@ def measure(bench: Bench) -> None:
         bench.results.notes.append("one core only: contestants share it with their load")
     with on_cores(others):
         contest = Contest(bench)
-        ways = contest.ways(contest.trivial_upstream().url, workers=1, cores=own)
+        upstream = contest.trivial_upstream()
+        ways = contest.ways(upstream.url, (DIRECT, PROXY, *PEERS), cores=own)
         _compare(bench, ALONE, "p50_ms", contest, ways)
         _compare(bench, BUSY, "cpu_us", contest, ways)
     for name, way in ways.items():

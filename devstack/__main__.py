@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from devstack.ports import reserve
-from devstack.server import ServerFailed
+from devstack.server import Running, ServerFailed
 from devstack.stack import Stack
 from devstack.welcome import welcome
 from devstack.workspace import BASE, Workspace, claim
@@ -75,22 +75,19 @@ def _options() -> argparse.Namespace:
 
 
 def _run(workspace: Workspace, preferred_port: int, signals: Signals) -> int:
-    place = reserve(preferred_port)
-    stack = Stack(workspace, place=place, redis_url=os.environ.get("REDIS_URL"))
-    if stack.proxy.port != preferred_port:
-        say(f"Port {preferred_port} is taken; the proxy gets {stack.proxy.port}.")
-    say(f"Starting Redis, MLflow, the auth service and the proxy in {workspace.folder} …")
-    try:
-        stack.start(say, signals.check)
-        say(welcome(stack, workspace))
-        stack.watch(signals.check)
-    except Stopped:
-        say("\nStopping …")
-    except ServerFailed as failure:
-        say(f"\n{failure}\n\nStopping the others …")
-    finally:
-        place.close()
-        stack.stop()
+    with reserve(preferred_port) as place, Running() as running:
+        stack = Stack(workspace, place=place, redis_url=os.environ.get("REDIS_URL"))
+        if stack.proxy.port != preferred_port:
+            say(f"Port {preferred_port} is taken; the proxy gets {stack.proxy.port}.")
+        say(f"Starting Redis, MLflow, the auth service and the proxy in {workspace.folder} …")
+        try:
+            stack.start(running, say, signals.check)
+            say(welcome(stack, workspace))
+            stack.watch(signals.check)
+        except Stopped:
+            say("\nStopping …")
+        except ServerFailed as failure:
+            say(f"\n{failure}\n\nStopping the others …")
     say("Everything has ended.")
     return 128 + signals.received if signals.received else 1
 

@@ -2,11 +2,10 @@
 
     python3 -m devstack.environments development mlflow-server
 
-Imports only the standard library: it runs before anything is installed. A
-stamp inside an environment holds what it was made from. It is removed first and
-written last, so an interrupted set-up is recognised and repeated. A file lock
-keeps two calls apart; the installers inherit it, so it is held while any of
-them still writes, even if this process is killed.
+Imports only the standard library: it runs before anything is installed. A stamp inside an
+environment holds what it was made from. It is removed first and written last, so an interrupted
+set-up is recognised and repeated. A file lock keeps two calls apart; the installers inherit it, so
+it is held while any of them still writes, even if this process is killed.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        """Its interpreter."""
         return self.folder / "bin" / "python"
 
     @property
@@ -51,34 +49,44 @@ class Environment:
         return self.folder / "made-from"
 
 
-#: Name, folder, lock file without its suffix, and what a first set-up costs.
-TABLE = (
-    ("development", ".venv", "development", "up to a minute, 350 MB"),
-    ("mlflow-server", ".venv-mlflow", "mlflow-server", "up to a few minutes, 650 MB"),
-    # What `make bench` compares the proxy with, and what draws its plot.
-    ("bench", ".venv-bench", "bench", "up to a minute, 150 MB"),
-    ("basic-auth-server", ".venv-mlflow-basic-auth", "bench-basic-auth", "a few minutes, 650 MB"),
-    # What builds the documentation as a site.
-    ("docs", ".venv-docs", "docs", "up to a minute, 125 MB"),
-    # A simulated AWS, and its client, for `make test-aws`.
-    ("aws", ".venv-aws", "aws", "up to a minute, 180 MB"),
-    # Servers that may stand in front of the proxy, for tests/fronts.
-    ("fronts", ".venv-fronts", "fronts", "a minute, 330 MB"),
-    # MLflow's clients that the drills call, side by side. 3.18 cannot be resolved yet.
-    ("client-2.22", ".venv-clients/2.22", "client-2.22", "up to a minute, 100 MB"),
-    ("client-3.6", ".venv-clients/3.6", "client-3.6", "up to a minute, 100 MB"),
-    ("client-3.17", ".venv-clients/3.17", "client-3.17", "up to a minute, 100 MB"),
-)
 REQUIREMENTS = ROOT / "requirements"
 INSTALLER_LOCK = REQUIREMENTS / "installer.lock"
-BY_NAME = {
-    name: Environment(ROOT / folder, REQUIREMENTS / f"{lock}.lock", cost)
-    for name, folder, lock, cost in TABLE
+
+
+def _environment(folder: str, lock: str, cost: str) -> Environment:
+    return Environment(ROOT / folder, REQUIREMENTS / f"{lock}.lock", cost)
+
+
+DEVELOPMENT = _environment(".venv", "development", "up to a minute, 350 MB")
+MLFLOW_SERVER = _environment(".venv-mlflow", "mlflow-server", "up to a few minutes, 650 MB")
+#: What `make bench` compares the proxy with, and what draws its plot.
+BENCH = _environment(".venv-bench", "bench", "up to a minute, 150 MB")
+BASIC_AUTH_SERVER = _environment(
+    ".venv-mlflow-basic-auth", "bench-basic-auth", "a few minutes, 650 MB"
+)
+#: What builds the documentation as a site.
+DOCS = _environment(".venv-docs", "docs", "up to a minute, 125 MB")
+#: A simulated AWS, and its client, for `make test-aws`.
+AWS = _environment(".venv-aws", "aws", "up to a minute, 180 MB")
+#: Servers that may stand in front of the proxy, for tests/fronts.
+FRONTS = _environment(".venv-fronts", "fronts", "a minute, 330 MB")
+#: MLflow's clients that the drills call, side by side. 3.18 cannot be resolved yet.
+CLIENTS = {
+    version: _environment(f".venv-clients/{version}", f"client-{version}", "a minute, 100 MB")
+    for version in ("2.22", "3.6", "3.17")
 }
-DEVELOPMENT, MLFLOW_SERVER = BY_NAME["development"], BY_NAME["mlflow-server"]
-BENCH, BASIC_AUTH_SERVER = BY_NAME["bench"], BY_NAME["basic-auth-server"]
-DOCS, AWS, FRONTS = BY_NAME["docs"], BY_NAME["aws"], BY_NAME["fronts"]
-CLIENTS = {version: BY_NAME[f"client-{version}"] for version in ("2.22", "3.6", "3.17")}
+
+#: By their names on the command line.
+BY_NAME = {
+    "development": DEVELOPMENT,
+    "mlflow-server": MLFLOW_SERVER,
+    "bench": BENCH,
+    "basic-auth-server": BASIC_AUTH_SERVER,
+    "docs": DOCS,
+    "aws": AWS,
+    "fronts": FRONTS,
+    **{f"client-{version}": client for version, client in CLIENTS.items()},
+}
 
 
 class SetupFailed(Exception):
@@ -157,39 +165,25 @@ def _create(environment: Environment, lock: IO[str]) -> None:
 
 
 def _install(environment: Environment, lock: IO[str]) -> None:
-    """Install what the lock file lists: by uv, or by pip where uv does not run or fails."""
-    if _has_uv(lock) and _run(_uv_sync(environment), lock) == 0:
-        return
-    _say("uv is not usable on this machine; falling back to pip, which takes a few minutes …")
-    if _run(_pip_install(environment), lock) != 0:
-        raise SetupFailed(
-            f"could not install {environment.lock.name}: is a package registry reachable?"
-        )
+    """Install what the lock file lists: by the pinned uv, or by pip where uv does not run or fails.
 
-
-def _has_uv(lock: IO[str]) -> bool:
-    """Whether the pinned uv is there, after a try to fetch it (a wheel, or not at all)."""
-    if _uv().exists():
-        return True
-    fetch = _pip("install", "-q", "--only-binary=:all:", "--require-hashes")
-    return _run([*fetch, "-r", str(INSTALLER_LOCK)], lock) == 0
-
-
-def _uv() -> Path:
-    return DEVELOPMENT.folder / "bin" / "uv"
-
-
-def _uv_sync(environment: Environment) -> list[str]:
+    uv itself comes as a wheel, or not at all.
+    """
+    uv, pins = DEVELOPMENT.folder / "bin" / "uv", ["-q", "--require-hashes"]
+    if not uv.exists():
+        wheel = ["--only-binary=:all:", "-r", str(INSTALLER_LOCK)]
+        _run(_pip("install", *pins, *wheel), lock)
+    target = ["--python", str(environment.python)]
     locks = [str(environment.lock)]
     if environment is DEVELOPMENT:  # else uv would remove itself
         locks.append(str(INSTALLER_LOCK))
-    python = str(environment.python)
-    return [str(_uv()), "pip", "sync", "-q", "--require-hashes", "--python", python, *locks]
-
-
-def _pip_install(environment: Environment) -> list[str]:
-    target = ["--python", str(environment.python)]
-    return _pip(*target, "install", "-q", "--require-hashes", "-r", str(environment.lock))
+    if uv.exists() and _run([str(uv), "pip", "sync", *pins, *target, *locks], lock) == 0:
+        return
+    _say("uv is not usable on this machine; falling back to pip, which takes a few minutes …")
+    if _run(_pip(*target, "install", *pins, "-r", str(environment.lock)), lock) != 0:
+        raise SetupFailed(
+            f"could not install {environment.lock.name}: is a package registry reachable?"
+        )
 
 
 def _pip(*arguments: str) -> list[str]:
@@ -232,8 +226,10 @@ def _installer_environment() -> dict[str, str]:
     environment = dict(os.environ)
     if index := os.environ.get("PIP_INDEX_URL") or _pip_index():
         environment.setdefault("UV_DEFAULT_INDEX", index)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not _is_writable(Path(cache)):
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+    if not os.access(cache, os.W_OK):
         environment.setdefault("UV_CACHE_DIR", str(ROOT / ".devstack" / "uv-cache"))
     return environment
 
@@ -245,15 +241,6 @@ def _pip_index() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether files can be made in the folder, which is made if need be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
 
 
 def _say(line: str) -> None:

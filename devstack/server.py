@@ -175,13 +175,17 @@ class Running:
 
     def start(self, server: S, *others: Server) -> S:
         """Start servers side by side; return the first once all are ready. Raises ServerFailed."""
-        new: list[Server] = [server, *others]
-        for each in new:
-            self._servers.append(each)
-            each.start()
-        for each in new:
+        together: tuple[Server, ...] = (server, *others)
+        self.begin(*together)
+        for each in together:
             each.wait_until_ready()
         return server
+
+    def begin(self, *servers: Server) -> None:
+        """Start servers without waiting for them."""
+        for server in servers:
+            self._servers.append(server)
+            server.start()
 
     def __exit__(self, *_: object) -> None:
         for server in self._servers:

@@ -2,13 +2,13 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from devstack.auth import AuthService
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
-from devstack.server import Server
+from devstack.server import Running, Server
 from devstack.workspace import Workspace
 
 STEP_SECONDS = 0.1
@@ -37,18 +37,19 @@ class Stack:
         self.proxy = Proxy(logs, settings, port=place.getsockname()[1])
         self._place = place
 
-    def servers(self) -> Iterator[Server]:
-        """Yield all servers, in the order in which they start."""
-        if self.redis:
-            yield self.redis
-        yield from (self.auth, self.mlflow, self.proxy)
+    def servers(self) -> list[Server]:
+        """All servers, in the order in which they start."""
+        first = [self.redis] if self.redis else []
+        return [*first, self.auth, self.mlflow, self.proxy]
 
-    def start(self, say: Callable[[str], None], between: Callable[[], None]) -> None:
+    def start(
+        self, running: Running, say: Callable[[str], None], between: Callable[[], None]
+    ) -> None:
         """Start all; the proxy last, so that it finds the others. Raises ServerFailed."""
         *others, proxy = self.servers()
-        _start(others, say, between)
+        _start(others, running, say, between)
         self._place.close()
-        _start([proxy], say, between)
+        _start([proxy], running, say, between)
 
     def watch(self, between: Callable[[], None]) -> None:
         """Block until a server dies; then raise ServerFailed."""
@@ -59,18 +60,15 @@ class Stack:
                     raise server.failure(f"ended by itself with status {server.exit_status()}")
             time.sleep(STEP_SECONDS)
 
-    def stop(self) -> None:
-        """End all servers at the same time."""
-        for server in self.servers():
-            server.ask_to_stop()
-        for server in self.servers():
-            server.stop()
 
-
-def _start(servers: list[Server], say: Callable[[str], None], between: Callable[[], None]) -> None:
+def _start(
+    servers: list[Server],
+    running: Running,
+    say: Callable[[str], None],
+    between: Callable[[], None],
+) -> None:
     """Report each server once it is ready, and from time to time those that are not."""
-    for server in servers:
-        server.start()
+    running.begin(*servers)
     waiting, reported = list(servers), time.monotonic()
     while waiting:
         between()

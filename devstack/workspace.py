@@ -1,7 +1,6 @@
 """The folder in which one `make run` keeps its data, locked while it runs."""
 
 import fcntl
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -54,6 +53,5 @@ def _try(folder: Path) -> Workspace | None:
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read, from its first byte on."""
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(text)
