@@ -81,14 +81,7 @@ CALLS = {
 
 def measure(bench: Bench) -> None:
     """All calls at all numbers of connections, then the SDK's loop."""
-    say("starting MLflow as users run it; it takes half a minute")
-    mlflow = MLflow(bench.folder / "mlflow", options=(), settings={})
-    basic = BasicAuthMLflow(bench.folder / "basic")
-    bench.running.start(mlflow, basic)
-    ways = Contest(bench).ways(mlflow.url, (DIRECT, PROXY, *PEERS), workers=core_count())
-    ways[BASIC_AUTH] = _admin(basic)
-    pids = [*family(mlflow.pid), *family(basic.pid)]
-    pids += [pid for way in ways.values() for pid in way.pids()]
+    ways, pids = _start(bench)
     prepared = {name: _prepare(way) for name, way in ways.items()}
     wait_until_idle(pids, cores=0.6, timeout=30.0)
     # MLflow polls all the time: at rest it uses hardly more than without requests.
@@ -101,6 +94,18 @@ def measure(bench: Bench) -> None:
         case = f"{call} × {connections}"
         bench.alternate(case, list(ways), bench.effort.rounds, "p50_ms", one)
     _sdk_loops(bench, ways)
+
+
+def _start(bench: Bench) -> tuple[Ways, list[int]]:
+    """(all contestants, the processes of all servers)."""
+    say("starting MLflow as users run it; it takes half a minute")
+    mlflow = MLflow(bench.folder / "mlflow", options=(), settings={})
+    basic = BasicAuthMLflow(bench.folder / "basic")
+    bench.running.start(mlflow, basic)
+    ways = Contest(bench).ways(mlflow.url, (DIRECT, PROXY, *PEERS), workers=core_count())
+    ways[BASIC_AUTH] = _admin(basic)
+    proxies = [pid for way in ways.values() for pid in way.pids()]
+    return ways, [*family(mlflow.pid), *family(basic.pid), *proxies]
 
 
 def _admin(basic: BasicAuthMLflow) -> Contestant:
