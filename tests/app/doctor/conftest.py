@@ -20,6 +20,9 @@ from devstack.environments import ROOT
 from devstack.proxy import Proxy
 from tests.conftest import SHARED_PROXY
 
+#: A machine that is busy for a moment is no fault.
+PATIENT = {"HEALTH_TIMEOUT": "25", "MLFLOW_CONNECT_TIMEOUT": "20", "AUTH_TIMEOUT": "20"}
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -95,21 +98,16 @@ def flask_process(tmp_path: Path) -> Callable[..., Finished]:
 @pytest.fixture
 def examine(flask: Callable[..., Finished]) -> Callable[..., Finished]:
     """`flask doctor --json` of a deployment: `examine(url, key, "--read-only")`. The key is in no
-    output."""
+    output. What it looks at from here is waited for as by the proxy."""
 
     def run(url: str, key: str, *arguments: str, **environment: str) -> Finished:
-        done = flask(
-            "doctor", "--url", url, "--json", *arguments, HOKUSAI_API_KEY=key, **environment
-        )
+        patient = PATIENT | {"REDIS_TIMEOUT": "5", "HOKUSAI_API_KEY": key}
+        done = flask("doctor", "--url", url, "--json", *arguments, **patient | environment)
         assert key not in done.out + done.err
         assert set(done.report["faults"]) <= {fault.code for fault in FAULTS.values()}
         return done
 
     return run
-
-
-#: A machine that is busy for a moment is no fault.
-PATIENT = {"HEALTH_TIMEOUT": "25", "MLFLOW_CONNECT_TIMEOUT": "20", "AUTH_TIMEOUT": "20"}
 
 
 @pytest.fixture(scope="session")
