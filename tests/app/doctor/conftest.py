@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from flask.cli import cli
 
+from app.auth.revocations import Revocations
 from app.health.faults import FAULTS
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
@@ -56,13 +57,15 @@ class Finished:
 @pytest.fixture
 def flask(tmp_path: Path) -> Iterator[Callable[..., Finished]]:
     """Run a command of the app: `flask("doctor", "--url", url, HOKUSAI_API_KEY=key)`. In this
-    process, which saves half a second; wsgi.py is loaded anew, with the environment given."""
+    process, which saves half a second; wsgi.py is loaded anew, with the environment given. The
+    thread that hears revocations, which would outlive it, is not started: `revoke` needs it."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: str, **environment: str) -> Finished:
         own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | environment
         sys.modules.pop("wsgi", None)
-        with patch.dict(os.environ, own, clear=True):
+        without_a_thread = patch.object(Revocations, "start")
+        with patch.dict(os.environ, own, clear=True), without_a_thread:
             done = CliRunner().invoke(cli, arguments, prog_name="flask")
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
