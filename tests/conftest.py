@@ -45,6 +45,7 @@ SHARED_PROXY = {
     "WEB_CONCURRENCY": "2",
     "GRACEFUL_TIMEOUT": "2",
     "REDIS_TIMEOUT": "5",  # a machine that is busy for a moment is not an outage
+    "AUTH_TIMEOUT": "20",  # likewise
     "AUTH_FAILURE_LIMIT": "1000000",  # all tests come from one address
 }
 

@@ -86,6 +86,7 @@ def environment(
         "MLFLOW_SERVER_URL": mlflow_server.url,
         "HOKUSAI_AUTH_SERVICE_URL": auth_service.url,
         "REDIS_URL": redis_url,
+        "REDIS_TIMEOUT": "5",  # on a busy machine
     }
 
 

@@ -204,7 +204,12 @@ def test_looking_never_stops_training_nor_training_looking(
 def _flask(*arguments: str, redis_url: str) -> str:
     command = [str(Path(sys.executable).with_name("flask")), "--app", "wsgi", *arguments]
     done = subprocess.run(
-        command, cwd=ROOT, env={"REDIS_URL": redis_url}, capture_output=True, text=True, check=True
+        command,
+        cwd=ROOT,
+        env={"REDIS_URL": redis_url, "REDIS_TIMEOUT": "5"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout
 

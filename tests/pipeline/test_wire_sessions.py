@@ -314,10 +314,10 @@ def test_sign_out_takes_a_post(front: Proxy, upstream: Upstream, session: str) -
 def test_a_session_ends_after_its_idle_time(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
 ) -> None:
-    quick = start_front(SESSION_IDLE=2)
+    quick = start_front(SESSION_IDLE=4)
     session = cookie_of(sign_in(quick, key))
     assert call(quick.url, "GET", SEARCH, session).status == 200
-    upstream.stopping.wait(2.5)
+    upstream.stopping.wait(4.5)
     assert call(quick.url, "GET", SEARCH, session).status == 401
 
 
@@ -341,12 +341,12 @@ def test_a_session_ends_when_the_key_expires(
 ) -> None:
     with Upstream() as service:
         quick = start_front(HOKUSAI_AUTH_SERVICE_URL=service.url)
-        ends = datetime.now(UTC) + timedelta(seconds=3)
+        ends = datetime.now(UTC) + timedelta(seconds=6)
         decision = DECISION | {"expires_at": ends.isoformat()}
         service.answers(Answer(send(sized(json.dumps(decision).encode()))))
         session = cookie_of(sign_in(quick, f"hk_test_brief_{quick.port}"))
         assert call(quick.url, "GET", SEARCH, session).status == 200
-        upstream.stopping.wait(3.2)
+        upstream.stopping.wait(6.2)
         assert call(quick.url, "GET", SEARCH, session).status == 401
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,12 @@ from tests.wire import bearer, call
 
 Flask = Callable[..., Finished]
 VERSION = "/api/mlflow/version"
+
+
+@pytest.fixture
+def flask(flask: Flask) -> Flask:
+    """A Redis that is busy for a moment is waited for."""
+    return partial(flask, REDIS_TIMEOUT="5")
 
 
 @pytest.fixture

@@ -15,10 +15,14 @@ import pytest
 from click.testing import CliRunner
 from flask.cli import cli
 
+from app.auth.revocations import Revocations
 from app.health.faults import FAULTS
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
 from tests.conftest import SHARED_PROXY
+
+#: A machine that is busy for a moment is no fault.
+PATIENT = {"HEALTH_TIMEOUT": "25", "MLFLOW_CONNECT_TIMEOUT": "20", "AUTH_TIMEOUT": "20"}
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,15 @@ class Finished:
 @pytest.fixture
 def flask(tmp_path: Path) -> Iterator[Callable[..., Finished]]:
     """Run a command of the app: `flask("doctor", "--url", url, HOKUSAI_API_KEY=key)`. In this
-    process, which saves half a second; wsgi.py is loaded anew, with the environment given."""
+    process, which saves half a second; wsgi.py is loaded anew, with the environment given. The
+    thread that hears revocations, which would outlive it, is not started: `revoke` needs it."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: str, **environment: str) -> Finished:
         own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | environment
         sys.modules.pop("wsgi", None)
-        with patch.dict(os.environ, own, clear=True):
+        without_a_thread = patch.object(Revocations, "start")
+        with patch.dict(os.environ, own, clear=True), without_a_thread:
             done = CliRunner().invoke(cli, arguments, prog_name="flask")
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
@@ -95,21 +101,16 @@ def flask_process(tmp_path: Path) -> Callable[..., Finished]:
 @pytest.fixture
 def examine(flask: Callable[..., Finished]) -> Callable[..., Finished]:
     """`flask doctor --json` of a deployment: `examine(url, key, "--read-only")`. The key is in no
-    output."""
+    output. What it looks at from here is waited for as by the proxy."""
 
     def run(url: str, key: str, *arguments: str, **environment: str) -> Finished:
-        done = flask(
-            "doctor", "--url", url, "--json", *arguments, HOKUSAI_API_KEY=key, **environment
-        )
+        patient = PATIENT | {"REDIS_TIMEOUT": "5", "HOKUSAI_API_KEY": key}
+        done = flask("doctor", "--url", url, "--json", *arguments, **patient | environment)
         assert key not in done.out + done.err
         assert set(done.report["faults"]) <= {fault.code for fault in FAULTS.values()}
         return done
 
     return run
-
-
-#: A machine that is busy for a moment is no fault.
-PATIENT = {"HEALTH_TIMEOUT": "25", "MLFLOW_CONNECT_TIMEOUT": "20", "AUTH_TIMEOUT": "20"}
 
 
 @pytest.fixture(scope="session")

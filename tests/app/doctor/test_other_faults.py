@@ -32,7 +32,8 @@ def test_a_wrong_address_of_mlflow_has_a_name(
 ) -> None:
     with refused_port() as port:
         address = url.format(nowhere=port, auth_service=auth_service.url)
-        done = examine(start_proxy(**PATIENT, MLFLOW_SERVER_URL=address).api, key)
+        proxy = start_proxy(**PATIENT, MLFLOW_SERVER_URL=address, WEB_CONCURRENCY=1)
+        done = examine(proxy.api, key)
     assert done.report["faults"] == [fault], done.not_passed
     assert remedy in next(s["remedy"] for s in done.report["steps"] if s["fault"] == fault)
 

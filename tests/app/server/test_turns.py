@@ -46,6 +46,6 @@ def test_a_turn_is_one_for_those_too_whose_bytes_have_just_come(way: str) -> Non
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=60,
     )
     assert int(told.stdout) <= 3
