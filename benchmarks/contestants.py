@@ -36,10 +36,10 @@ PEERS = (NGINX, POOLED, PER_REQUEST)
 
 #: What each is, for the reader of the tables; in the order of the columns.
 EXPLAINED = {
-    DIRECT: "no proxy: the load goes to the upstream itself",
-    PROXY: "as in production: cached keys, a counted limit, log and metrics on",
+    DIRECT: "no proxy",
+    PROXY: "as in production, everything on",
     NGINX: "`auth_request` (its answers cached) and `limit_req`, one log line a request",
-    POOLED: "FastAPI and one httpx client; key, limit, log and metrics as here",
+    POOLED: "FastAPI and one httpx client; the same features",
     PER_REQUEST: "the same with a new httpx client for each request",
     BASIC_AUTH: "`mlflow server --app-name basic-auth`, asked directly",
 }
