@@ -163,7 +163,7 @@ def test_no_message_holds_a_path(check: InstanceCheck, folder: Path, temporary: 
 
 def test_a_worker_shows_it_in_a_metric(check: InstanceCheck, folder: Path) -> None:
     question = Question(check.ask)
-    results = SharedResults(InstanceStore.at(None), {"instance": question}, ttl=0.0, timeout=5.0)
+    results = SharedResults(InstanceStore.at(None), {"instance": question}, ttl=0.0, timeout=30.0)
     folder.write_bytes(b"")
     watch(results)
     assert INSTANCE_DEGRADED._value.get() == 1
