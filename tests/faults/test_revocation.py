@@ -452,7 +452,7 @@ def test_a_revocation_wins_a_thousand_times_against_an_answer_that_is_under_way(
         def is_forgotten() -> bool:
             return not any(worker.remembers(key) for worker in workers for key in keys)
 
-        eventually(is_forgotten, "the end of all keys")
+        eventually(is_forgotten, "the end of all keys", timeout=5.0)
         assert len(auth.requests) == ROUNDS
 
         auth.answers(Answer(send(sized(b"{}", 401))))
