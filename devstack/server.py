@@ -70,6 +70,7 @@ class Server:
 
     def start(self) -> None:
         """Start the process with an empty log, without waiting for it."""
+        self._end_guard()  # of a process that ended by itself
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(exist_ok=True)
         self._began = time.monotonic()
@@ -131,11 +132,21 @@ class Server:
     def kill(self) -> None:
         """End the whole group at once, by SIGKILL."""
         self._signal(signal.SIGKILL)
-        if self._process and self._guard:
+        if self._process:
             self._process.wait()
+        self._end_guard()
+        self._process = None
+
+    def _end_guard(self) -> None:
+        if self._guard:
             self._guard.kill()
             self._guard.communicate()
-        self._process = self._guard = None
+        self._guard = None
+
+    def __del__(self) -> None:
+        """Let the guard end a server that nobody stopped."""
+        if self._guard:
+            self._guard.communicate()
 
     def _signal(self, signum: int) -> bool:
         """Send a signal to the group (0: none); return whether there is such a group."""

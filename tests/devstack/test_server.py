@@ -13,6 +13,7 @@ import pytest
 from devstack.environments import ROOT
 from devstack.redis import Redis
 from devstack.server import Running, Server, ServerFailed
+from tests.upstreams import eventually
 
 FOREVER = "import time; time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -76,6 +77,20 @@ def test_servers_end_together_even_if_one_of_them_fails(tmp_path: Path) -> None:
         failed_pid = failing.pid
     assert not psutil.pid_exists(pid)
     assert not psutil.pid_exists(failed_pid)
+
+
+def test_a_server_that_nobody_stops_ends_when_it_is_forgotten(tmp_path: Path) -> None:
+    """It had ended by itself, and was started again; neither guard is left behind."""
+    server = Script(tmp_path, "print('runs')")
+    server.start()
+    eventually(lambda: not server.is_running(), "its end")
+    server.command[-1] = WITH_A_CHILD
+    server.start()
+    pid = server.pid
+    server.wait_until_ready()
+    with pytest.warns(ResourceWarning, match=f"subprocess {pid} is still running"):
+        del server
+    assert gone_within(5, pid)
 
 
 def test_a_server_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_known_keys_go_on_and_unknown_ones_are_told_to_come_back(
 def test_a_known_key_goes_on_for_its_stale_time_and_no_longer(
     stage: Stage, service: AuthService, fake: Upstream
 ) -> None:
-    life, stale = 1.0, 2.0
+    life, stale, late = 1.0, 4.0, 2.0
     proxy = start(stage, service, fake, AUTH_STALE_TTL=stale)
     key = f"hk_test_stale_{proxy.port}"
     with Load(lambda number: ask(proxy, key), 4, pause=0.02) as load:
@@ -68,9 +68,10 @@ def test_a_known_key_goes_on_for_its_stale_time_and_no_longer(
     refused = [seen for seen in load.seen if seen.status != 200]
     assert {seen.status for seen in refused} == {503}
     served = [seen for seen in load.seen if seen.status == 200 and seen.began < refused[-1].began]
-    # It was last asked about up to `life` before the service went.
-    assert stale - 0.2 < refused[0].began - went
-    assert max(seen.began for seen in served) - went < life + stale + 0.5
+    # It was last asked about up to `life` before the service went; on a busy machine, one question
+    # before that can be in vain.
+    assert stale - late < refused[0].began - went
+    assert max(seen.began for seen in served) - went < life + stale + late
 
 
 @pytest.mark.slow

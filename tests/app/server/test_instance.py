@@ -55,7 +55,7 @@ def test_metrics_of_earlier_processes_are_removed(environ: dict[str, str], tmp_p
     (tmp_path / "metrics" / "counter_17.db").write_bytes(b"old")
     (tmp_path / "locks").write_bytes(b"")
     prepare(Settings(instance_folder=str(tmp_path)), environ)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["metrics", "locks"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["locks", "metrics"]
 
 
 def test_each_instance_makes_a_secret_of_its_own() -> None:
