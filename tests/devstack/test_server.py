@@ -13,7 +13,6 @@ import pytest
 from devstack.environments import ROOT
 from devstack.redis import Redis
 from devstack.server import Running, Server, ServerFailed
-from tests.upstreams import eventually
 
 FOREVER = "import time; time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -83,7 +82,8 @@ def test_a_server_that_nobody_stops_ends_when_it_is_forgotten(tmp_path: Path) ->
     """It had ended by itself, and was started again; neither guard is left behind."""
     server = Script(tmp_path, "print('runs')")
     server.start()
-    eventually(lambda: not server.is_running(), "its end")
+    while server.is_running():
+        time.sleep(0.02)
     server.command[-1] = WITH_A_CHILD
     server.start()
     pid = server.pid
