@@ -182,6 +182,11 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             req.body = ContinuedBody(req, sock)
         if self.draining:
             req.force_close()
+        if sock.family == socket.AF_UNIX and req.version < (1, 1):
+            # A unix socket has no reset, so only chunks show that a response broke off. nginx reads
+            # them, though it asks in HTTP/1.0 by default.
+            req.version = (1, 1)
+            req.force_close()
         try:
             result = super().handle_request(listener_name, req, sock, addr)
             sock.flush()

@@ -23,7 +23,7 @@ from tests.pipeline.signing_in import (
     cookie_of,
     sign_in,
 )
-from tests.upstreams import Answer, Received, Upstream, send, sized
+from tests.upstreams import Answer, Received, Upstream, chunked, close, send, sized
 from tests.wire import bearer, call, request
 
 
@@ -103,6 +103,21 @@ def test_a_key_is_good_on_a_unix_socket(
         assert upstream.requests[-1].one("X-Forwarded-For") == address
         broken = local.ask(b"BROKEN\r\n\r\n")
         assert broken.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.slow
+def test_a_broken_download_shows_on_a_unix_socket(
+    start_on_socket: Callable[..., OnUnixSocket], upstream: Upstream, key: str
+) -> None:
+    """It has no reset, and nginx asks there in HTTP/1.0 by default."""
+    local = start_on_socket()
+    asked = request("GET", SEARCH, bearer(key), version="1.0")
+    upstream.answers(Answer(send(chunked(b"half a model", last=False)), close()))
+    assert local.ask(asked).endswith(b"\r\n\r\nC\r\nhalf a model\r\n")
+    upstream.answers(Answer(send(chunked(b"half a model", b", and half"))))
+    assert local.ask(asked).endswith(b"\r\nA\r\n, and half\r\n0\r\n\r\n")
+    upstream.forget()
+    assert local.ask(asked).endswith(b"\r\n\r\n{}")
 
 
 def test_bad_keys_from_one_ipv6_network_are_limited_together(
