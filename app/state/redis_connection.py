@@ -2,12 +2,17 @@
 
 import contextlib
 import socket
+import ssl
 import time
+from functools import lru_cache
 from typing import Any
 
 import redis
 
 from app.upstream.names import open_socket
+
+#: Seconds for which new connections share a TLS context. Then its files are read again.
+TLS_AGE = 60.0
 
 
 def _open_socket(connection: Any) -> socket.socket:
@@ -24,9 +29,40 @@ def _open_socket(connection: Any) -> socket.socket:
     return opened
 
 
-# The one place that all kinds of clients share, TLS included: Sentinel and cluster clients make
-# connections by themselves, and accept no connection class.
+def _wrap(connection: Any, sock: socket.socket) -> ssl.SSLSocket:
+    """Do the TLS handshake. redis-py's version makes a context for each connection, which blocks
+    the worker for 20 ms."""
+    names = "check_hostname cert_reqs certfile keyfile certificate_password ca_certs ca_path"
+    options = (getattr(connection, name) for name in names.split())
+    context = _context(time.monotonic() // TLS_AGE, *options)
+    return context.wrap_socket(sock, server_hostname=connection.host)
+
+
+@lru_cache(maxsize=2)
+def _context(
+    age: float,
+    check_hostname: bool,
+    verify_mode: ssl.VerifyMode,
+    certfile: str | None,
+    keyfile: str | None,
+    password: str | None,
+    ca_certs: str | None,
+    ca_path: str | None,
+) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = check_hostname
+    context.verify_mode = verify_mode
+    if certfile:
+        context.load_cert_chain(certfile, keyfile, password)
+    if ca_certs or ca_path:
+        context.load_verify_locations(ca_certs, ca_path)
+    return context
+
+
+# The one place that all kinds of clients share: Sentinel and cluster clients make connections by
+# themselves, and accept no connection class.
 redis.Connection._connect = _open_socket  # type: ignore[method-assign]
+redis.SSLConnection._wrap_socket_with_ssl = _wrap  # type: ignore[method-assign]
 
 
 class PlainConnection(redis.Connection):

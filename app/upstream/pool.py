@@ -1,10 +1,12 @@
 """The pool of connections to MLflow: sizes, timeouts, and detection of a lost host."""
 
 import socket
+from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection
+from urllib3.util.ssl_ import create_urllib3_context
 
 from app.upstream.connection import Connection, ConnectionTLS
 from config import Settings
@@ -24,7 +26,12 @@ def open_pool(settings: Settings, size: int, probes: bool = False) -> urllib3.HT
     parts = urlsplit(settings.mlflow_server_url)
     is_tls = parts.scheme == "https"
     pool_class = urllib3.HTTPSConnectionPool if is_tls else urllib3.HTTPConnectionPool
-    pool = pool_class(parts.hostname or "", parts.port, maxsize=size, block=False)
+    options: dict[str, Any] = {}
+    if is_tls:  # one context for all: urllib3 would load the authorities for each connection, and
+        # the worker would serve nobody for 20 ms
+        options["ssl_context"] = create_urllib3_context()
+        options["ssl_context"].load_default_certs()
+    pool = pool_class(parts.hostname or "", parts.port, maxsize=size, block=False, **options)
     pool.conn_kw["socket_options"] = [*HTTPConnection.default_socket_options, *KEEPALIVE]
     limits = {
         "reuse_for": settings.mlflow_keepalive,

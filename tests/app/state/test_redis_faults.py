@@ -3,10 +3,12 @@
 import os
 import shutil
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -272,6 +274,21 @@ def test_a_client_without_the_certificate_that_is_wanted(
         # The server's reset can overtake its alert.
         assert look(node.url) in ("client certificate", "unreachable")
         assert look(f"{node.url}&{files}") is None
+
+
+def test_connections_share_what_their_files_say(
+    with_tls: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A context for each would stop the worker for 20 ms each."""
+    make = Mock(side_effect=ssl.create_default_context)
+    monkeypatch.setattr(ssl, "create_default_context", make)
+    node = Node(tmp_path / "one", way=with_tls)
+    with running(node):
+        client = connect(node.url, 2)
+        connections = [client.connection_pool.get_connection() for _ in range(5)]
+        assert make.call_count <= 2  # two where a minute ends meanwhile
+        for connection in connections:
+            connection.disconnect()
 
 
 @contextmanager

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from app.request.errors import ProxyError, UpstreamReset, UpstreamTimeout
+from app.request.errors import (
+    ProxyError,
+    UpstreamReset,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream as Forwarder
 from app.upstream.response_head import MAX_INTERIM
@@ -391,8 +396,7 @@ def test_a_refusal_over_tls_is_passed_on_too(
 ) -> None:
     """Nothing of TLS can be peeked at: what was looked at is read again with the answer."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+    context = of_server(certificates)
     refusal, stored = sized(b"too large", 413), sized(b"s" * 100_000)
     with Upstream(tls=context) as mlflow, forwarder_to(mlflow) as forwarder:
         mlflow.answers(
@@ -405,6 +409,32 @@ def test_a_refusal_over_tls_is_passed_on_too(
         assert upload(forwarder, pieces_of(SIZE)) == (200, b"s" * 100_000)
         mlflow.wait_for(lambda: mlflow.requests[-1].end == "whole", "the end of the upload")
         assert get(forwarder)[1] == b"next"
+
+
+def test_the_authorities_are_loaded_before_the_first_request(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes 20 ms, in which a worker serves nobody: not for each connection."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    with Upstream(tls=of_server(certificates)) as mlflow, forwarder_to(mlflow) as forwarder:
+        monkeypatch.setattr(ssl.SSLContext, "load_default_certs", None)
+        mlflow.answers(Answer(send(sized(b"next")), close()))
+        assert [get(forwarder)[1] for _ in range(3)] == [b"next"] * 3
+        assert len({request.connection for request in mlflow.requests}) == 3
+
+
+def test_an_unknown_authority_is_not_trusted(certificates: Path) -> None:
+    with Upstream(tls=of_server(certificates)) as mlflow, forwarder_to(mlflow) as forwarder:
+        with pytest.raises(UpstreamUnreachable):
+            get(forwarder)
+        assert mlflow.requests == []
+
+
+def of_server(certificates: Path) -> ssl.SSLContext:
+    """For a server of this machine."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+    return context
 
 
 @pytest.mark.parametrize("early", [head(100), head(103), b""], ids=["100", "103", "200"])
