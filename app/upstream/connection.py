@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from urllib3 import HTTPResponse
@@ -78,14 +78,12 @@ class Connection(HTTPConnection):
     notes_timeouts = False
     _idle_timeout: float | None = None
     _write_timeout = 0.0
-    _lost_after = 0
     _last_used = 0.0
-    _connected_at = 0.0
-    _refused = False
     _early = b""
     _method = ""
     _is_open = False
     _handshake: HandshakeDeadline | None = None
+    _peer: tuple[Any, ...] = ()
     _connecting: ExitStack
 
     @property
@@ -101,8 +99,7 @@ class Connection(HTTPConnection):
         return not any(ioctl(self.sock.fileno(), FIONREAD, bytes(4)))
 
     def _new_conn(self) -> socket.socket:
-        """Open the socket for urllib3's connect, whose version looks up the name without a
-        timeout."""
+        """Open the socket. urllib3's version looks up the name without a timeout."""
         timeout = float(self.timeout or 0)
         try:
             opened = open_socket(self._dns_host, self.port, timeout, self.socket_options or ())
@@ -110,6 +107,8 @@ class Connection(HTTPConnection):
             raise NameResolutionError(self.host, self, why) from why
         except TimeoutError as why:
             raise ConnectTimeoutError(self, f"no connection within {timeout:g} s") from why
+        with suppress(OSError):  # reset already
+            self._peer = opened.getpeername()
         if isinstance(self, HTTPSConnection):
             self._handshake = HandshakeDeadline(opened, opened.gettimeout() or timeout)
             self._connecting.enter_context(self._handshake)
@@ -118,11 +117,13 @@ class Connection(HTTPConnection):
     def connect(self) -> None:
         """Connect. The connect timeout ends here, or it would bound each write of an upload. Any
         error, TLS included, is a failed connect: nothing was sent."""
-        self._handshake = None
+        self._handshake, self._peer = None, ()
         with ExitStack() as self._connecting:
             try:
                 super().connect()
             except OSError as why:
+                if self._peer:
+                    FAILED.note(self._peer)
                 if self._handshake is None or not self._handshake.has_passed:
                     raise NewConnectionError(self, f"{type(why).__name__}: {why}") from why
             if self._handshake is not None and self._handshake.has_passed:
@@ -256,8 +257,7 @@ class Connection(HTTPConnection):
             if isinstance(why, TimeoutError) and why.errno == errno.ETIMEDOUT:
                 raise ConnectionAbortedError("the host no longer acknowledges data") from why
             if isinstance(why, TimeoutError) and self.notes_timeouts:
-                host, port, *rest = self.sock.getpeername()
-                FAILED.note((host, *rest), port)
+                FAILED.note(self._peer)
             raise
         if self._idle_timeout is not None:
             self.sock.settimeout(self._idle_timeout)
