@@ -26,7 +26,8 @@ from app.observability.metrics import count_auth_answer
 from app.request.errors import AuthServiceUnavailable, RateLimited
 from app.request.principal import Principal
 from app.upstream.circuit import Circuit, Open
-from app.upstream.connection import TARGET, Connection
+from app.upstream.connection import Connection
+from app.upstream.request_head import TARGET
 
 #: The longest response that is read, in bytes; a real one has a few hundred.
 MAX_ANSWER = 64 * 1024

@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from app.upstream.connection import BEYOND_WRITES
+from app.upstream.connection import BEYOND_WRITES, SURE
 from devstack.mlflow import MLflow
 from tests.drills import slow
 from tests.drills.report import kept
 from tests.drills.stage import Stage
 from tests.upstreams import (
     OK,
+    PATIENCE,
     Answer,
     Received,
     Upstream,
@@ -23,7 +25,7 @@ from tests.upstreams import (
     silence,
     sized,
 )
-from tests.wire import bearer, call
+from tests.wire import Wire, bearer, call, request
 
 FILES = "/api/mlflow/api/2.0/mlflow-artifacts"
 SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
@@ -106,6 +108,27 @@ def test_an_upload_may_wait_for_the_copies_of_others(
     target = f"{FILES}/artifacts/model.bin"
     assert call(proxy.url, "PUT", target, bearer(key), body=b"x" * size).status == 200
     fake.wait_for(lambda: any(asked.length == size for asked in fake.requests), "its last byte")
+
+
+@pytest.mark.slow
+def test_a_client_that_leaves_during_a_copy_holds_no_place(
+    stage: Stage, fake: Upstream, key: str
+) -> None:
+    """MLflow's client gives up after 120 s and tries again; a stalled object store would fill the
+    key's places, and refuse its REST calls, which MLflow serves."""
+    proxy = stage.proxy(MLFLOW_SERVER_URL=fake.url, MAX_IN_FLIGHT_PER_KEY=3)
+    fake.answers_by(lambda asked: Answer(silence()) if b"artifacts" in asked.target else OK)
+    put = request("PUT", f"{FILES}/artifacts/model.bin", bearer(key), body=b"x" * 100_000)
+    with ExitStack() as leaving:
+        for _ in range(3):
+            leaving.enter_context(Wire(proxy.url)).send(put)
+        fake.wait_for(lambda: [asked.end for asked in fake.requests] == ["whole"] * 3, "uploads")
+    assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 503
+    eventually(
+        lambda: call(proxy.url, "GET", SEARCH, bearer(key)).status == 200,
+        "a free place",
+        SURE + PATIENCE,
+    )
 
 
 @pytest.mark.slow
