@@ -163,3 +163,19 @@ def test_an_overloaded_mlflow_takes_no_instance_out_of_the_load_balancer(
     answer = call(proxy.url, "GET", "/ready")
     assert (answer.status, answer.json["missing"]) == (200, [])
     assert "experiments_api: MLflow is busy" in answer.json["degraded"][0]
+
+
+@pytest.mark.slow
+def test_nor_does_one_too_busy_for_health_before_it_counts_as_frozen(
+    stage: Stage, fake: Upstream, key: str
+) -> None:
+    """Its event loop is busy: it serves a request, and /health is late. So the circuit is patient,
+    and as patient is /ready."""
+    proxy = stage.proxy(MLFLOW_SERVER_URL=fake.url, HEALTH_TIMEOUT=SHORT, HEALTH_CACHE_TTL=0.1)
+    served = Answer(send(sized(b'{"experiments": []}', 200, ("Server", "uvicorn"))))
+    fake.answers_by(lambda asked: Answer(silence()) if asked.target == b"/health" else served)
+    assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 200
+    answer = call(proxy.url, "GET", "/ready")
+    assert (answer.status, answer.json["missing"]) == (200, [])
+    assert "connectivity: MLflow is busy" in answer.json["degraded"][0]
+    eventually(lambda: call(proxy.url, "GET", "/ready").status == 503, "the end of patience")
