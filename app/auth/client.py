@@ -259,7 +259,7 @@ class _Connection(Connection):
     reuse_for = math.inf  # urllib3 checks whether it is still open
     max_age = MAX_AGE
     counted = False
-    notes_timeouts = True  # so of two addresses, one that hangs is tried last
+    held = (ConnectionError, TimeoutError)  # so of two addresses, one that hangs is tried last
 
     def request(
         self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any

@@ -75,14 +75,14 @@ class Connection(HTTPConnection):
 
     #: Seconds for which an idle connection is reused; seconds of age after which it is not (its
     #: name may resolve to another address by then); seconds that one write may take, and one of an
-    #: upload, which may wait for the copies of others; whether the metrics count it; whether a read
-    #: timeout is held against its address. Set on a subclass.
+    #: upload, which may wait for the copies of others; whether the metrics count it; the errors
+    #: before a response that are held against its address. Set on a subclass.
     reuse_for = 4.0
     max_age = 60.0
     send_timeout = 30.0
     upload_timeout = 30.0
     counted = True
-    notes_timeouts = False
+    held: tuple[type[Exception], ...] = (ConnectionError,)
     _copy: Copy | None = None
     _write_timeout = 0.0
     _last_used = 0.0
@@ -217,6 +217,7 @@ class Connection(HTTPConnection):
                     raise
             except OSError:
                 self._stop_if_refused()  # MLflow may have sent the reason before it closed
+                FAILED.note(self._peer)
                 raise
 
     def _stop_if_refused(self) -> None:
@@ -265,7 +266,7 @@ class Connection(HTTPConnection):
             answer.close()
             if isinstance(why, TimeoutError) and why.errno == errno.ETIMEDOUT:
                 raise ConnectionAbortedError("the host no longer acknowledges data") from why
-            if isinstance(why, TimeoutError) and self.notes_timeouts:
+            if isinstance(why, self.held):
                 FAILED.note(self._peer)
             raise
         if self._copy is not None:

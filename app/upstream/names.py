@@ -140,15 +140,15 @@ class Names:
 
 
 class Failed:
-    """Socket addresses at which a connect or a probe recently failed, for one process. One that
-    swallows connects (an IPv6 route that leads nowhere, say) would cost each new connection
-    its share of the timeout; at one that hangs, requests would wait until they time out."""
+    """Socket addresses at which a connection recently failed, for one process. One that swallows
+    connects (an IPv6 route that leads nowhere, say) would cost each new connection its share of
+    the timeout; at one that hangs, requests would wait until they time out."""
 
     def __init__(self) -> None:
         self._until: dict[tuple[Any, ...], float] = {}
 
     def note(self, peer: tuple[Any, ...]) -> None:
-        """Record a failed connect, TLS included, or a failed probe."""
+        """Record a failure: of a connect, of the TLS handshake, or before a response."""
         if len(self._until) >= MOST_FAILED:
             self._until.clear()
         self._until[peer] = time.monotonic() + SHUN
