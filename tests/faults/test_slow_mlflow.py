@@ -15,7 +15,7 @@ from tests.drills.report import kept
 from tests.drills.stage import Stage
 from tests.upstreams import (
     OK,
-    PATIENCE,
+    WAIT_LIMIT,
     Answer,
     Received,
     Upstream,
@@ -127,7 +127,7 @@ def test_a_client_that_leaves_during_a_copy_holds_no_place(
     eventually(
         lambda: call(proxy.url, "GET", SEARCH, bearer(key)).status == 200,
         "a free place",
-        SURE + PATIENCE,
+        SURE + WAIT_LIMIT,
     )
 
 
@@ -178,4 +178,4 @@ def test_nor_does_one_too_busy_for_health_before_it_counts_as_frozen(
     answer = call(proxy.url, "GET", "/ready")
     assert (answer.status, answer.json["missing"]) == (200, [])
     assert "connectivity: MLflow is busy" in answer.json["degraded"][0]
-    eventually(lambda: call(proxy.url, "GET", "/ready").status == 503, "the end of patience")
+    eventually(lambda: call(proxy.url, "GET", "/ready").status == 503, "the end of timeout")
