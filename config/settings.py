@@ -95,7 +95,7 @@ class Settings:
     mlflow_artifact_copy_timeout: float = row("MLFLOW_ARTIFACT_COPY_TIMEOUT", parsers.seconds(0.1, 14_400), 900.0,
         group=MLFLOW,
         help="Time to the response head of an artifact's upload, download or deletion, and for a stalled "
-             "upload: MLflow may copy files first.")
+             "upload: MLflow may copy files first. By default at least MLFLOW_ARTIFACT_READ_TIMEOUT.")
     mlflow_gateway_read_timeout: float = row("MLFLOW_GATEWAY_READ_TIMEOUT", parsers.seconds(0.1, 14_400), 330.0,
         group=MLFLOW,
         help="The same as MLFLOW_READ_TIMEOUT for calls of MLflow's AI gateway. Above its own "
@@ -218,6 +218,8 @@ def load(environ: Mapping[str, str]) -> Settings:
     defaults = Settings(**values)
     half = max(1, defaults.max_forwarded // 2)  # or one key could take every place
     values.setdefault("max_in_flight_per_key", min(half, defaults.max_in_flight_per_key))
+    copy, read = defaults.mlflow_artifact_copy_timeout, defaults.mlflow_artifact_read_timeout
+    values.setdefault("mlflow_artifact_copy_timeout", max(copy, read))
     complaints += _contradictions(values)
     if complaints:
         raise BadSettings(complaints)

@@ -26,7 +26,8 @@ from app.observability.metrics import count_auth_answer
 from app.request.errors import AuthServiceUnavailable, RateLimited
 from app.request.principal import Principal
 from app.upstream.circuit import Circuit, Open
-from app.upstream.connection import TARGET, Connection
+from app.upstream.connection import Connection
+from app.upstream.request_head import TARGET
 
 #: The longest response that is read, in bytes; a real one has a few hundred.
 MAX_ANSWER = 64 * 1024
@@ -258,7 +259,7 @@ class _Connection(Connection):
     reuse_for = math.inf  # urllib3 checks whether it is still open
     max_age = MAX_AGE
     counted = False
-    notes_timeouts = True  # so of two addresses, one that hangs is tried last
+    held = (ConnectionError, TimeoutError)  # so of two addresses, one that hangs is tried last
 
     def request(
         self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any

@@ -23,6 +23,7 @@ from app.state.redis_link import RedisLink
 from app.upstream.answers import is_of_mlflow
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import HEALTH, ProbeResponse, Upstream
+from app.upstream.liveness import QUIET, WAIT_LIMIT
 from app.upstream.names import NAMES
 from config import Settings
 
@@ -44,10 +45,10 @@ CHECKS = (*MLFLOW_QUESTIONS, "redis", "auth_service", "circuit", "instance")
 #: Without these nothing can be served; the failure of any other makes the state "degraded".
 ESSENTIAL = ("connectivity", "experiments_api")
 
-#: A response to a caller this many seconds before a check still shows that MLflow is there. For
-#: /health only a response during the check counts: MLflow may have frozen since. Longer than the
-#: 30 s for which MLflow without a free database connection answers nobody: that is no reason to
-#: take all instances out of a load balancer.
+#: A response to a caller this many seconds before a check still shows that MLflow is there. Longer
+#: than the 30 s for which MLflow without a free database connection answers nobody: that is no
+#: reason to take all instances out of a load balancer. For /health it is the time after which the
+#: circuit opens: MLflow may have frozen since.
 SERVED = 45.0
 
 #: Added to the auth service's path: if that gets the same 404, the path itself is unknown.
@@ -80,6 +81,7 @@ class Checks:
         board: CircuitBoard,
     ) -> None:
         self._timeout = settings.health_timeout
+        self._frozen_after = QUIET + sum(WAIT_LIMIT) * settings.health_timeout
         self._has_key = bool(settings.mlflow_upstream_token or settings.mlflow_upstream_username)
         self._note = f" {fault('check.password')}" if settings.mlflow_upstream_username else ""
         #: Why the first request of this round got no response; each round has a thread.
@@ -116,7 +118,7 @@ class Checks:
         path = MLFLOW_QUESTIONS[name]
         if missing := getattr(self._round, "missing", None):
             return missing  # type: ignore[no-any-return]
-        served_since = time.monotonic() - (0 if path == HEALTH else SERVED)
+        served_since = time.monotonic() - (self._frozen_after if path == HEALTH else SERVED)
         try:
             response = self._send(path)
         except ProxyError as error:

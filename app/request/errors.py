@@ -188,8 +188,8 @@ class InternalError(ProxyError):
 
 
 class ClientGone(Exception):
-    """The client hung up, or sent something unreadable, before its request was complete. Not an
-    OSError, or urllib3 would blame MLflow."""
+    """The client hung up, or sent something unreadable, before its request was complete; or it left
+    before MLflow answered. Not an OSError, or urllib3 would blame MLflow."""
 
     outcome = "client_gone"
 

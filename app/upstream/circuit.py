@@ -22,16 +22,20 @@ log = logging.getLogger("hokusai.circuit")
 #: Seconds in Retry-After during a probe: it may take 2 s, and MLflow's client has seven retries.
 DURING_PROBE = 5
 
+#: The same after a probe whose connection broke: something in front of MLflow may accept for it
+#: while it starts.
+UNCLEAR = 10
+
 
 class DependencyFailed(Exception):
     """Raised inside pybreaker to report a failure; never seen outside."""
 
 
 class Open(Exception):
-    """The circuit is open; `retry_after` is in whole seconds until a probe may go, at least 1."""
+    """The circuit is open; `retry_after` is in whole seconds, at least 1."""
 
     def __init__(self, retry_after: int) -> None:
-        super().__init__(f"open; the next probe may go in {retry_after} s")
+        super().__init__(f"open; try again in {retry_after} s")
         self.retry_after = retry_after
 
 
@@ -150,7 +154,7 @@ class Circuit:
         finally:
             self._probe.release()
         if not result:
-            raise Open(self.seconds_to_probe())
+            raise Open(UNCLEAR if result is None else self.seconds_to_probe())
 
     def seconds_to_probe(self) -> int:
         """Whole seconds until an open circuit may be probed, at least 1."""

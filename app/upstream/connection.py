@@ -11,13 +11,14 @@ import http.client
 import re
 import socket
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from typing import Any, NamedTuple
 
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.wait import wait_for_read
 
 try:
     from fcntl import ioctl
@@ -26,17 +27,18 @@ except ImportError:  # not Unix: urllib3's own check is used
     ioctl = None  # type: ignore[assignment]
 
 from app.observability.metrics import count_connection
+from app.request.errors import ClientGone
 from app.upstream.handshake import HandshakeDeadline
 from app.upstream.names import FAILED, open_socket
+from app.upstream.request_head import request_head
 from app.upstream.response_head import UpstreamResponse
 
-#: Carries the request target to the connection unchanged. The pool would rewrite it (`%2f` becomes
-#: `%2F`), but the forwarded target must be the authorized one, byte for byte.
-TARGET = ":path"
+#: Carries a Copy, for a request that may make MLflow copy files.
+COPY = ":copy"
 
-#: Carries the read timeout for the response's body, in seconds between two pieces, if it differs
-#: from the one for the head.
-IDLE = ":idle"
+#: Seconds of a copy for which nobody looks whether the client has left: one that has closed only
+#: its sending side looks the same, and waits for its answer.
+SURE = 30.0
 
 #: Linux only; None elsewhere.
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)
@@ -50,17 +52,22 @@ BEYOND_WRITES = 5.0
 #: The first byte of TCP_INFO (linux/tcp.h, net/tcp_states.h): 1 is an established connection.
 ESTABLISHED = b"\x01"
 
-#: Seconds after which a blocked write is interrupted, to check for an early response.
+#: Seconds after which a blocked write is interrupted, to check for an early response, and between
+#: two looks whether the client has left.
 LOOK = 1.0
 
 #: Bytes of a response that are inspected while the request is still being sent.
 EARLY = 4096
 
-#: Methods for which a missing body needs no `Content-Length: 0` (RFC 9110 section 8.6).
-BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
-
-_NO_TARGET = re.compile(r"[^\x21-\x7e]")
 _REFUSAL = re.compile(rb"(?:^|\n)HTTP/1\.[01] [45]")
+
+
+class Copy(NamedTuple):
+    """How to wait for a copy: seconds between two pieces of the response's body, and whether the
+    client `has_left`."""
+
+    idle: float
+    has_left: Callable[[], bool]
 
 
 class Connection(HTTPConnection):
@@ -68,24 +75,22 @@ class Connection(HTTPConnection):
 
     #: Seconds for which an idle connection is reused; seconds of age after which it is not (its
     #: name may resolve to another address by then); seconds that one write may take, and one of an
-    #: upload, which may wait for the copies of others; whether the metrics count it; whether a read
-    #: timeout is held against its address. Set on a subclass.
+    #: upload, which may wait for the copies of others; whether the metrics count it; the errors
+    #: before a response that are held against its address. Set on a subclass.
     reuse_for = 4.0
     max_age = 60.0
     send_timeout = 30.0
     upload_timeout = 30.0
     counted = True
-    notes_timeouts = False
-    _idle_timeout: float | None = None
+    held: tuple[type[Exception], ...] = (ConnectionError,)
+    _copy: Copy | None = None
     _write_timeout = 0.0
-    _lost_after = 0
     _last_used = 0.0
-    _connected_at = 0.0
-    _refused = False
     _early = b""
     _method = ""
     _is_open = False
     _handshake: HandshakeDeadline | None = None
+    _peer: tuple[Any, ...] = ()
     _connecting: ExitStack
 
     @property
@@ -101,8 +106,7 @@ class Connection(HTTPConnection):
         return not any(ioctl(self.sock.fileno(), FIONREAD, bytes(4)))
 
     def _new_conn(self) -> socket.socket:
-        """Open the socket for urllib3's connect, whose version looks up the name without a
-        timeout."""
+        """Open the socket. urllib3's version looks up the name without a timeout."""
         timeout = float(self.timeout or 0)
         try:
             opened = open_socket(self._dns_host, self.port, timeout, self.socket_options or ())
@@ -110,6 +114,8 @@ class Connection(HTTPConnection):
             raise NameResolutionError(self.host, self, why) from why
         except TimeoutError as why:
             raise ConnectTimeoutError(self, f"no connection within {timeout:g} s") from why
+        with suppress(OSError):  # reset already
+            self._peer = opened.getpeername()
         if isinstance(self, HTTPSConnection):
             self._handshake = HandshakeDeadline(opened, opened.gettimeout() or timeout)
             self._connecting.enter_context(self._handshake)
@@ -118,11 +124,13 @@ class Connection(HTTPConnection):
     def connect(self) -> None:
         """Connect. The connect timeout ends here, or it would bound each write of an upload. Any
         error, TLS included, is a failed connect: nothing was sent."""
-        self._handshake = None
+        self._handshake, self._peer = None, ()
         with ExitStack() as self._connecting:
             try:
                 super().connect()
             except OSError as why:
+                if self._peer:
+                    FAILED.note(self._peer)
                 if self._handshake is None or not self._handshake.has_passed:
                     raise NewConnectionError(self, f"{type(why).__name__}: {why}") from why
             if self._handshake is not None and self._handshake.has_passed:
@@ -156,12 +164,12 @@ class Connection(HTTPConnection):
         if self.sock is not None and self._is_too_old():
             self.close()
         self._method, self._early = method, b""
-        self._idle_timeout = float(headers[IDLE]) if IDLE in headers else None
-        head = _head(method, headers, body is None, chunked)
+        self._copy = headers.get(COPY)
+        head = request_head(method, headers, body is None, chunked)
         if self.sock is None:
             self.connect()
         is_whole = body is None or isinstance(body, bytes)
-        self._limit_writes(is_upload=IDLE in headers and not is_whole)
+        self._limit_writes(is_upload=self._copy is not None and not is_whole)
         if is_whole:
             self._write(head + body if body else head)
             return
@@ -209,6 +217,7 @@ class Connection(HTTPConnection):
                     raise
             except OSError:
                 self._stop_if_refused()  # MLflow may have sent the reason before it closed
+                FAILED.note(self._peer)
                 raise
 
     def _stop_if_refused(self) -> None:
@@ -234,9 +243,11 @@ class Connection(HTTPConnection):
         """
         if self.sock is None:
             raise http.client.RemoteDisconnected("before the response")
+        timeout = float(self.timeout or 0)
+        if self._copy is not None and not self._early:
+            timeout = self._wait_for_copy(timeout, self._copy.has_left)
         if QUICKACK is not None:
             self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
-        timeout = float(self.timeout or 0)
         answer = UpstreamResponse(self.sock, self._method, timeout, self._early)
         try:
             answer.begin()
@@ -255,16 +266,25 @@ class Connection(HTTPConnection):
             answer.close()
             if isinstance(why, TimeoutError) and why.errno == errno.ETIMEDOUT:
                 raise ConnectionAbortedError("the host no longer acknowledges data") from why
-            if isinstance(why, TimeoutError) and self.notes_timeouts:
-                host, port, *rest = self.sock.getpeername()
-                FAILED.note((host, *rest), port)
+            if isinstance(why, self.held):
+                FAILED.note(self._peer)
             raise
-        if self._idle_timeout is not None:
-            self.sock.settimeout(self._idle_timeout)
+        if self._copy is not None:
+            self.sock.settimeout(self._copy.idle)
         if answer.will_close or self._refused:
             self.close()
         self._last_used = time.monotonic()
         return response
+
+    def _wait_for_copy(self, seconds: float, has_left: Callable[[], bool]) -> float:
+        """Wait for the response as long as the client does; return the seconds left. Each retry of
+        a client that gave up would hold one more place until MLflow's copy ends."""
+        deadline, pause = time.monotonic() + seconds, min(SURE, seconds)
+        while not wait_for_read(self.sock, pause) and time.monotonic() < deadline:
+            if has_left():
+                raise ClientGone("the client left while MLflow copied")
+            pause = LOOK
+        return max(0.001, deadline - time.monotonic())
 
 
 class ConnectionTLS(Connection, HTTPSConnection):
@@ -274,27 +294,7 @@ class ConnectionTLS(Connection, HTTPSConnection):
         if len(self._early) < EARLY:
             limit = self.sock.gettimeout()
             self.sock.settimeout(0)
-            try:
+            with suppress(OSError):  # no data yet, or the connection has ended
                 self._early += self.sock.recv(EARLY)
-            except OSError:  # no data yet, or the connection has ended
-                pass
-            finally:
-                self.sock.settimeout(limit)
+            self.sock.settimeout(limit)
         return self._early
-
-
-def _head(method: str, headers: Mapping[str, str], bodiless: bool, chunked: bool) -> bytes:
-    """Build the request line and fields. Without Accept-Encoding, ask for `identity`."""
-    target = headers[TARGET]
-    lines = [f"{method} {target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers.items() if name[0] != ":"]
-    if "Accept-Encoding" not in headers:
-        lines.append("Accept-Encoding: identity")
-    if chunked:
-        lines.append("Transfer-Encoding: chunked")
-    elif bodiless and method not in BODILESS:
-        lines.append("Content-Length: 0")
-    text, ends = "\r\n".join(lines), len(lines) - 1
-    if _NO_TARGET.search(target) or text.count("\n") != ends or text.count("\r") != ends:
-        raise ValueError("a line break, or a space in the target, would make it another request")
-    return text.encode("latin-1") + b"\r\n\r\n"

@@ -9,7 +9,7 @@ import base64
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import urllib3
@@ -28,10 +28,11 @@ from app.request.permit import Permit
 from app.request.route_table import Access, Route
 from app.upstream import answers
 from app.upstream import circuit as circuits
-from app.upstream.connection import IDLE, TARGET
+from app.upstream.connection import COPY, Copy
 from app.upstream.headers import upstream_headers
 from app.upstream.liveness import Liveness
 from app.upstream.pool import open_pool
+from app.upstream.request_head import TARGET
 from app.upstream.retries import Retries
 from app.upstream.streaming import Body, has_left
 from app.upstream.write_gate import EXPORT_TIMEOUT, WRITE_TIMEOUT, NotAdmitted, WriteGate, WriteSlot
@@ -209,11 +210,11 @@ class Upstream:
     def _once(self, permit: Permit, body: Body) -> tuple[urllib3.BaseHTTPResponse, bytes]:
         """Send once. Return the response, and the start of its body if that shows its meaning."""
         inbound = permit.inbound
-        headers = upstream_headers(permit, self._host, self._own)
+        headers: dict[str, Any] = upstream_headers(permit, self._host, self._own)
         target = f"{inbound.path}?{inbound.query}" if inbound.query else inbound.path
         timeout = self._timeout(permit.route)
         if permit.route and permit.route.copies:
-            headers[IDLE] = str(self._slow_timeout)
+            headers[COPY] = Copy(self._slow_timeout, lambda: has_left(inbound))
         with self.liveness.waiting():
             answer = self._send(inbound.method, target, headers, body, timeout, self._pool)
         try:

@@ -140,25 +140,30 @@ class Names:
 
 
 class Failed:
-    """Addresses and ports at which a connect or a probe recently failed, for one process. One
-    that swallows connects (an IPv6 route that leads nowhere, say) would cost each new connection
-    its share of the timeout; at one that hangs, requests would wait until they time out."""
+    """Socket addresses at which a connection recently failed, for one process. One that swallows
+    connects (an IPv6 route that leads nowhere, say) would cost each new connection its share of
+    the timeout; at one that hangs, requests would wait until they time out."""
 
     def __init__(self) -> None:
         self._until: dict[tuple[Any, ...], float] = {}
 
-    def note(self, address: tuple[Any, ...], port: int) -> None:
-        """Record a failed connect or probe."""
+    def note(self, peer: tuple[Any, ...]) -> None:
+        """Record a failure: of a connect, of the TLS handshake, or before a response."""
         if len(self._until) >= MOST_FAILED:
             self._until.clear()
-        self._until[(*address, port)] = time.monotonic() + SHUN
+        self._until[peer] = time.monotonic() + SHUN
 
     def last(self, found: list[Address], port: int) -> list[Address]:
         """Move the addresses that recently failed to the end; keep the order otherwise."""
         if not self._until or len(found) < 2:
             return found
         now = time.monotonic()
-        return sorted(found, key=lambda at: self._until.get((*at[1], port), 0.0) > now)
+        return sorted(found, key=lambda at: self._until.get(_peer(at[1], port), 0.0) > now)
+
+
+def _peer(address: tuple[Any, ...], port: int) -> tuple[Any, ...]:
+    """Return the socket address as getpeername gives it."""
+    return (address[0], port, *address[1:])
 
 
 def _failed(why: str) -> LookupFailed:
@@ -216,12 +221,13 @@ def open_socket(
     found = FAILED.last(NAMES.addresses(host.strip("[]"), timeout), port)
     error: OSError = OSError("the look-up returned no address")
     for number, (family, address) in enumerate(found):
+        peer = _peer(address, port)
         left = max(LEAST, deadline - time.monotonic())
         try:
-            opened = _connected(family, address, port, left / (len(found) - number), options)
+            opened = _connected(family, peer, left / (len(found) - number), options)
         except OSError as why:
             error = why
-            FAILED.note(address, port)
+            FAILED.note(peer)
         else:
             opened.settimeout(max(LEAST, deadline - time.monotonic()))
             return opened
@@ -230,8 +236,7 @@ def open_socket(
 
 def _connected(
     family: int,
-    address: tuple[Any, ...],
-    port: int,
+    peer: tuple[Any, ...],
     timeout: float,
     options: Iterable[tuple[int, int, int | bytes]],
 ) -> socket.socket:
@@ -240,7 +245,7 @@ def _connected(
         for option in options:
             opened.setsockopt(*option)
         opened.settimeout(timeout)
-        opened.connect((address[0], port, *address[1:]))
+        opened.connect(peer)
     except BaseException:
         opened.close()
         raise

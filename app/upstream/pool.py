@@ -38,7 +38,7 @@ def open_pool(settings: Settings, size: int, probes: bool = False) -> urllib3.HT
         "max_age": settings.mlflow_connection_max_age,
         "send_timeout": settings.mlflow_artifact_read_timeout,
         "upload_timeout": settings.mlflow_artifact_copy_timeout,
-        "notes_timeouts": probes,
+        "held": (ConnectionError, TimeoutError) if probes else (ConnectionError,),
     }
     base = ConnectionTLS if is_tls else Connection
     pool.ConnectionCls = type(base.__name__, (base,), limits)

@@ -405,3 +405,18 @@ def test_one_key_takes_every_place_only_where_that_is_said(
     given: dict[str, str], per_key: int
 ) -> None:
     assert load(given).max_in_flight_per_key == per_key
+
+
+@pytest.mark.parametrize(
+    ("given", "copy"),
+    [
+        ({}, 900.0),
+        ({"MLFLOW_ARTIFACT_READ_TIMEOUT": "3600"}, 3600.0),
+        ({"MLFLOW_ARTIFACT_READ_TIMEOUT": "3600", "MLFLOW_ARTIFACT_COPY_TIMEOUT": "60"}, 60.0),
+    ],
+)
+def test_a_longer_timeout_of_artifacts_covers_their_copies_too(
+    given: dict[str, str], copy: float
+) -> None:
+    """It was the only one before copies had their own."""
+    assert load(given).mlflow_artifact_copy_timeout == copy

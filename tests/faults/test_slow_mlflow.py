@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from app.upstream.connection import BEYOND_WRITES
+from app.upstream.connection import BEYOND_WRITES, SURE
 from devstack.mlflow import MLflow
 from tests.drills import slow
 from tests.drills.report import kept
 from tests.drills.stage import Stage
 from tests.upstreams import (
     OK,
+    WAIT_LIMIT,
     Answer,
     Received,
     Upstream,
@@ -23,7 +25,7 @@ from tests.upstreams import (
     silence,
     sized,
 )
-from tests.wire import bearer, call
+from tests.wire import Wire, bearer, call, request
 
 FILES = "/api/mlflow/api/2.0/mlflow-artifacts"
 SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
@@ -109,6 +111,27 @@ def test_an_upload_may_wait_for_the_copies_of_others(
 
 
 @pytest.mark.slow
+def test_a_client_that_leaves_during_a_copy_holds_no_place(
+    stage: Stage, fake: Upstream, key: str
+) -> None:
+    """MLflow's client gives up after 120 s and tries again; a stalled object store would fill the
+    key's places, and refuse its REST calls, which MLflow serves."""
+    proxy = stage.proxy(MLFLOW_SERVER_URL=fake.url, MAX_IN_FLIGHT_PER_KEY=3)
+    fake.answers_by(lambda asked: Answer(silence()) if b"artifacts" in asked.target else OK)
+    put = request("PUT", f"{FILES}/artifacts/model.bin", bearer(key), body=b"x" * 100_000)
+    with ExitStack() as leaving:
+        for _ in range(3):
+            leaving.enter_context(Wire(proxy.url)).send(put)
+        fake.wait_for(lambda: [asked.end for asked in fake.requests] == ["whole"] * 3, "uploads")
+    assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 503
+    eventually(
+        lambda: call(proxy.url, "GET", SEARCH, bearer(key)).status == 200,
+        "a free place",
+        SURE + WAIT_LIMIT,
+    )
+
+
+@pytest.mark.slow
 def test_a_copy_that_is_too_slow_is_504_and_closes_mlflow_for_nobody(
     stage: Stage, fake: Upstream, key: str
 ) -> None:
@@ -140,3 +163,19 @@ def test_an_overloaded_mlflow_takes_no_instance_out_of_the_load_balancer(
     answer = call(proxy.url, "GET", "/ready")
     assert (answer.status, answer.json["missing"]) == (200, [])
     assert "experiments_api: MLflow is busy" in answer.json["degraded"][0]
+
+
+@pytest.mark.slow
+def test_nor_does_one_too_busy_for_health_before_it_counts_as_frozen(
+    stage: Stage, fake: Upstream, key: str
+) -> None:
+    """Its event loop is busy: it serves a request, and /health is late. So the circuit is patient,
+    and as patient is /ready."""
+    proxy = stage.proxy(MLFLOW_SERVER_URL=fake.url, HEALTH_TIMEOUT=SHORT, HEALTH_CACHE_TTL=0.1)
+    served = Answer(send(sized(b'{"experiments": []}', 200, ("Server", "uvicorn"))))
+    fake.answers_by(lambda asked: Answer(silence()) if asked.target == b"/health" else served)
+    assert call(proxy.url, "GET", SEARCH, bearer(key)).status == 200
+    answer = call(proxy.url, "GET", "/ready")
+    assert (answer.status, answer.json["missing"]) == (200, [])
+    assert "connectivity: MLflow is busy" in answer.json["degraded"][0]
+    eventually(lambda: call(proxy.url, "GET", "/ready").status == 503, "the end of timeout")

@@ -632,15 +632,26 @@ def test_another_authority_or_another_name_is_not(
     assert "certificate verify failed" in str(refused.value.__context__)
 
 
-def test_of_two_addresses_the_one_that_hangs_is_tried_last(
-    server: Upstream, make_client: Callable[..., AuthService], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("closes", [False, True])
+def test_of_two_addresses_the_one_without_an_answer_is_tried_last(
+    certificates: Path,
+    make_client: Callable[..., AuthService],
+    monkeypatch: pytest.MonkeyPatch,
+    tls: bool,
+    closes: bool,
 ) -> None:
-    """Two auth services under one name: the first accepts connections, and never answers."""
+    """Two auth services under one name: the first accepts connections, and never answers, or
+    closes them."""
     both = [(socket.AF_INET, ("127.0.0.2",)), (socket.AF_INET, ("127.0.0.1",))]
     monkeypatch.setattr(NAMES, "addresses", lambda host, timeout: both)
-    server.answers(says(YES))
-    with socket.create_server(("127.0.0.2", server.port)):
-        client = make_client(f"http://two.test:{server.port}", timeout=1.0)
-        with pytest.raises(AuthServiceUnavailable):
-            client.validate(KEY, IP)
-        assert client.validate(KEY, IP)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    with over_tls(certificates, "127.0.0.1") if tls else Upstream() as server:
+        server.answers(says(YES))
+        with socket.create_server(("127.0.0.2", server.port)) as other:
+            if closes:
+                threading.Thread(target=lambda: other.accept()[0].close()).start()
+            client = make_client(server.url.replace("127.0.0.1", "localhost"), timeout=1.0)
+            with pytest.raises(AuthServiceUnavailable):
+                client.validate(KEY, IP)
+            assert client.validate(KEY, IP)

@@ -237,11 +237,11 @@ def test_addresses_that_failed_come_behind_the_others_for_a_while() -> None:
     failed = Failed()
     found: list[Address] = [LOOPBACK, (socket.AF_INET, ("127.0.0.2",))]
     assert failed.last(found, 5000) == found
-    failed.note(("127.0.0.1",), 5000)
+    failed.note(("127.0.0.1", 5000))
     assert failed.last(found, 5000) == found[::-1]
     assert failed.last(found, 5001) == found, "another port of it"
     assert failed.last([LOOPBACK], 5000) == [LOOPBACK], "there is no other one"
-    failed.note(("127.0.0.2",), 5000)
+    failed.note(("127.0.0.2", 5000))
     assert failed.last(found, 5000) == found
 
 
