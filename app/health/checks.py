@@ -23,7 +23,7 @@ from app.state.redis_link import RedisLink
 from app.upstream.answers import is_of_mlflow
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import HEALTH, ProbeResponse, Upstream
-from app.upstream.liveness import QUIET, WAIT_LIMIT
+from app.upstream.liveness import QUIET, PROBES
 from app.upstream.names import NAMES
 from config import Settings
 
@@ -81,7 +81,7 @@ class Checks:
         board: CircuitBoard,
     ) -> None:
         self._timeout = settings.health_timeout
-        self._frozen_after = QUIET + sum(WAIT_LIMIT) * settings.health_timeout
+        self._frozen_after = QUIET + sum(PROBES) * settings.health_timeout
         self._has_key = bool(settings.mlflow_upstream_token or settings.mlflow_upstream_username)
         self._note = f" {fault('check.password')}" if settings.mlflow_upstream_username else ""
         #: Why the first request of this round got no response; each round has a thread.
