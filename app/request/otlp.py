@@ -12,6 +12,9 @@ from app.request.inbound import PREFIXES
 
 PATHS = frozenset(f"{prefix}/v1/traces" for prefix in PREFIXES)
 
+#: The User-Agent prefix of MLflow's own client.
+MLFLOWS = "mlflow-python-client"
+
 #: The longest Retry-After, in seconds: exporters give up when it exceeds what is left of 10 s.
 LONGEST_WAIT = 2
 
@@ -37,7 +40,7 @@ def as_exporters_read_it(response: Response, path: str, content_type: str, agent
 
     `response` is a JSON error of the proxy; the other arguments describe the request.
     """
-    if path not in PATHS or agent.startswith("mlflow-python-client"):
+    if path not in PATHS or agent.startswith(MLFLOWS):
         return response
     if response.status_code == 503:
         wait = int(response.headers.get("Retry-After", LONGEST_WAIT))

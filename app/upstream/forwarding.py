@@ -24,6 +24,7 @@ from app.request.errors import (
     UpstreamUnreachable,
 )
 from app.request.inbound import HOP
+from app.request.otlp import MLFLOWS
 from app.request.permit import Permit
 from app.request.route_table import Access, Route
 from app.upstream import answers
@@ -44,7 +45,7 @@ FAILURES = (UpstreamUnreachable,)
 #: Route kinds that MLflow serves without its stores.
 NO_API = frozenset(("server", "ui"))
 
-#: Operation of trace exporters, which time out sooner than MLflow's clients.
+#: Operation of trace exporters, which time out sooner than MLflow's own client.
 EXPORT = "ExportTraces"
 
 #: MLflow's /health needs neither a thread nor the database: it responds while requests wait.
@@ -152,7 +153,9 @@ class Upstream:
         route = permit.route
         if route is None or not _takes_turn(route):
             return nullcontext()
-        patience = EXPORT_PATIENCE if route.operation == EXPORT else PATIENCE
+        agent = permit.inbound.environ.get("HTTP_USER_AGENT", "")
+        is_exporters = route.operation == EXPORT and not agent.startswith(MLFLOWS)
+        patience = EXPORT_PATIENCE if is_exporters else PATIENCE
         return self._writes.turn(permit.principal.key_id, patience)
 
     def _with_retries(
