@@ -234,9 +234,9 @@ def _client_has(copy: Copy) -> bool:
 
 
 def _weaken(response: Response) -> None:
-    etag, _ = response.get_etag()
-    if etag:
-        response.set_etag(etag, weak=True)
+    etag = response.headers.get("ETag", "")  # maybe malformed, which set_etag refuses
+    if etag and not etag.startswith("W/"):
+        response.headers["ETag"] = f"W/{etag}"
 
 
 def _varying(response: Response) -> Response:

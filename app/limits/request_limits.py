@@ -23,6 +23,7 @@ from flask_limiter import Limiter
 from limits import RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.limits import RateLimitItem
 
+from app.limits.in_flight import RETRY_AFTER
 from app.observability.metrics import count_fallback, count_limit
 from app.request.addresses import network
 from app.request.credentials import Counted
@@ -125,8 +126,8 @@ class Limits:
         if not places.acquire(timeout=GUESS_PATIENCE):
             raise Overloaded(
                 f"Too many new keys from your address ({client_ip}) are waiting for validation. "
-                "Repeat the request in 1 s.",
-                1,
+                f"Repeat the request in {RETRY_AFTER} s.",
+                RETRY_AFTER,
             )
         try:
             self.check_failures(client_ip)  # again: others may have failed during the wait

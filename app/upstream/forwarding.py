@@ -24,6 +24,7 @@ from app.request.errors import (
     UpstreamUnreachable,
 )
 from app.request.inbound import HOP
+from app.request.otlp import MLFLOWS
 from app.request.permit import Permit
 from app.request.route_table import Access, Route
 from app.upstream import answers
@@ -45,7 +46,7 @@ FAILURES = (UpstreamUnreachable,)
 #: Route kinds that MLflow serves without its stores.
 NO_API = frozenset(("server", "ui"))
 
-#: Operation of trace exporters, which time out sooner than MLflow's clients.
+#: Operation of trace exporters, which time out sooner than MLflow's own client.
 EXPORT = "ExportTraces"
 
 #: MLflow's /health needs neither a thread nor the database: it responds while requests wait.
@@ -155,7 +156,9 @@ class Upstream:
         route = permit.route
         if route is None or not _takes_slot(route):
             return nullcontext()
-        timeout = EXPORT_TIMEOUT if route.operation == EXPORT else WRITE_TIMEOUT
+        agent = permit.inbound.environ.get("HTTP_USER_AGENT", "")
+        is_exporters = route.operation == EXPORT and not agent.startswith(MLFLOWS)
+        timeout = EXPORT_TIMEOUT if is_exporters else WRITE_TIMEOUT
         return self._writes.slot(permit.principal.key_id, timeout)
 
     def _with_retries(

@@ -15,6 +15,7 @@ from limits import RateLimitItemPerHour, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
+from app.limits import request_limits
 from app.limits.in_flight import InFlight
 from app.limits.request_limits import Limits, shared_limiter
 from app.request.errors import Overloaded, RateLimited
@@ -67,6 +68,17 @@ def limits(request: pytest.FixtureRequest, make_limits: MakeLimits, redis_url: s
 def asking(limit: int | None, key_id: str | None = None) -> Permit:
     """A request with a key of this limit; a new key unless it is named."""
     return permit(who=principal(limit_per_hour=limit, key_id=key_id or uuid.uuid4().hex))
+
+
+def test_too_many_new_keys_of_an_address_may_be_repeated_for_a_minute(
+    limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's client tries seven times more, after Retry-After each."""
+    monkeypatch.setattr(request_limits, "GUESS_PATIENCE", 0.01)
+    address = f"2001:db8:{uuid.uuid4().hex[:4]}::1"
+    with limits.guess(address), pytest.raises(Overloaded) as told, limits.guess(address):
+        pass
+    assert told.value.headers["Retry-After"] == "5"
 
 
 def granted(limits: Limits, asked: Permit, times: int) -> int:
