@@ -23,7 +23,7 @@ from app.state.redis_link import RedisLink
 from app.upstream.answers import is_of_mlflow
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import HEALTH, ProbeResponse, Upstream
-from app.upstream.liveness import QUIET, PROBES
+from app.upstream.liveness import PROBES, QUIET
 from app.upstream.names import NAMES
 from config import Settings
 
