@@ -1,8 +1,7 @@
 """Errors on `/v1/traces` in the format that OTLP exporters read: google.rpc.Status.
 
 The format follows the request's Content-Type (https://opentelemetry.io/docs/specs/otlp/#failures).
-MLflow's own SDK sends protobuf there too, but reads only MLflow's JSON, so it gets that. It repeats
-seven times, however long the Retry-After, so a short one would make it give up in an outage.
+MLflow's own SDK sends protobuf there too, but reads only MLflow's JSON, so it gets that.
 """
 
 import orjson
@@ -40,11 +39,13 @@ def as_exporters_read_it(response: Response, path: str, content_type: str, agent
 
     `response` is a JSON error of the proxy; the other arguments describe the request.
     """
-    if path not in PATHS or agent.startswith(MLFLOWS):
+    if path not in PATHS:
         return response
     if response.status_code == 503:
         wait = int(response.headers.get("Retry-After", LONGEST_WAIT))
         response.headers["Retry-After"] = str(min(wait, LONGEST_WAIT))
+    if agent.startswith(MLFLOWS):
+        return response
     error = orjson.loads(response.get_data())
     code = CODES.get(response.status_code, INTERNAL)
     sent = content_type.partition(";")[0].strip().lower()

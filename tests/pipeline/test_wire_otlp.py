@@ -72,17 +72,6 @@ def test_mlflows_own_client_gets_mlflows_form(front: Proxy) -> None:
     assert answer.error == (401, "UNAUTHENTICATED")
 
 
-def test_mlflows_own_client_waits_as_long_as_elsewhere(cut_off: Proxy, key: str) -> None:
-    """It repeats seven times, after Retry-After each; spans that it gives up are lost."""
-    agent = "User-Agent: mlflow-python-client/3.17.2"
-    call(cut_off.url, "GET", "/api/mlflow/version", bearer(key))  # opens the circuit
-
-    answer = call(cut_off.url, "POST", TRACES, bearer(key), PROTOBUF, agent, body=b"x")
-
-    assert answer.error == (503, "TEMPORARILY_UNAVAILABLE")
-    assert int(answer.one("Retry-After") or 0) > 20
-
-
 @pytest.mark.slow
 def test_an_exporter_loses_no_batch_to_a_circuit_that_closes_again(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
