@@ -42,9 +42,6 @@ from app.upstream.streaming import body_length, response_body
 log = logging.getLogger("hokusai.proxy")
 access_log = logging.getLogger("hokusai.access")
 
-#: The User-Agent prefix of MLflow's client for Java.
-JAVA_CLIENT = "mlflow-java-client"
-
 
 def respond(
     upstream: urllib3.BaseHTTPResponse, permit: Permit, upstream_url: str, leave: Callable[[], None]
@@ -114,20 +111,18 @@ def error_json(error: ProxyError) -> Response:
     """Render an error in the JSON that MLflow's client understands.
 
     MLflow's client (3.18 and later) retries most of its writing POSTs on 429 only. So such a call
-    gets 429 if nothing was done. MLflow's Java client does not: each 429 takes one of its two
-    connections, so it would wait for ever at the third.
+    gets 429 if nothing was done.
     """
     request_id = g.record.request_id
-    agent = request.headers.get("User-Agent", "")
     nothing_done = isinstance(error, NotForwarded | UpstreamOverloaded)
-    takes_429 = error.wants_429 and not agent.startswith(JAVA_CLIENT)
-    status = 429 if takes_429 and nothing_done else error.status
+    status = 429 if error.wants_429 and nothing_done else error.status
     # The id is in the message too: MLflow's client shows only the message.
     message = f"{error.message} (request id {request_id})"
     content = {"error_code": error.code, "message": message, "request_id": request_id}
     response = Response(orjson.dumps(content), status=status, content_type="application/json")
     response.headers.extend(error.headers)
     response.headers["Cache-Control"] = "no-store"
+    agent = request.headers.get("User-Agent", "")
     content_type = request.headers.get("Content-Type", "")
     return as_exporters_read_it(response, request.path, content_type, agent)
 

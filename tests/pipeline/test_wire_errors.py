@@ -192,21 +192,6 @@ def test_an_artifact_is_waited_for_longer(hasty: Proxy, upstream: Upstream, key:
 # --- the circuit ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("agent", "status"),
-    [("mlflow-python-client/3.18.0", 429), ("curl/8.5.0", 429), ("mlflow-java-client/3.17.2", 503)],
-)
-def test_a_create_that_is_not_tried_is_429_except_for_java(
-    start_front: Callable[..., Proxy], key: str, agent: str, status: int
-) -> None:
-    """MLflow's Java client repeats after 429 without reading it, and has two connections."""
-    with refused_port() as port:
-        front = start_front(MLFLOW_SERVER_URL=f"http://127.0.0.1:{port}", CIRCUIT_FAIL_MAX=1)
-        call(front.url, "GET", SEARCH, bearer(key))
-        answer = call(front.url, "POST", CREATE, bearer(key), f"User-Agent: {agent}")
-    assert answer.error == (status, "TEMPORARILY_UNAVAILABLE")
-
-
 @pytest.mark.slow
 def test_the_circuit_opens_lets_one_probe_go_and_closes(
     start_front: Callable[..., Proxy], upstream: Upstream, key: str
