@@ -234,10 +234,10 @@ def _authenticator(
     """Build the authenticator. Requests wait for a call in progress longer than AUTH_TIMEOUT."""
     return Authenticator(
         cache=cache,
-        flights=SingleFlight(_in_folder(settings, "turns")),
+        flights=SingleFlight(_in_folder(settings, "locks")),
         service=auth_service,
         issuer=settings.key_issuer,
-        patience=2 * settings.auth_timeout,
+        timeout=2 * settings.auth_timeout,
         retry_interval=settings.auth_retry_interval,
         failures=limits,
         sessions=sessions.principal,

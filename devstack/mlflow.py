@@ -18,7 +18,7 @@ class MLflow(Server):
     """`mlflow server`, by default as small as it can be; without `options` as users run it."""
 
     name = "mlflow"
-    patience = 180.0  # 8 s; far longer on a busy machine that reads its files for the first time
+    timeout = 180.0  # 8 s; far longer on a busy machine that reads its files for the first time
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ class Nginx(Server):
     """nginx before two groups of proxies, blue and green; both serve until one is taken out."""
 
     name = "nginx"
-    patience = 10.0
+    timeout = 10.0
 
     def __init__(self, folder: Path, proxies: Mapping[str, Sequence[str]]) -> None:
         """`proxies` are the addresses (host:port) of each group. Raises NginxMissing."""

@@ -12,7 +12,7 @@ class Redis(Server):
     """A Redis that forgets everything when it stops."""
 
     name = "redis"
-    patience = 10.0
+    timeout = 10.0
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()

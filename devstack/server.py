@@ -36,7 +36,7 @@ class Server:
     """
 
     name = "server"
-    patience = 30.0  # seconds to become ready
+    timeout = 30.0  # seconds to become ready
     in_repository = False  # where it runs: at the repository's top, or in its folder
     url = ""
 
@@ -96,8 +96,8 @@ class Server:
             raise self.failure(f"ended with status {self.exit_status()}")
         if self.is_ready():
             return True
-        if self.age > self.patience:
-            raise self.failure(f"was not ready after {self.patience:.0f} s")
+        if self.age > self.timeout:
+            raise self.failure(f"was not ready after {self.timeout:.0f} s")
         return False
 
     def wait_until_ready(self) -> None:

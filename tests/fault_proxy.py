@@ -23,7 +23,7 @@ from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
 from devstack.ports import HOST, free_port
-from tests.upstreams import PATIENCE, PIECE, reset_on_close
+from tests.upstreams import PIECE, WAIT_LIMIT, reset_on_close
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class FaultProxy:
     # --- in the loop's thread ------------------------------------------------------------------
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_LIMIT)
 
     async def _set(self, **switches: Any) -> None:
         for name, value in switches.items():

@@ -13,7 +13,7 @@ import pytest
 from xdist.remote import Producer
 
 from tests.parallel import Room, TimedApart, list_timed_tests, slow_files_first
-from tests.upstreams import PATIENCE
+from tests.upstreams import WAIT_LIMIT
 
 
 def item(file: str, name: str, *marks: str) -> Any:
@@ -71,7 +71,7 @@ def test_several_are_in_the_room_at_the_same_time(enter: Any) -> None:
 
     def stay(_: int) -> None:
         with enter(alone=False):
-            everybody.wait(PATIENCE)
+            everybody.wait(WAIT_LIMIT)
 
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(stay, range(3)))
@@ -90,7 +90,7 @@ def test_one_inside_may_be_alone_for_a_while(tmp_path: Path, enter: Any) -> None
             later = threads.submit(come_later)
             time.sleep(0.2)
             happened.append("alone")
-        later.result(PATIENCE)
+        later.result(WAIT_LIMIT)
     room.close()
     assert happened == ["alone", "later"]
 
@@ -115,6 +115,6 @@ def test_who_is_alone_waits_for_the_others_and_keeps_new_ones_out(enter: Any) ->
             second = threads.submit(come_later)
             time.sleep(0.2)
             happened.append("left")
-        first.result(PATIENCE)
-        second.result(PATIENCE)
+        first.result(WAIT_LIMIT)
+        second.result(WAIT_LIMIT)
     assert happened == ["left", "alone", "alone no more", "later"]

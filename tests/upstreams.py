@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 #: Seconds until something that should have happened is given up.
-PATIENCE = 20.0
+WAIT_LIMIT = 20.0
 
 #: Bytes of a body that are kept; all of them are counted and hashed.
 KEPT = 4 * 1024 * 1024
@@ -128,7 +128,7 @@ def until(event: threading.Event) -> Step:
     """Goes on when the test says so."""
 
     def step(exchange: Exchange) -> None:
-        assert event.wait(PATIENCE), "nobody set the event"
+        assert event.wait(WAIT_LIMIT), "nobody set the event"
 
     return step
 
@@ -266,7 +266,7 @@ class Upstream:
         socket.create_connection(self._listener.getsockname()).close()  # wakes the accept
         self.drop_connections()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(WAIT_LIMIT)
         self._listener.close()
 
     def answers(self, *answers: Answer) -> None:
@@ -295,7 +295,7 @@ class Upstream:
     def wait_for(self, condition: Callable[[], bool], what: str = "what was waited for") -> None:
         """Returns when the condition holds; it is asked whenever something happened here."""
         with self._changed:
-            assert self._changed.wait_for(condition, PATIENCE), f"{what} did not happen"
+            assert self._changed.wait_for(condition, WAIT_LIMIT), f"{what} did not happen"
 
     def _spawn(self, target: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
@@ -422,10 +422,10 @@ def refused_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+def eventually(condition: Callable[[], object], what: str, timeout: float = WAIT_LIMIT) -> None:
     """Returns when the condition holds; for what happens in other processes, where it can only be
     looked at again and again."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.01)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from tests.upstreams import PATIENCE, reset_on_close
+from tests.upstreams import WAIT_LIMIT, reset_on_close
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Wire:
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(PATIENCE)
+        self.socket.settimeout(WAIT_LIMIT)
         try:
             self.socket.connect((address.hostname, address.port))
         except OSError:

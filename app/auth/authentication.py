@@ -63,13 +63,13 @@ class Authenticator:
         flights: SingleFlight,
         service: AuthService,
         issuer: str,
-        patience: float,
+        timeout: float,
         retry_interval: float,
         failures: FailureLimit,
         sessions: Callable[[Sequence[str], str], Principal] | None = None,
         most_waiting: int = 1000,
     ) -> None:
-        """`patience`: seconds to wait for another request's validation of the same key. It must
+        """`timeout`: seconds to wait for another request's validation of the same key. It must
         exceed the auth service's timeout, or both requests would call. `sessions` maps browser
         session tokens and the client's address to the principal of the first valid session; raises
         Unauthenticated or AuthServiceUnavailable. `most_waiting` bounds the requests that wait for
@@ -79,7 +79,7 @@ class Authenticator:
         self._flights = flights
         self._service = service
         self._issuer = issuer
-        self._patience = patience
+        self._timeout = timeout
         self._retry_interval = retry_interval
         self._sessions = sessions
         self._failures = failures
@@ -133,7 +133,7 @@ class Authenticator:
             return self._stale_or_raise(digest, None)
         self._waiting += 1
         try:
-            with self._flights.turn(digest, self._patience):
+            with self._flights.lock(digest, self._timeout):
                 return self._ask_once(digest, credentials, client_ip)
         finally:
             self._waiting -= 1
@@ -178,7 +178,7 @@ class Authenticator:
         was_good: Callable[[], bool],
     ) -> tuple[Decision, str]:
         """Call the auth service; fall back to a stale decision if it is unavailable."""
-        self._cache.unanswered.extend(digest, self._patience)
+        self._cache.unanswered.extend(digest, self._timeout)
         try:
             asked_at = time.time()
             answer = self._service.validate(credentials.key, client_ip, was_good)

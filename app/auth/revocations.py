@@ -11,7 +11,7 @@ from typing import Any
 
 from app.auth.revocation_marks import RevocationMarks
 from app.observability.metrics import show_listener
-from app.state.redis_faults import FAILURES, is_refusal, said
+from app.state.redis_faults import FAILURES, is_refusal, message_of
 from app.state.redis_link import RedisLink
 from app.state.redis_rights import CHANNEL
 
@@ -27,7 +27,7 @@ MAX_AGE = 60.0
 SAID_AFTER = 10.0
 
 #: Timeout in seconds of an announcement's wait for this process's own subscription.
-PATIENCE = 2.0
+SUBSCRIBE_TIMEOUT = 2.0
 
 log = logging.getLogger("hokusai.revocations")
 
@@ -54,7 +54,7 @@ class Revocations:
         if self._link.client is None:
             show_listener("off")
             return
-        show_listener("away")
+        show_listener("unavailable")
         threading.Thread(target=self._run, name="revocations", daemon=True).start()
 
     def announce(self, key_id: str) -> int:
@@ -67,11 +67,11 @@ class Revocations:
                 "REDIS_URL is memory://, so a command cannot reach the proxy's memory; restart the "
                 "proxy instead."
             )
-        self._is_settled.wait(PATIENCE)
+        self._is_settled.wait(SUBSCRIBE_TIMEOUT)
         if not self._is_settled.is_set():
             why = self._failure or TimeoutError("no response in time")
             raise NotAnnounced(
-                f"Redis cannot be reached ({said(why)}); repeat the command."
+                f"Redis cannot be reached ({message_of(why)}); repeat the command."
             ) from why
         return self._announce(key_id)
 
@@ -82,11 +82,12 @@ class Revocations:
         try:
             listeners = int(self._link.client.publish(CHANNEL, key_id))
         except FAILURES as why:
-            raise NotAnnounced(f"Publishing failed (Redis error: {said(why)}); {mark}.") from why
+            failure = f"Publishing failed (Redis error: {message_of(why)})"
+            raise NotAnnounced(f"{failure}; {mark}.") from why
         if self._failure is not None:
             raise NotAnnounced(
-                f"This user may not subscribe to {CHANNEL} (Redis error: {said(self._failure)}), "
-                "so proxies with this user receive nothing. Others that received it: "
+                f"This user may not subscribe to {CHANNEL} (Redis error: "
+                f"{message_of(self._failure)}), so proxies with this user receive nothing. Others that received it: "
                 f"{listeners}; {mark}."
             ) from self._failure
         others = max(0, listeners - 1)  # Redis may not count this one, in a failover
@@ -118,7 +119,7 @@ class Revocations:
         self._lost_at, self._is_said = math.inf, False
         self.listening.set()
         self._is_settled.set()
-        show_listener("hearing")
+        show_listener("subscribed")
         self._link.watch()
 
     def _note_end(self, why: BaseException) -> None:
@@ -128,10 +129,10 @@ class Revocations:
             self._lost_at = now
         self.listening.clear()
         self._failure, self._link.subscription = why, why if refused else None
-        show_listener("refused" if refused else "away")
+        show_listener("refused" if refused else "unavailable")
         if not self._is_said and (refused or now - self._lost_at > SAID_AFTER):
             self._is_said = True
-            log.warning("revocations are not received: %s", said(why))
+            log.warning("revocations are not received: %s", message_of(why))
         if refused:
             self._is_settled.set()
             self._link.watch()

@@ -23,38 +23,38 @@ class SingleFlight:
 
     def __init__(self, lock_file: Path | None) -> None:
         """`lock_file` is shared by the instance's workers; None with a single process."""
-        self._turns: dict[str, tuple[threading.Lock, int]] = {}
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}
         self._guard = threading.Lock()
         self._path = lock_file
         self._file: _LockFile | None = None
 
     @contextlib.contextmanager
-    def turn(self, subject: str, timeout: float) -> Iterator[None]:
+    def lock(self, subject: str, timeout: float) -> Iterator[None]:
         """Hold the lock of `subject` (hex digits). Waits at most `timeout` seconds for another
         process, then proceeds without the lock: calling twice is better than not calling."""
         lock = self._enter(subject)
         try:
-            with lock, self._process_turn(subject, timeout):
+            with lock, self._process_lock(subject, timeout):
                 yield
         finally:
             self._leave(subject)
 
     def _enter(self, subject: str) -> threading.Lock:
         with self._guard:
-            lock, waiting = self._turns.get(subject, (threading.Lock(), 0))
-            self._turns[subject] = (lock, waiting + 1)
+            lock, waiting = self._locks.get(subject, (threading.Lock(), 0))
+            self._locks[subject] = (lock, waiting + 1)
             return lock
 
     def _leave(self, subject: str) -> None:
         with self._guard:
-            lock, waiting = self._turns[subject]
+            lock, waiting = self._locks[subject]
             if waiting == 1:
-                del self._turns[subject]
+                del self._locks[subject]
             else:
-                self._turns[subject] = (lock, waiting - 1)
+                self._locks[subject] = (lock, waiting - 1)
 
     @contextlib.contextmanager
-    def _process_turn(self, subject: str, timeout: float) -> Iterator[None]:
+    def _process_lock(self, subject: str, timeout: float) -> Iterator[None]:
         file = self._lock_file()  # kept open here: another holder may replace it
         if file is None:
             yield

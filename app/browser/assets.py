@@ -1,8 +1,8 @@
 """MLflow's static files, compressed here: it sends 4.4 MB of JavaScript uncompressed.
 
 They are public code, so they need no key. Each worker compresses a file once, whole, and keeps the
-copy; requests that come meanwhile wait for it, up to PATIENCE. It revalidates a copy at MLflow by
-its ETag, and serves it after a 304. A file whose name has a hash of its content never changes, so
+copy; requests that come meanwhile wait up to LOCK_TIMEOUT for it. It revalidates a copy at MLflow
+by its ETag, and serves it after a 304. A file whose name has a hash of its content never changes, so
 its copy is not revalidated. Only static files come here, no other response and no artifact. See
 docs/decisions/static-files.md.
 """
@@ -47,7 +47,7 @@ STEP = 64 * 1024
 
 #: Seconds to wait for another request that compresses the file, which takes 0.3 s of CPU at most.
 #: MLflow may fall silent meanwhile.
-PATIENCE = 5.0
+LOCK_TIMEOUT = 5.0
 
 #: Describes one request's header fields, so it is not kept for the next.
 DROPPED = "X-Hokusai-Dropped-Headers"
@@ -166,7 +166,7 @@ def _compressed_whole(response: Response, copies: Copies, name: str) -> Response
     if request.method == "HEAD":
         _describe(response)
         return response
-    if not lock.acquire(timeout=PATIENCE):
+    if not lock.acquire(timeout=LOCK_TIMEOUT):
         return _varying(response)
     try:
         copy = copies.get(name)

@@ -15,7 +15,7 @@ import click
 
 from app.observability.record import without_keys
 from app.request.addresses import network
-from app.state.redis_faults import FAILURES, said
+from app.state.redis_faults import FAILURES, message_of
 from app.state.redis_link import RedisLink
 from app.state.windows import remaining, seconds_to_wait, stored
 
@@ -128,7 +128,7 @@ def _ask(command: Callable[..., T], *arguments: Any) -> T:
         return command(*arguments)
     except FAILURES as why:
         raise click.ClickException(
-            f"Redis cannot be reached, or fails ({said(why)}). Check that REDIS_URL is the one "
-            "that the proxies use. While Redis is unavailable, each instance counts on its own, "
-            "in memory."
+            f"Redis cannot be reached, or fails ({message_of(why)}). Check that REDIS_URL is the "
+            "one that the proxies use. While Redis is unavailable, each instance counts on its "
+            "own, in memory."
         ) from why

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from app.health.faults import FAULTS, Fault, causes, fault, why_no_response
-from app.state.redis_faults import said
+from app.state.redis_faults import message_of
 from app.state.redis_link import Trouble
 from app.state.redis_rights import explain
 from app.state.redis_sentinel import MasterAlone
@@ -175,7 +175,7 @@ def _json(body: bytes) -> Any:
 
 def redis_trouble(part: Part, trouble: Trouble) -> Finding:
     """What is wrong with Redis. A partial trouble leaves some commands working."""
-    detail = f"{part.host}: {said(trouble.error)}"
+    detail = f"{part.host}: {message_of(trouble.error)}"
     level = DEGRADED if trouble.is_partial else UNHEALTHY
     if trouble.lacks:
         message, add, remedy = explain(trouble.lacks).partition(" Add to its ACL")

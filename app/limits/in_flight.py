@@ -8,7 +8,7 @@ from app.observability.metrics import FORWARDING, count_limit
 from app.request.errors import Overloaded
 
 #: Timeout in seconds of a request without a key that waits for a slot.
-PATIENCE = 10.0
+SLOT_TIMEOUT = 10.0
 
 #: Seconds in Retry-After. MLflow's client tries 7 times more; others' transfers may take minutes.
 RETRY_AFTER = 5
@@ -24,15 +24,15 @@ class InFlight:
     address would get half a page."""
 
     def __init__(
-        self, *, per_key: int, in_all: int, most_waiting: int = 100, patience: float = PATIENCE
+        self, *, per_key: int, in_all: int, most_waiting: int = 100, timeout: float = SLOT_TIMEOUT
     ) -> None:
-        """`patience`: seconds for which a request without a key waits. `most_waiting` bounds how
+        """`timeout`: seconds for which a request without a key waits. `most_waiting` bounds how
         many wait at once: each holds a connection, and health checks need some."""
         self._per_key = per_key
         self._in_all = in_all
         self._of_strangers = max(1, in_all // 4)
         self._most_waiting = most_waiting
-        self._patience = patience
+        self._timeout = timeout
         self._guard = threading.Lock()
         self._left = threading.Condition(self._guard)  # a request without a key ended
         self._keys: Counter[str] = Counter()
@@ -69,7 +69,7 @@ class InFlight:
     def _wait(self, may_go: Callable[[], bool]) -> None:
         self._waiting += 1
         try:
-            self._left.wait_for(may_go, self._patience)
+            self._left.wait_for(may_go, self._timeout)
         finally:
             self._waiting -= 1
 

@@ -22,7 +22,7 @@ SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 CIRCUITS, STATES = ("mlflow", "auth_service"), ("closed", "open", "half-open")
-LISTENER_STATES = ("hearing", "refused", "away", "off")
+LISTENER_STATES = ("subscribed", "refused", "unavailable", "off")
 
 if values.ValueClass is not values.MutexValue:  # several processes, one folder
     # The library looks this name up when it creates a value. Its own class maps files into memory:
@@ -130,7 +130,9 @@ CIRCUIT_STATE = _gauge("circuit_workers", "circuit state", "Workers by the state
 
 # --- Redis, names, workers -------------------------------------------------------------------
 
-REDIS_AWAY = _gauge("redis_away", "", "Workers that do not use Redis because it failed.")
+REDIS_UNAVAILABLE = _gauge(
+    "redis_unavailable", "", "Workers that do not use Redis because it failed."
+)
 REDIS_FAILURES = _counter(
     "redis_failures_total", "", "Commands to which Redis did not respond, or that it refused."
 )
@@ -228,7 +230,7 @@ def show_redis_refusals(rights: Iterable[str]) -> None:
 
 
 def show_listener(state: str) -> None:
-    """`state`: hearing, refused, away, or off (memory://)."""
+    """`state`: subscribed, refused, unavailable, or off (memory://)."""
     for known in LISTENER_STATES:
         labelled(LISTENERS, known).set(known == state)
 

@@ -25,9 +25,9 @@ WITH_HEAD = 64 * 1024
 LEAST_RATE = 8 * 1024
 
 #: Reads up to this size are the parser's: of a head, or of chunk framing. Parsing tiny chunks takes
-#: milliseconds per read, so other greenlets run between two reads, after TURN seconds.
+#: milliseconds per read, so other greenlets run between two reads, after YIELD_AFTER seconds.
 SMALL_READ = 8 * 1024
-TURN = 0.005
+YIELD_AFTER = 0.005
 
 #: Seconds to sleep for that. With 0 gevent runs the same greenlet up to 50 times before it polls
 #: any socket (0.7 s if each run is long, measured); a timer, however short, runs after the poll.
@@ -62,7 +62,7 @@ class ClientSocket:
         self._time_between_reads = idle_timeout
         self._allowed: float | None = None
         self._received = 0
-        self._turn = 0.0
+        self._yielded_at = 0.0
         self._timeout: float | None = None
         sock.setblocking(1)
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
@@ -147,7 +147,7 @@ class ClientSocket:
         """Receive up to `size` bytes. Raises TimeoutError if the client is silent or too slow."""
         if size <= SMALL_READ and self._received:
             self._give_way()
-        self._wait_for(self._time_between_reads if self._allowed is None else self._patience())
+        self._wait_for(self._time_between_reads if self._allowed is None else self._seconds_left())
         self._waits_for = socket.SHUT_RD
         try:
             data: bytes = self._sock.recv(size)
@@ -157,9 +157,9 @@ class ClientSocket:
         return data
 
     def _give_way(self) -> None:
-        if (now := time.monotonic()) > self._turn + TURN:
+        if (now := time.monotonic()) > self._yielded_at + YIELD_AFTER:
             gevent.sleep(BRIEFLY)
-            self._turn = now
+            self._yielded_at = now
 
     def _wait_for(self, seconds: float) -> None:
         """Set the timeout of the next read or write."""
@@ -167,7 +167,7 @@ class ClientSocket:
             self._sock.settimeout(seconds)
             self._timeout = seconds
 
-    def _patience(self) -> float:
+    def _seconds_left(self) -> float:
         """Return the seconds for the next read, under a deadline."""
         allowed = (self._allowed or 0.0) + self._received / LEAST_RATE
         left = self.since + allowed - time.monotonic()

@@ -2,7 +2,7 @@
 
 The reader may stop (a log driver whose service is down, a paused terminal) or be slow (a throttled
 driver). A plain write then blocks the worker, health checks included, or the master. Here a write
-never blocks for longer than PATIENCE, and for at most a tenth of the time.
+never blocks for longer than LONGEST_WAIT, and for at most a tenth of the time.
 """
 
 import errno
@@ -13,7 +13,7 @@ from contextlib import suppress
 from select import PIPE_BUF, POLLOUT, poll  # the real one: gevent has not replaced it yet
 
 #: Maximum milliseconds that a line waits for its reader.
-PATIENCE = 100
+LONGEST_WAIT = 100
 
 #: After a wait, the minimum pause before the next one, as a multiple of its length. Each line that
 #: waits for a slow reader makes all requests as slow as the reader.
@@ -54,7 +54,7 @@ class Outlet:
         but not for a stuck one."""
         began = time.monotonic()
         waits = not self._is_stuck and began >= self._rests_until
-        self._is_stuck = not self._room.poll(PATIENCE if waits else 0)
+        self._is_stuck = not self._room.poll(LONGEST_WAIT if waits else 0)
         if waits:
             now = time.monotonic()
             self._rests_until = now + REST * (now - began)

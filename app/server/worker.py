@@ -126,13 +126,13 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection. GeventWorker's version makes the socket block without a limit."""
-        patient = ClientSocket(client, self.client_idle_timeout, self.client_request_timeout)
-        self._connection.socket = patient
-        self._clients.add(patient)
+        connection = ClientSocket(client, self.client_idle_timeout, self.client_request_timeout)
+        self._connection.socket = connection
+        self._clients.add(connection)
         try:
-            AsyncWorker.handle(self, listener, patient, addr)
+            AsyncWorker.handle(self, listener, connection, addr)
         finally:
-            self._clients.discard(patient)
+            self._clients.discard(connection)
 
     def timeout_ctx(self) -> "_Waiting":
         """Surround the wait for a request's head: at most the keep-alive time until it begins, and

@@ -109,7 +109,7 @@ def word(error: BaseException) -> str:
     return next((name for kind, name in AROUND if any(isinstance(c, kind) for c in chain)), "")
 
 
-def said(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return the innermost message of Redis or the library, short, in one line."""
     innermost = list(causes(error))[-1]
     code = getattr(innermost, "status_code", None)

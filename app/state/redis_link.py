@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import redis
 
-from app.observability.metrics import REDIS_AWAY, REDIS_FAILURES, show_redis_refusals
+from app.observability.metrics import REDIS_FAILURES, REDIS_UNAVAILABLE, show_redis_refusals
 from app.state.redis_client import OneServer, SomeNodesFail, connect
-from app.state.redis_faults import FAILURES, causes, is_refusal, said, word
+from app.state.redis_faults import FAILURES, causes, is_refusal, message_of, word
 from app.state.redis_rights import Lack, explain, missing, missing_to_connect, missing_to_hear
 from app.state.redis_sentinel import MasterAlone
 
@@ -75,7 +75,7 @@ class RedisLink:
         self.subscription: bool | BaseException | None = None
         self._timeout = timeout
         self._retry_interval = retry_interval
-        self._away = self.client is None
+        self._unavailable = self.client is None
         self._guard = threading.Lock()
         self._places = threading.Semaphore(AT_ONCE)
         self._is_watched = False
@@ -88,13 +88,13 @@ class RedisLink:
     def call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Run one command. Raises RedisUnavailable if it fails, then at once until a probe
         succeeds."""
-        if self._away:
+        if self._unavailable:
             raise RedisUnavailable
         with self._places:
             return self._call(command, *arguments, **options)
 
     def _call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        if self._away:  # it failed during the wait
+        if self._unavailable:  # it failed during the wait
             raise RedisUnavailable
         began = time.monotonic()
         try:
@@ -123,9 +123,9 @@ class RedisLink:
         self._begin_to_watch(None)
 
     @property
-    def away(self) -> bool:
+    def unavailable(self) -> bool:
         """Whether commands currently fail: the last one did, or they fail fast."""
-        return self._away or self._failed_at > self._answered_at
+        return self._unavailable or self._failed_at > self._answered_at
 
     def _is_certain(self, began: float) -> bool:
         """Whether a failure shows that Redis is unavailable. One timeout or broken connection does
@@ -140,7 +140,7 @@ class RedisLink:
 
     def _leave_alone(self, why: Exception) -> None:
         """Open the breaker: a background thread probes Redis; requests fail fast meanwhile."""
-        self._set_away(True)
+        self._set_unavailable(True)
         self._begin_to_watch(type(why).__name__)
 
     def _begin_to_watch(self, reason: str | None) -> None:
@@ -155,41 +155,41 @@ class RedisLink:
     def _watch(self, reason: str | None) -> None:
         """Probe until Redis does all that it should. `reason` is why it is unavailable; None if it
         is not."""
-        was_said = False
+        was_logged = False
         known: tuple[Lack, ...] | None = None
         if reason is not None:
-            was_said = self._say_that_it_is_away(reason)
+            was_logged = self._log_unavailable(reason)
             time.sleep(self._retry_interval)
         while (found := self._examine_with_care()) is not None:
-            is_away = not found.is_partial
+            is_unavailable = not found.is_partial
             self._is_partial = found.is_partial
-            if is_away:
-                self._set_away(True)
-                was_said = was_said or self._say_that_it_is_away(type(found.error).__name__)
+            if is_unavailable:
+                self._set_unavailable(True)
+                was_logged = was_logged or self._log_unavailable(type(found.error).__name__)
             else:
-                was_said = self._be_back(was_said)
+                was_logged = self._be_back(was_logged)
             if found.word in PARTIAL or found.is_partial:
                 known = self._note_refusals(found, known)
-            time.sleep(self._retry_interval if is_away else REFUSAL_INTERVAL)
+            time.sleep(self._retry_interval if is_unavailable else REFUSAL_INTERVAL)
         with self._guard:
             self._is_watched = self._is_partial = False
-        self._be_back(was_said)
+        self._be_back(was_logged)
         if known is not None:
             show_redis_refusals(())
             log.warning("Redis no longer refuses anything")
 
-    def _set_away(self, is_away: bool) -> None:
-        self._away = is_away
-        REDIS_AWAY.set(int(is_away))
-        if is_away and isinstance(self.client, OneServer):
+    def _set_unavailable(self, is_unavailable: bool) -> None:
+        self._unavailable = is_unavailable
+        REDIS_UNAVAILABLE.set(int(is_unavailable))
+        if is_unavailable and isinstance(self.client, OneServer):
             self.client.close_idle()  # the host may be gone, and each would cost a timeout
 
-    def _be_back(self, was_said: bool) -> bool:
-        """Close the breaker. Log it if the outage was logged. Return False, the new `was_said`."""
+    def _be_back(self, was_logged: bool) -> bool:
+        """Close the breaker. Log it if the outage was logged. Return the new `was_logged`."""
         self._answered_at = time.monotonic()
-        if self._away:
-            self._set_away(False)
-            if was_said:
+        if self._unavailable:
+            self._set_unavailable(False)
+            if was_logged:
                 log.warning("Redis is back")
         return False
 
@@ -200,13 +200,13 @@ class RedisLink:
             if found.lacks:
                 log.warning(explain(found.lacks))
             else:
-                log.warning("Redis refuses some commands: %s", said(found.error))
+                log.warning("Redis refuses some commands: %s", message_of(found.error))
         return found.lacks
 
     def _examine_with_care(self) -> Trouble | None:
         """Return what is wrong now. One timeout does not show that Redis is unavailable."""
         found = self._examine()
-        if found is None or self._away or is_refusal(found.error):
+        if found is None or self._unavailable or is_refusal(found.error):
             return found
         return self._examine()
 
@@ -239,7 +239,7 @@ class RedisLink:
         found += missing_to_hear(self.client, self.subscription, self._timeout)
         return tuple(found)
 
-    def _say_that_it_is_away(self, reason: str) -> bool:
+    def _log_unavailable(self, reason: str) -> bool:
         """Log the outage, unless one was logged recently; return whether it was logged."""
         now = time.monotonic()
         if now - self._said_at < SAID_INTERVAL:

@@ -43,9 +43,9 @@ SHARING = "instances do not share cached keys"
 MARKS = "a missed revocation is not caught up later"
 SESSIONS = "browser sessions get 503"
 LIMITS = "each instance counts limits for itself"
-HEARING = "revocations are not received"
+SUBSCRIBED = "revocations are not received"
 ANNOUNCING = "flask revoke cannot announce"
-EVERYTHING = "; ".join((SHARING, MARKS, SESSIONS, LIMITS, HEARING, ANNOUNCING))
+EVERYTHING = "; ".join((SHARING, MARKS, SESSIONS, LIMITS, SUBSCRIBED, ANNOUNCING))
 
 #: (what fails without it, the command).
 COMMANDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -93,10 +93,10 @@ class Lack:
     words: str = field(default="", compare=False)
 
     @property
-    def said(self) -> str:
+    def wording(self) -> str:
         """The permission, worded for a sentence."""
         if self.kind == "&":
-            verb = "subscribe to" if self.hurts == HEARING else "publish to"
+            verb = "subscribe to" if self.hurts == SUBSCRIBED else "publish to"
             return f"{verb} {self.right}"
         return self.right if self.kind == "~" else self.right.upper().replace("|", " ")
 
@@ -119,7 +119,7 @@ PHRASES = {
 def explain(found: Sequence[Lack]) -> str:
     """Explain what is lacking, how to grant it, and what fails meanwhile: one sentence each."""
     phrases = [
-        phrase.format(", ".join(dict.fromkeys(lack.said for lack in found if lack.kind == kind)))
+        phrase.format(", ".join(dict.fromkeys(lack.wording for lack in found if lack.kind == kind)))
         for kind, phrase in PHRASES.items()
         if any(lack.kind == kind for lack in found)
     ]
@@ -185,7 +185,7 @@ def missing_to_hear(
         _subscribe(client, timeout)
 
     if subscription is not True:
-        _try(found, HEARING, ("SUBSCRIBE", CHANNEL), attempt)
+        _try(found, SUBSCRIBED, ("SUBSCRIBE", CHANNEL), attempt)
     return found
 
 

@@ -33,7 +33,7 @@ JUDGED = frozenset((400, 401, 403, 502, 503, 504))
 LONGEST = 16 * 1024
 
 #: Seconds after which no further piece of such a body is read.
-PATIENCE = 2.0
+READ_TIMEOUT = 2.0
 
 #: Basic-auth's refusal if the proxy's account lacks a permission, and MLflow's check of Host
 #: (mlflow/server/auth/__init__.py, mlflow/server/security_utils.py).
@@ -80,7 +80,7 @@ def beginning(
 
 def _first_bytes(answer: urllib3.BaseHTTPResponse) -> bytes:
     """Read up to LONGEST bytes of the body, piece by piece; fewer if they arrive too slowly."""
-    first, deadline = b"", time.monotonic() + PATIENCE
+    first, deadline = b"", time.monotonic() + READ_TIMEOUT
     while piece := answer.read1(LONGEST - len(first), decode_content=False):
         first += piece
         if len(first) == LONGEST or time.monotonic() > deadline:

@@ -34,7 +34,7 @@ from app.upstream.liveness import Liveness
 from app.upstream.pool import open_pool
 from app.upstream.retries import Retries
 from app.upstream.streaming import Body, has_left
-from app.upstream.write_gate import EXPORT_PATIENCE, PATIENCE, Turn, TurnedAway, WriteGate
+from app.upstream.write_gate import EXPORT_TIMEOUT, WRITE_TIMEOUT, NotAdmitted, WriteGate, WriteSlot
 from config import Settings
 
 #: Errors that open the circuit. MLflow's own 4xx and 5xx do not: they are often the caller's fault.
@@ -81,7 +81,7 @@ class Upstream:
         self._probes = open_pool(settings, 1, probes=True)
         self._retries = Retries(settings.mlflow_retry_deadline)
         self._writes = WriteGate(settings.web_concurrency)
-        circuit.when_opened(self._writes.turn_away)
+        circuit.when_opened(self._writes.empty)
         self.liveness = Liveness(circuit, self.is_there)
 
     def forward(
@@ -94,13 +94,15 @@ class Upstream:
         UpstreamOverloaded, Overloaded; and whatever reading the client's body raises.
         """
         try:
-            with self.circuit.attempt(FAILURES, self.is_there), self._turn(permit) as turn:
-                if turn is not None:
-                    body = body.when_last_piece(lambda: turn.take(lambda: has_left(permit.inbound)))
+            with self.circuit.attempt(FAILURES, self.is_there), self._slot(permit) as slot:
+                if slot is not None:
+                    body = body.when_last_piece(
+                        lambda: slot.acquire(lambda: has_left(permit.inbound))
+                    )
                 return self._with_retries(permit, body, tried)
         except circuits.Open as open_circuit:
             seconds = open_circuit.retry_after
-        except TurnedAway:
+        except NotAdmitted:
             seconds = self.circuit.seconds_to_probe()
         raise CircuitOpen(
             "MLflow does not respond, so the proxy has paused requests to it. Nothing was "
@@ -125,11 +127,11 @@ class Upstream:
             response.close()
         return ProbeResponse(response.status, response.headers, body)
 
-    def is_there(self, patience: float = 1.0) -> bool | None:
-        """Probe /health on a new connection. True for any response within `patience` times
+    def is_there(self, factor: float = 1.0) -> bool | None:
+        """Probe /health on a new connection. True for any response within `factor` times
         HEALTH_TIMEOUT, False for none, None if the connection breaks."""
         headers = {**self._headers(), "Connection": "close"}
-        timeout = patience * self._probe_timeout
+        timeout = factor * self._probe_timeout
         try:
             sent = self._send("GET", HEALTH, headers, Body(None, 0), timeout, self._probes)
         except (UpstreamUnreachable, UpstreamTimeout):
@@ -147,13 +149,13 @@ class Upstream:
         """Connections to MLflow that this worker has opened so far."""
         return self._pool.num_connections
 
-    def _turn(self, permit: Permit) -> AbstractContextManager[Turn | None]:
+    def _slot(self, permit: Permit) -> AbstractContextManager[WriteSlot | None]:
         """Apply the bound on concurrent writes, if the route writes to MLflow's database."""
         route = permit.route
-        if route is None or not _takes_turn(route):
+        if route is None or not _takes_slot(route):
             return nullcontext()
-        patience = EXPORT_PATIENCE if route.operation == EXPORT else PATIENCE
-        return self._writes.turn(permit.principal.key_id, patience)
+        timeout = EXPORT_TIMEOUT if route.operation == EXPORT else WRITE_TIMEOUT
+        return self._writes.slot(permit.principal.key_id, timeout)
 
     def _with_retries(
         self, permit: Permit, body: Body, tried: Callable[[], None]
@@ -166,7 +168,7 @@ class Upstream:
         also a POST, such as a search.
         """
         began, tries = time.monotonic(), 0
-        had_turn = permit.route is not None and _takes_turn(permit.route)
+        had_slot = permit.route is not None and _takes_slot(permit.route)
         self._retries.request_made()
         while True:
             tries += 1
@@ -176,12 +178,12 @@ class Upstream:
                 answer, page = self._once(permit, body)
             except (UpstreamOverloaded, UpstreamUnreachable, UpstreamReset) as error:
                 if isinstance(error, UpstreamOverloaded):
-                    self._writes.tighten(sent, had_turn)
+                    self._writes.tighten(sent, had_slot)
                 if not self._may_repeat(error, permit, body, tries, began):
                     raise
                 continue
             if answers.is_pool_limit(answer.status, page):  # part of the work may be done
-                self._writes.tighten(sent, had_turn)
+                self._writes.tighten(sent, had_slot)
             if not answers.is_of_intermediary(answer.status, answer.headers, page):
                 return answer
             if not self._may_repeat(None, permit, body, tries, began):
@@ -280,7 +282,7 @@ class Upstream:
             ) from why
 
 
-def _takes_turn(route: Route) -> bool:
+def _takes_slot(route: Route) -> bool:
     """Whether the route writes to MLflow's database, so that the bound on writes applies."""
     return route.access is Access.WRITE and route.kind != "artifacts"
 

@@ -22,7 +22,7 @@ QUIET = 3.0
 #: Timeouts of the consecutive probes that must fail before the circuit opens, in HEALTH_TIMEOUTs.
 #: 40 large searches at once keep an MLflow of one worker from /health for 2.6 s of its processor
 #: (Python's threads take turns); on half a processor that is twice as long.
-PATIENCE = (1.0, 4.0)
+PROBES = (1.0, 4.0)
 
 #: Seconds between two checks.
 INTERVAL = 0.5
@@ -67,8 +67,8 @@ class Liveness:
         if self._circuit.state != "closed" or not self._is_suspicious():
             return
         began = time.monotonic()
-        for patience in PATIENCE:
-            if self._is_there(patience) is not False:
+        for factor in PROBES:
+            if self._is_there(factor) is not False:
                 self._answered = time.monotonic()
             if self._answered > began:
                 return

@@ -42,11 +42,11 @@ class Answer(Protocol):
 class Workspaces:
     """Whether MLflow has workspaces, queried when a client names one; shared by all threads."""
 
-    def __init__(self, ask: Callable[[str, float], Answer], patience: float) -> None:
-        """`ask` sends a GET for a path of MLflow's, within `patience` seconds; it may raise a
+    def __init__(self, ask: Callable[[str, float], Answer], timeout: float) -> None:
+        """`ask` sends a GET for a path of MLflow's, within `timeout` seconds; it may raise a
         ProxyError."""
         self._ask = ask
-        self._patience = patience
+        self._timeout = timeout
         self._guard = threading.Lock()
         self._until = 0.0
         self._enabled: bool | None = None
@@ -71,7 +71,7 @@ class Workspaces:
 
     def _asked(self) -> bool | None:
         try:
-            answer = self._ask(f"/api/3.0{SERVER_INFO}", self._patience)
+            answer = self._ask(f"/api/3.0{SERVER_INFO}", self._timeout)
             if answer.status == 404:  # older than workspaces
                 return False
             return bool(orjson.loads(answer.data)["workspaces_enabled"])

@@ -36,26 +36,26 @@ LEAST = 2
 LIFT_AFTER = 300.0
 
 #: Maximum seconds that a write waits; as long as MLflow's own pool lets it wait.
-PATIENCE = 30.0
+WRITE_TIMEOUT = 30.0
 
 #: The same for a trace exporter, which times out after 10 s in total.
-EXPORT_PATIENCE = 2.0
+EXPORT_TIMEOUT = 2.0
 
 #: Seconds between two checks whether the client of a waiting write is still connected. A client
-#: that left holds neither a turn nor a slot among the requests in flight.
+#: that left holds neither a write slot nor an in-flight slot.
 LOOK = 1.0
 
 #: Seconds in Retry-After for a write that waited too long.
 RETRY_AFTER = 5
 
 
-class TurnedAway(Exception):
-    """The circuit opened while a write waited for its turn. Nothing was sent."""
+class NotAdmitted(Exception):
+    """The circuit opened while a write waited for its slot. Nothing was sent."""
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A write in the queue; woken with a turn, or without one if the circuit opened."""
+    """A write in the queue; woken with a slot, or without one if the circuit opened."""
 
     key_id: str
     woken: threading.Event = field(default_factory=threading.Event)
@@ -81,14 +81,14 @@ class WriteGate:
         """Maximum concurrent writes; None for no bound."""
         return self._bound
 
-    def turn(self, key_id: str, patience: float = PATIENCE) -> "Turn":
-        """Surround one write of this key, which waits at most `patience` seconds for its turn."""
-        return Turn(self, key_id, patience)
+    def slot(self, key_id: str, timeout: float = WRITE_TIMEOUT) -> "WriteSlot":
+        """Surround one write of this key, which waits at most `timeout` seconds for its slot."""
+        return WriteSlot(self, key_id, timeout)
 
-    def acquire(self, key_id: str, patience: float, has_left: Callable[[], bool]) -> Counter[str]:
-        """Wait for a turn; return the counter that holds it, for `release`.
+    def acquire(self, key_id: str, timeout: float, has_left: Callable[[], bool]) -> Counter[str]:
+        """Wait for a slot; return the counter that holds it, for `release`.
 
-        Raises Overloaded if no turn becomes free in time, TurnedAway if the circuit opens
+        Raises Overloaded if no slot becomes free in time, NotAdmitted if the circuit opens
         meanwhile, ClientGone if the client `has_left`.
         """
         with self._guard:
@@ -104,42 +104,42 @@ class WriteGate:
             self._last_wait = time.monotonic()
         WRITES_WAITING.inc()
         try:
-            _wait(write, patience, has_left)
+            _wait(write, timeout, has_left)
         finally:
             WRITES_WAITING.dec()
             self._leave_queue(write)
         if has_left():
             if write.counted_in is not None:
                 self.release(key_id, write.counted_in)
-            raise ClientGone("the client left while its write waited for its turn")
+            raise ClientGone("the client left while its write waited for its slot")
         return self._woken(write)
 
     def release(self, key_id: str, counted_in: Counter[str]) -> None:
-        """End a turn."""
+        """Release a slot."""
         with self._guard:
             counted_in[key_id] -= 1
             if not counted_in[key_id]:
                 del counted_in[key_id]
             self._admit()
 
-    def turn_away(self) -> None:
+    def empty(self) -> None:
         """Empty the gate, because the circuit opened: no write waits for a silent MLflow, and
-        writes that hang there hold no turns once it is back."""
+        writes that hang there hold no slots once it is back."""
         with self._guard:
             self._running = Counter()
             waiting, self._queue = self._queue, []
         for write in waiting:
             write.woken.set()
 
-    def tighten(self, sent: float, had_turn: bool) -> None:
+    def tighten(self, sent: float, had_slot: bool) -> None:
         """Set the bound after MLflow had no database connection for a request sent at `sent`
-        (monotonic seconds), or halve it if the request was sent under it. One without a turn, a
+        (monotonic seconds), or halve it if the request was sent under it. One without a slot, a
         read, does not halve it: large searches fill the pool without any write."""
         with self._guard:
             self._last_change = time.monotonic()
             if self._bound is None:
                 self._set_bound(self._first_bound)
-            elif had_turn and sent > self._bound_set:
+            elif had_slot and sent > self._bound_set:
                 self._set_bound(max(LEAST, self._bound // 2))
 
     def _leave_queue(self, write: _Waiting) -> None:
@@ -151,7 +151,7 @@ class WriteGate:
         if write.counted_in is not None:
             return write.counted_in
         if write.woken.is_set():
-            raise TurnedAway
+            raise NotAdmitted
         count_limit("writes", False)
         raise Overloaded(
             "MLflow's database is overloaded: too many writes wait for it. Nothing was done; "
@@ -200,20 +200,20 @@ class WriteGate:
         )
 
 
-def _wait(write: _Waiting, patience: float, has_left: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + patience
+def _wait(write: _Waiting, timeout: float, has_left: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + timeout
     while not write.woken.wait(min(LOOK, max(0.0, deadline - time.monotonic()))):
         if time.monotonic() >= deadline or has_left():
             return
 
 
-class Turn:
-    """One write's turn, from `take` to the head of the response."""
+class WriteSlot:
+    """One write's slot, from `acquire` to the head of the response."""
 
-    def __init__(self, gate: WriteGate, key_id: str, patience: float) -> None:
+    def __init__(self, gate: WriteGate, key_id: str, timeout: float) -> None:
         self._gate = gate
         self._key_id = key_id
-        self._patience = patience
+        self._timeout = timeout
         self._counted_in: Counter[str] | None = None
 
     def __enter__(self) -> Self:
@@ -223,7 +223,7 @@ class Turn:
         if self._counted_in is not None:
             self._gate.release(self._key_id, self._counted_in)
 
-    def take(self, has_left: Callable[[], bool] = lambda: False) -> None:
-        """Wait for the turn, unless the client `has_left` meanwhile. Idempotent."""
+    def acquire(self, has_left: Callable[[], bool] = lambda: False) -> None:
+        """Wait for the slot, unless the client `has_left` meanwhile. Idempotent."""
         if self._counted_in is None:
-            self._counted_in = self._gate.acquire(self._key_id, self._patience, has_left)
+            self._counted_in = self._gate.acquire(self._key_id, self._timeout, has_left)

@@ -3,7 +3,7 @@
 from contextlib import closing
 
 from app.state.redis_client import connect
-from app.state.redis_faults import FAILURES, said
+from app.state.redis_faults import FAILURES, message_of
 from app.state.redis_rights import CHANNEL
 
 TIMEOUT = 1.0  # seconds, to connect and for a response
@@ -26,4 +26,4 @@ def announce(redis_url: str, key_id: str) -> int:
         with closing(client):
             return int(client.publish(CHANNEL, key_id))
     except FAILURES as error:
-        raise NotAnnounced(f"Redis cannot be reached, or refuses: {said(error)}") from error
+        raise NotAnnounced(f"Redis cannot be reached, or refuses: {message_of(error)}") from error

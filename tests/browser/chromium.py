@@ -17,7 +17,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 #: Seconds until something that should be on the page is given up.
-PATIENCE = 30.0
+WAIT_LIMIT = 30.0
 
 #: Where each run leaves its pictures; not in the repository.
 SCREENSHOTS = Path(__file__).with_name("screenshots")
@@ -51,7 +51,7 @@ class Chromium:
         options.add_argument(f"--user-data-dir={profile}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self._driver = webdriver.Chrome(options=options, service=Service(driver))
-        self._driver.set_page_load_timeout(PATIENCE)
+        self._driver.set_page_load_timeout(WAIT_LIMIT)
 
     def __enter__(self) -> "Chromium":
         return self
@@ -124,7 +124,7 @@ class Chromium:
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         """Returns what the condition does once that is true."""
         waiting = WebDriverWait(
-            self._driver, PATIENCE, 0.1, ignored_exceptions=[StaleElementReferenceException]
+            self._driver, WAIT_LIMIT, 0.1, ignored_exceptions=[StaleElementReferenceException]
         )
         try:
             return waiting.until(lambda _: condition())

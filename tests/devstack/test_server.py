@@ -70,7 +70,7 @@ def test_servers_end_together_even_if_one_of_them_fails(tmp_path: Path) -> None:
     with Running() as running:
         pid = running.start(Redis(tmp_path)).pid
         failing = Script(tmp_path, f"print('starts'); {FOREVER}")
-        failing.patience = 0.5
+        failing.timeout = 0.5
         with pytest.raises(ServerFailed):
             running.start(failing)
         failed_pid = failing.pid
@@ -88,7 +88,7 @@ def test_a_server_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) 
 
 def test_a_server_that_never_gets_ready_is_reported(tmp_path: Path) -> None:
     server = Script(tmp_path, f"print('still thinking', flush=True); {FOREVER}")
-    server.patience = 0.5
+    server.timeout = 0.5
     server.start()
     with pytest.raises(ServerFailed, match=r"(?s)not ready after.*still thinking"):
         server.wait_until_ready()

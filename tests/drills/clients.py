@@ -28,7 +28,7 @@ from tests.upstreams import eventually
 from tests.wire import Wire, bearer, call, request
 
 #: The client's own 7 retries, with waits of some seconds instead of minutes.
-PATIENCE = {
+WAIT_LIMIT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0.5",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -47,7 +47,7 @@ class Caller:
     """One version of the client, in a process of its own; a context manager."""
 
     def __init__(self, version: str, uri: str, experiment: str, run: str, folder: Path) -> None:
-        environment = os.environ | PATIENCE | {"MLFLOW_TRACKING_URI": uri}
+        environment = os.environ | WAIT_LIMIT | {"MLFLOW_TRACKING_URI": uri}
         script = Path(__file__).with_name("client_calls.py")
         self.version = version
         self._process = subprocess.Popen(

@@ -37,7 +37,7 @@ def drill(stage: Stage, connections: int, asked: int, most_ms: float, limit: int
                 min(len(health.seen), len(people.seen)) >= asked and forms.replaced >= connections
             ),
             "the requests, and the end of the first forms",
-            patience=120,
+            timeout=120,
         )
     yield _row(connections, health.seen, people.seen, forms.answers, most_ms)
 

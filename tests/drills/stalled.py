@@ -98,7 +98,7 @@ def _beside(proxy: Proxy, key: str, asked: int, stalled: int) -> tuple[list[Seen
     loads = load_of(0), load_of(1)
     with loads[0] as health, loads[1] as ordinary:
         eventually(
-            lambda: min(len(health.seen), len(ordinary.seen)) >= asked, "the requests", patience=120
+            lambda: min(len(health.seen), len(ordinary.seen)) >= asked, "the requests", timeout=120
         )
     for client in clients:
         client.close()

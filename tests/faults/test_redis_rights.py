@@ -94,7 +94,7 @@ def test_with_the_documented_rights_nothing_is_refused(
 ) -> None:
     operator.client.acl_log_reset()
     proxy = start()
-    eventually(lambda: listeners(proxy, "hearing") == 2, "the listeners")
+    eventually(lambda: listeners(proxy, "subscribed") == 2, "the listeners")
     limited = auth_service.create_key(limit=2)
     assert [ask(proxy, limited.key) for _ in range(3)] == [200, 200, 429]
     assert page(proxy, auth_service.create_key().key) == 200
@@ -147,7 +147,7 @@ def test_who_may_not_subscribe_hears_nothing_and_everybody_is_told(
     assert "s3cret" not in done.stderr
 
     operator.allow(*RULE)
-    eventually(lambda: listeners(proxy, "hearing") == 2, "the listeners")
+    eventually(lambda: listeners(proxy, "subscribed") == 2, "the listeners")
     eventually(lambda: metric(proxy, "hokusai_proxy_redis_refused") == 0, "the end of it", 20)
     assert health_of_redis(proxy)["status"] == "healthy"
 
@@ -158,7 +158,7 @@ def test_a_right_that_is_taken_away_in_mid_life_is_noticed(
 ) -> None:
     """Redis then ends the subscriptions."""
     proxy = start()
-    eventually(lambda: listeners(proxy, "hearing") == 2, "the listeners")
+    eventually(lambda: listeners(proxy, "subscribed") == 2, "the listeners")
     operator.allow(*(word for word in RULE if not word.startswith("&")))
     eventually(lambda: listeners(proxy, "refused") == 2, "the refusals")
     said = " ".join(lines(proxy, "revocations"))
@@ -173,11 +173,11 @@ def test_a_subscription_that_is_silently_dead_is_begun_anew(
     server = start_redis()
     with FaultProxy(server.port) as way:
         proxy = start_proxy(REDIS_URL=f"redis://{way.address}/0", MLFLOW_SERVER_URL=fake.url)
-        eventually(lambda: listeners(proxy, "hearing") == 2, "the listeners")
+        eventually(lambda: listeners(proxy, "subscribed") == 2, "the listeners")
         way.stall()
-        eventually(lambda: listeners(proxy, "away") == 2, "that they notice")
+        eventually(lambda: listeners(proxy, "unavailable") == 2, "that they notice")
         way.heal()
-        eventually(lambda: listeners(proxy, "hearing") == 2, "the listeners")
+        eventually(lambda: listeners(proxy, "subscribed") == 2, "the listeners")
         proxy.stop()
 
 
@@ -186,7 +186,7 @@ def test_without_redis_there_is_nothing_to_hear(
 ) -> None:
     proxy = start_proxy(REDIS_URL="memory://", WEB_CONCURRENCY=1, MLFLOW_SERVER_URL=fake.url)
     eventually(lambda: listeners(proxy, "off") == 1, "the worker")
-    assert listeners(proxy, "away") == listeners(proxy, "refused") == 0
+    assert listeners(proxy, "unavailable") == listeners(proxy, "refused") == 0
 
 
 def test_the_doctor_names_the_right_that_is_missing(operator: Operator) -> None:
@@ -220,7 +220,7 @@ def test_who_may_subscribe_and_not_publish_hears_and_cannot_announce(
 ) -> None:
     operator.allow(*(word for word in RULE if word != "+publish"))
     proxy = start()
-    eventually(lambda: listeners(proxy, "hearing") == 2, "the listeners")
+    eventually(lambda: listeners(proxy, "subscribed") == 2, "the listeners")
     assert "may not run PUBLISH" in health_of_redis(proxy)["message"]
     assert "flask revoke cannot announce" in health_of_redis(proxy)["message"]
     done = run("flask", "revoke", "key_1", REDIS_URL=operator.url)
@@ -251,7 +251,7 @@ def test_one_right_less_is_named_and_nothing_alternates(
     operator.allow(*(word for word in RULE if word != without))
     proxy = start(INSTANCES=2)
     key = auth_service.create_key(limit=4)
-    eventually(lambda: listeners(proxy, "hearing") == 2, "the listeners")
+    eventually(lambda: listeners(proxy, "subscribed") == 2, "the listeners")
     own = [ask(proxy, key.key) for _ in range(5)]
     counted_alone = "limits" in hurts or without == "+get"
     assert own == ([200, 200, 429, 429, 429] if counted_alone else [200] * 4 + [429])
@@ -265,7 +265,7 @@ def test_one_right_less_is_named_and_nothing_alternates(
     said = lines(proxy, "redis")
     assert not any("away" in line or "back" in line for line in said)
     assert 1 <= len(said) <= 2, "once by each worker"
-    assert metric(proxy, "hokusai_proxy_redis_away") == 0
+    assert metric(proxy, "hokusai_proxy_redis_unavailable") == 0
     session = page(proxy, auth_service.create_key().key)
     assert session == (503 if without == "+getex" else 200)
 

@@ -108,7 +108,7 @@ def test_its_health_is_asked_for_beside_requests_without_being_called_gone(
     asked = request("GET", SEARCH, bearer(key))
     clients = [Client(proxy.url, timeout=60) for _ in range(6)]
     with Load(lambda n: clients[n].ask(asked).status, len(clients)) as load:
-        eventually(lambda: len(load.seen) > 6, "the load", patience=60)
+        eventually(lambda: len(load.seen) > 6, "the load", timeout=60)
         answers = [call(proxy.url, "GET", "/api/health/mlflow") for _ in range(8)]
     for client in clients:
         client.close()

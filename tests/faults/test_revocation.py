@@ -392,10 +392,10 @@ def start_worker(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Worke
         service = AuthService(auth_url, service_id="platform", timeout=20.0, circuit=circuit)
         authenticator = Authenticator(
             cache=cache,
-            flights=SingleFlight(folder / "turns"),
+            flights=SingleFlight(folder / "locks"),
             service=service,
             issuer="platform",
-            patience=20.0,
+            timeout=20.0,
             retry_interval=3.0,
             failures=NoFailureLimit(),
         )

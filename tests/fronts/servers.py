@@ -141,7 +141,7 @@ class FrontMissing(Exception):
 class Front(Server):
     """A server in front of `behind` (a port of this machine)."""
 
-    patience = 20.0
+    timeout = 20.0
 
     def __init__(self, name: str, folder: Path, configuration: Path, behind: int) -> None:
         """`configuration` is the folder with the server's files. Raises FrontMissing."""

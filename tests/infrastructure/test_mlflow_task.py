@@ -27,7 +27,7 @@ class Task(Server):
     """The command of the task definition; only what is not there on this machine is replaced."""
 
     name = "mlflow task"
-    patience = 90.0
+    timeout = 90.0
 
     def __init__(self, folder: Path, deployment: Deployment) -> None:
         container = deployment.containers["mlflow"]

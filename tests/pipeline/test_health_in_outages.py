@@ -252,7 +252,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_broken_is_what_is_said(stack: Stack, name: str) -> None:
     case = CASES[name]
-    eventually(stack.is_well, "a stack that is well", patience=30)
+    eventually(stack.is_well, "a stack that is well", timeout=30)
     mark, before = len(stack.proxy.log_lines()), scrape(stack)
     with case.broken(stack, case.part):
         eventually(lambda: stack.bad().keys() - {"circuit"} == case.bad, f"the finding: {name}")
@@ -261,7 +261,7 @@ def test_what_is_broken_is_what_is_said(stack: Stack, name: str) -> None:
         compare_readiness(stack, case)
         compare_log(stack, case, mark)
         compare_metrics(stack, name, before)
-    eventually(stack.is_well, "the recovery", patience=30)
+    eventually(stack.is_well, "the recovery", timeout=30)
     recovered = {line["check"] for line in changes(stack, mark) if line["status"] == "healthy"}
     assert recovered >= case.bad
 
@@ -317,12 +317,12 @@ ALERTS = {
     "MLflow refuses": {"MlflowUnreachable", "MlflowCircuitOpen"},
     "MLflow is frozen": {"MlflowTimeouts", "MlflowCircuitOpen"},
     "a website in MLflow's place": set(),
-    "the auth service refuses": {"AuthServiceUnavailable", "StaleVerdicts"},
-    "the auth service is frozen": {"AuthServiceUnavailable", "StaleVerdicts"},
-    "a website in the auth service's place": {"AuthServiceUnavailable", "StaleVerdicts"},
-    "Redis refuses": {"RedisAway"},
-    "Redis is frozen": {"RedisAway"},
-    "Redis is read-only": {"RedisAway"},
+    "the auth service refuses": {"AuthServiceUnavailable", "StaleDecisions"},
+    "the auth service is frozen": {"AuthServiceUnavailable", "StaleDecisions"},
+    "a website in the auth service's place": {"AuthServiceUnavailable", "StaleDecisions"},
+    "Redis refuses": {"RedisUnavailable"},
+    "Redis is frozen": {"RedisUnavailable"},
+    "Redis is read-only": {"RedisUnavailable"},
 }
 RULES = {
     rule["alert"]: rule["expr"]

@@ -48,7 +48,7 @@ MODULES = "/usr/lib/apache2/modules"
 class Front(Server):
     """A web server in front of the proxy."""
 
-    patience = 20.0
+    timeout = 20.0
 
     def __init__(self, name: str, folder: Path, target: str, more: str) -> None:
         self.name = name

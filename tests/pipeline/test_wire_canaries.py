@@ -21,7 +21,7 @@ import redis
 from devstack.proxy import Proxy
 from tests.otlp import Collector
 from tests.upstreams import (
-    PATIENCE,
+    WAIT_LIMIT,
     Answer,
     Received,
     Upstream,
@@ -226,7 +226,7 @@ def put_as_content(proxy: Proxy, keys: list[str]) -> None:
 def watched(port: int) -> Iterator[bytearray]:
     """Every command that a Redis gets meanwhile."""
     heard = bytearray()
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as monitor:
+    with socket.create_connection(("127.0.0.1", port), WAIT_LIMIT) as monitor:
         monitor.sendall(b"MONITOR\r\n")
         assert monitor.recv(5) == b"+OK\r\n"
         monitor.settimeout(None)

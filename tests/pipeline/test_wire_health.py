@@ -221,7 +221,7 @@ def test_a_connection_that_mlflow_had_closed_is_no_illness(anew: Proxy, upstream
         upstream.drop_connections()
 
 
-# --- cost and patience ---------------------------------------------------------------------------
+# --- cost and timeout ---------------------------------------------------------------------------
 
 
 @pytest.mark.slow

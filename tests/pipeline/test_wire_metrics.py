@@ -76,8 +76,8 @@ def wait_for(proxy: Proxy, expected: float, name: str, **labels: str) -> None:
 def start(start_front: Start, upstream: Upstream) -> Start:
     """A proxy that takes a busy machine for no outage."""
     upstream.answers(OK)
-    patience = {"REDIS_TIMEOUT": 5, "MLFLOW_KEEPALIVE": 60}
-    return lambda **settings: start_front(**(patience | settings))
+    timeout = {"REDIS_TIMEOUT": 5, "MLFLOW_KEEPALIVE": 60}
+    return lambda **settings: start_front(**(timeout | settings))
 
 
 # --- the format ----------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_everything_known_beforehand_begins_with_a_zero(start: Start) -> None:
         'auth_service_answers_total{answer="unavailable"} 0.0',
         'limit_decisions_total{decision="refused",limit="in_flight_of_key"} 0.0',
         'limit_fallbacks_total{limit="key"} 0.0',
-        "redis_away 0.0",
+        "redis_unavailable 0.0",
         "upstream_retries_total 0.0",
         "worker_starts_total 1.0",
     ):
@@ -265,16 +265,16 @@ def test_an_outage_of_redis(
     assert Scrape(front)("limit_fallbacks_total") == 0
     redis.stop()
 
-    def is_away() -> bool:
+    def is_unavailable() -> bool:
         assert call(front.url, "GET", SEARCH, bearer(key)).status == 200
-        return Scrape(front)("redis_away") == 1
+        return Scrape(front)("redis_unavailable") == 1
 
-    eventually(is_away, "Redis to be left alone")
+    eventually(is_unavailable, "Redis to be left alone")
     seen = Scrape(front)
     assert seen("limit_fallbacks_total", limit="key") > 0
     assert seen("redis_failures_total") > 0
     redis.start()
-    wait_for(front, 0, "redis_away")
+    wait_for(front, 0, "redis_unavailable")
 
 
 # --- several workers, and restarts ---------------------------------------------------------------

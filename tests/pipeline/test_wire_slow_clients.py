@@ -15,7 +15,7 @@ import pytest
 from devstack.proxy import Proxy
 from tests.upstreams import (
     OK,
-    PATIENCE,
+    WAIT_LIMIT,
     Answer,
     Upstream,
     chunk,
@@ -186,7 +186,7 @@ def test_a_client_that_goes_on_sending_after_a_refusal_stops_nobody_and_is_cut_o
             assert call(impatient.url, "GET", "/health").status == 200
             assert call(impatient.url, "GET", "/api/mlflow/version", bearer(key)).status == 200
         assert sending.running(), "it was cut off before the others were asked"
-        sending.result(PATIENCE)
+        sending.result(WAIT_LIMIT)
     assert [asked.target for asked in upstream.requests] == [b"/version"] * 5
 
 
@@ -198,7 +198,7 @@ def test_half_a_head_that_makes_room_is_answered_and_no_defect(
         wires = [clients.enter_context(Wire(small.url)) for _ in range(30)]
         for wire in wires:
             wire.send(b"GET /health HTTP/1.1\r\nHost: proxy")
-        answered, _, _ = select([wire.socket for wire in wires], (), (), PATIENCE)
+        answered, _, _ = select([wire.socket for wire in wires], (), (), WAIT_LIMIT)
         first = next(wire for wire in wires if wire.socket is answered[0])
         assert first.read().error == (503, "TEMPORARILY_UNAVAILABLE")
     assert call(small.url, "GET", "/health").status == 200

@@ -10,7 +10,7 @@ import pytest
 from devstack.proxy import Proxy
 from tests.upstreams import (
     OK,
-    PATIENCE,
+    WAIT_LIMIT,
     Answer,
     Step,
     Upstream,
@@ -333,7 +333,7 @@ def test_an_early_refusal_ends_an_upload_that_mlflow_does_not_read(
         writer.start()
         answer = wire.read()
     over.set()
-    writer.join(PATIENCE)
+    writer.join(WAIT_LIMIT)
     assert (answer.status, answer.body, answer.whole) == (413, b"too large", True)
 
 

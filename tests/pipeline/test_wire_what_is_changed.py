@@ -253,7 +253,7 @@ ELSEWHERE = {
     "::test_a_static_file_needs_no_key_and_says_nothing_of_who_asks",
     "caching": "pipeline/test_wire_sessions.py"
     "::test_what_a_key_or_a_session_reads_is_not_kept_for_others",
-    "Redis away": "faults/test_redis_outage.py"
+    "Redis unavailable": "faults/test_redis_outage.py"
     "::test_known_keys_go_on_and_the_shared_count_comes_back",
     "refused right": "faults/test_redis_rights.py"
     "::test_one_right_less_is_named_and_nothing_alternates",

@@ -1,6 +1,6 @@
 // Fetches the page again every few seconds while it is looked at, and puts the new state in place.
 "use strict";
-const EVERY = 5000, PATIENCE = 4000;
+const EVERY = 5000, TIMEOUT = 4000;
 const live = document.getElementById("live"), nav = document.getElementById("nav");
 let next;
 
@@ -8,7 +8,7 @@ async function refresh() {
   clearTimeout(next);
   try {
     const answer = await fetch("/status", {
-      headers: { Accept: "text/html" }, cache: "no-store", signal: AbortSignal.timeout(PATIENCE),
+      headers: { Accept: "text/html" }, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT),
     });
     if (!answer.ok) throw new Error(answer.statusText);
     show(new DOMParser().parseFromString(await answer.text(), "text/html"));

@@ -91,7 +91,7 @@ def make_worker(
     links, services = [], []
 
     def make(
-        url: str = redis_url, stale: float = STALE, patience: float = 5.0, most: int = 1000
+        url: str = redis_url, stale: float = STALE, timeout: float = 5.0, most: int = 1000
     ) -> Worker:
         link = RedisLink(url, 0.5, 0.05)
         database = InstanceDatabase(tmp_path / "shared.db")
@@ -109,7 +109,7 @@ def make_worker(
             negative_ttl=NEGATIVE,
             stale_ttl=stale,
         )
-        turns = SingleFlight(tmp_path / "turns")
+        locks = SingleFlight(tmp_path / "locks")
         links.append(link)
         services.append(service)
         limits = Limits(
@@ -121,10 +121,10 @@ def make_worker(
         )
         authenticator = Authenticator(
             cache=cache,
-            flights=turns,
+            flights=locks,
             service=service,
             issuer="platform",
-            patience=patience,
+            timeout=timeout,
             retry_interval=RETRY_INTERVAL,
             failures=limits,
             most_waiting=most,

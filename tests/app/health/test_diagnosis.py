@@ -13,7 +13,7 @@ from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY
 from app.health.faults import FAULTS, fault
 from app.state.redis_client import SomeNodesFail
 from app.state.redis_link import Trouble
-from app.state.redis_rights import HEARING, Lack
+from app.state.redis_rights import SUBSCRIBED, Lack
 
 MLFLOW = diagnosis.mlflow_at("http://mlflow.internal:5000/base")
 AUTH = diagnosis.auth_service_at("https://auth.internal")
@@ -213,7 +213,7 @@ def test_some_nodes_of_a_cluster_in_trouble() -> None:
 def test_a_redis_that_refuses_some_of_it() -> None:
     lacks = (
         Lack("+", "getex", "sessions end"),
-        Lack("&", "revoked", HEARING),
+        Lack("&", "revoked", SUBSCRIBED),
         Lack("+", "script|load", "limits end"),
         Lack("~", "LIMITS*", "limits end"),
     )

@@ -452,7 +452,7 @@ def test_all_keys_together_have_so_many_slots() -> None:
 
 
 def test_those_without_a_key_have_a_quarter() -> None:
-    in_flight = InFlight(per_key=5, in_all=8, patience=0)
+    in_flight = InFlight(per_key=5, in_all=8, timeout=0)
     slots = [in_flight.acquire(f"network {number}", has_key=False) for number in range(2)]
     with pytest.raises(Overloaded, match="The proxy is busy"):
         in_flight.acquire("network 3", has_key=False)
@@ -463,7 +463,7 @@ def test_those_without_a_key_have_a_quarter() -> None:
 
 @pytest.mark.parametrize(("per_key", "in_all"), [(1, 40), (5, 4)])
 def test_who_has_no_key_waits_for_a_slot(per_key: int, in_all: int) -> None:
-    in_flight = InFlight(per_key=per_key, in_all=in_all, patience=20)
+    in_flight = InFlight(per_key=per_key, in_all=in_all, timeout=20)
     first = in_flight.acquire("network 1", has_key=False)
     threading.Timer(0.1, first.release).start()
     in_flight.acquire("network 1", has_key=False).release()
@@ -471,7 +471,7 @@ def test_who_has_no_key_waits_for_a_slot(per_key: int, in_all: int) -> None:
 
 
 def test_who_has_no_key_waits_so_long() -> None:
-    in_flight = InFlight(per_key=1, in_all=40, patience=0.1)
+    in_flight = InFlight(per_key=1, in_all=40, timeout=0.1)
     in_flight.acquire("network 1", has_key=False)
     began = time.monotonic()
     with pytest.raises(Overloaded, match="1 requests in flight"):

@@ -53,9 +53,9 @@ def test_a_given_folder_is_used(environ: dict[str, str], tmp_path: Path) -> None
 def test_metrics_of_earlier_processes_are_removed(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics" / "counter_17.db").write_bytes(b"old")
-    (tmp_path / "turns").write_bytes(b"")
+    (tmp_path / "locks").write_bytes(b"")
     prepare(Settings(instance_folder=str(tmp_path)), environ)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["metrics", "turns"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["metrics", "locks"]
 
 
 def test_each_instance_makes_a_secret_of_its_own() -> None:

@@ -123,7 +123,7 @@ SHOWN = {
         "in_flight",
         "instance_degraded",
         "names_failing",
-        "redis_away",
+        "redis_unavailable",
         "redis_refused",
         "revocation_listeners",
         "upstream_connections",

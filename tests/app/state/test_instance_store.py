@@ -35,7 +35,7 @@ print(sum(counts.acquire_sliding_window_entry("key", 100, 3600) for _ in range(8
 """
 
 #: Seconds until something that should have happened is given up.
-PATIENCE = 10.0
+WAIT_LIMIT = 10.0
 
 
 class Worker(InstanceStore):
@@ -218,7 +218,7 @@ def test_processes_share_again_when_a_cleaner_has_removed_one_file(
 
     def hears() -> bool:
         before = store.get_value("other")
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT_LIMIT
         while store.get_value("other") == before and time.monotonic() < deadline:
             store.set_value("mine", b"", 60)
             time.sleep(0.02)

@@ -14,7 +14,7 @@ import redis
 from app.health import diagnosis
 from app.health.faults import FAULTS, fault
 from app.state.redis_client import connect
-from app.state.redis_faults import LONGEST, said
+from app.state.redis_faults import LONGEST, message_of
 from app.state.redis_link import RedisLink
 from app.state.windows import count_as_the_limiter
 from config.running import PREPARED
@@ -52,8 +52,8 @@ def look() -> Iterator[Look]:
         for text in (found.message, found.detail):
             assert not any(secret in text for secret in SECRETS)
         assert "{" not in found.message
-        assert len(said(trouble.error)) <= LONGEST + 1
-        return trouble.word or said(trouble.error)
+        assert len(message_of(trouble.error)) <= LONGEST + 1
+        return trouble.word or message_of(trouble.error)
 
     yield find
     for link in links:

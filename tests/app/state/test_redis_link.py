@@ -79,7 +79,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def test_without_redis_nothing_is_asked(make_link: MakeLink) -> None:
     link = make_link("memory://")
-    assert (link.client, link.away, ping(link)) == (None, True, False)
+    assert (link.client, link.unavailable, ping(link)) == (None, True, False)
 
 
 def test_a_closed_client_leaves_no_connection(make_link: MakeLink, redis_url: str) -> None:
@@ -94,7 +94,7 @@ def test_a_closed_client_leaves_no_connection(make_link: MakeLink, redis_url: st
 
 def test_an_answer_is_passed_on(link: RedisLink) -> None:
     assert link.call(link.client.echo, "hello") == b"hello"
-    assert not link.away
+    assert not link.unavailable
 
 
 def test_a_defect_in_its_use_fails_no_request_and_is_logged_once(
@@ -127,7 +127,7 @@ def test_connections_to_a_host_that_is_gone_do_not_keep_it_away(
     os.kill(server.pid, signal.SIGSTOP)
     try:
         way.lead_to(other.port, with_reset=False)
-        eventually(lambda: not ping(link) and link.away, "the outage")
+        eventually(lambda: not ping(link) and link.unavailable, "the outage")
         assert seconds(lambda: eventually(lambda: ping(link), "its end")) < 10 * (TIMEOUT + RETRY)
     finally:
         os.kill(server.pid, signal.SIGCONT)
@@ -141,23 +141,23 @@ def test_after_two_failures_it_is_left_alone(link: RedisLink, way: FaultProxy, f
     connections = way.connections
     assert seconds(lambda: [ping(link) for _ in range(100)]) < TIMEOUT
     assert way.connections - connections <= 1, "the probe's"
-    assert link.away
+    assert link.unavailable
 
 
 def test_one_that_is_slower_than_the_time_out_is_away(link: RedisLink, way: FaultProxy) -> None:
     assert ping(link)
     way.delay(TIMEOUT * 2)
     assert seconds(lambda: [ping(link) for _ in range(100)]) < TIMEOUT * 4
-    assert link.away
+    assert link.unavailable
 
 
 def test_one_broken_connection_is_no_outage(link: RedisLink, way: FaultProxy) -> None:
     way.cut(after=1)
     assert not ping(link)
-    assert link.away, "until it answers"
+    assert link.unavailable, "until it answers"
     way.heal()
     assert ping(link)
-    assert not link.away
+    assert not link.unavailable
 
 
 def test_a_command_that_failed_while_others_were_answered_says_nothing(
@@ -182,7 +182,7 @@ def test_a_command_that_failed_while_others_were_answered_says_nothing(
         go_on.set()
         for call in calls:
             call.result()
-    assert not link.away
+    assert not link.unavailable
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_one_that_takes_no_writes_is_away_though_it_answers(
         with pytest.raises(RedisUnavailable):
             link.call(link.client.set, "name", "value")
         time.sleep(3 * RETRY)
-        assert link.away, "though it answers pings"
+        assert link.unavailable, "though it answers pings"
         operator.config_set(setting, whole)
     eventually(lambda: ping(link), "its return")
 
@@ -217,14 +217,12 @@ def test_one_command_that_is_refused_is_no_outage_and_is_said_once(
             with pytest.raises(RedisUnavailable):
                 link.call(link.client.getex, "name")
             assert ping(link)
-            assert not link.away
+            assert not link.unavailable
         eventually(lambda: "may not run GETEX" in caplog.text, "the line")
         shown = generate_latest(REGISTRY).decode()
         assert 'hokusai_proxy_redis_refused{right="getex"} 1.0' in shown
         operator.execute_command("ACL", "SETUSER", "u", "+getex")
-        eventually(
-            lambda: "no longer refuses anything" in caplog.text, "the end of it", patience=20
-        )
+        eventually(lambda: "no longer refuses anything" in caplog.text, "the end of it", timeout=20)
         assert len(caplog.messages) == 2
         assert 'right="getex"} 0.0' in generate_latest(REGISTRY).decode()
 
@@ -233,7 +231,7 @@ def test_a_refusal_that_the_probe_does_not_find_leaves_redis_in_use(link: RedisL
     link.call(link.client.set, "name", "value")
     with pytest.raises(RedisUnavailable):
         link.call(link.client.lpush, "name", "value")  # of the wrong type
-    assert not link.away
+    assert not link.unavailable
     assert ping(link)
 
 
@@ -264,7 +262,7 @@ def test_a_cluster_without_one_of_its_nodes_is_used_for_the_rest(
         eventually(is_known, "the line")
         answered = [name for name in names if _is_set(link, name)]
         assert 0 < len(answered) < len(names)
-        assert not link._away
+        assert not link._unavailable
         assert caplog.text.count("Redis is back") <= 1, "before it was known"
 
 
@@ -283,7 +281,7 @@ def test_it_is_found_again_by_itself(link: RedisLink, way: FaultProxy, fault: st
     getattr(way, fault)()
     assert not any(ping(link) for _ in range(5))
     way.heal()
-    eventually(lambda: not link.away, "its return")
+    eventually(lambda: not link.unavailable, "its return")
     assert ping(link)
 
 
@@ -295,7 +293,7 @@ def test_going_and_coming_are_said_once_and_not_every_time(
         way.refuse()
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(lambda _: ping(link), range(100)))
-        assert link.away
+        assert link.unavailable
         way.heal()
         eventually(lambda: ping(link), "its return")
     eventually(lambda: len(caplog.messages) >= 2, "what is said")
@@ -312,7 +310,7 @@ def test_a_cluster_that_is_away_keeps_nobody_from_starting() -> None:
         link = RedisLink(f"redis+cluster://:secret@{HOST}:{port}", TIMEOUT, RETRY)
         assert isinstance(link.client, LazyCluster)
         assert not ping(link)
-        assert link.away
+        assert link.unavailable
 
 
 def test_the_hosts_and_the_service_of_sentinels_are_read() -> None:

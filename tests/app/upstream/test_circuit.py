@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.upstream.circuit import DURING_PROBE, Circuit, Open
-from tests.upstreams import PATIENCE, eventually
+from tests.upstreams import WAIT_LIMIT, eventually
 
 FAIL_MAX = 3
 
@@ -73,7 +73,7 @@ def together(number: int, action: Callable[[int], None]) -> list[BaseException |
     start = threading.Barrier(number)
 
     def run(index: int) -> BaseException | None:
-        start.wait(PATIENCE)
+        start.wait(WAIT_LIMIT)
         try:
             action(index)
         except BaseException as raised:
@@ -94,18 +94,18 @@ class Held(threading.Thread):
 
     def begin(self) -> None:
         self.start()
-        assert self.inside.wait(PATIENCE)
+        assert self.inside.wait(WAIT_LIMIT)
 
     def run(self) -> None:
         with suppress(Down, Neutral), self.circuit.attempt((Down,)):
             self.inside.set()
-            self.go.wait(PATIENCE)
+            self.go.wait(WAIT_LIMIT)
             if self.raising is not None:
                 raise self.raising
 
     def release(self) -> None:
         self.go.set()
-        self.join(PATIENCE)
+        self.join(WAIT_LIMIT)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_calls_in_parallel_are_not_serialised(circuit: Circuit) -> None:
 
     def action(index: int) -> None:
         with circuit.attempt((Down,)):
-            everybody.wait(PATIENCE)
+            everybody.wait(WAIT_LIMIT)
 
     assert together(16, action) == [None] * 16
 
@@ -185,7 +185,7 @@ def test_failures_at_the_same_moment_open_it_once(fail_max: int) -> None:
 
         def action(index: int, circuit: Circuit = circuit, wait: Any = everybody.wait) -> None:
             with circuit.attempt((Down,)):
-                wait(PATIENCE)
+                wait(WAIT_LIMIT)
                 raise Down
 
         assert {type(raised) for raised in together(16, action)} == {Down}
@@ -235,7 +235,7 @@ def test_one_of_many_threads_probes(quick: Circuit, changes: Changes) -> None:
             with quick.attempt((Down,)):
                 inside.append(index)
                 for _ in range(15):
-                    assert refused.acquire(timeout=PATIENCE)
+                    assert refused.acquire(timeout=WAIT_LIMIT)
         except Open as refusal:
             waits.append(refusal.retry_after)
             refused.release()
@@ -379,15 +379,15 @@ def test_others_are_refused_while_a_probe_is_under_way(quick: Circuit) -> None:
 
     def is_there() -> bool:
         inside.set()
-        return go_on.wait(PATIENCE)
+        return go_on.wait(WAIT_LIMIT)
 
     with ThreadPoolExecutor(1) as threads:
         probing = threads.submit(attempt, quick, is_there)
-        assert inside.wait(PATIENCE)
+        assert inside.wait(WAIT_LIMIT)
         with pytest.raises(Open):
             attempt(quick, lambda: True)
         go_on.set()
-        probing.result(PATIENCE)
+        probing.result(WAIT_LIMIT)
     assert quick.state == "closed"
 
 

@@ -35,7 +35,7 @@ from app.upstream.streaming import Body
 from devstack.environments import ROOT
 from tests.app.samples import CREATE, READ, TRANSFER, inbound, permit, settings
 from tests.upstreams import (
-    PATIENCE,
+    WAIT_LIMIT,
     Answer,
     Upstream,
     chunked,
@@ -621,7 +621,7 @@ def test_an_mlflow_that_starts_meanwhile_gets_the_whole_body(make_forwarder: Mak
         forwarder = make_forwarder(f"http://127.0.0.1:{port}", mlflow_retry_deadline=5.0)
         body = Body(iter([b"abc", b"def"]), 6)
         assert forward(forwarder, "POST", body=body).status == 200
-        server.result(PATIENCE)
+        server.result(WAIT_LIMIT)
     assert received.startswith(b"POST /version HTTP/1.1\r\n")
 
 

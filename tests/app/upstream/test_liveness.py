@@ -20,7 +20,7 @@ class Asked(list[bool | None]):
         self.times = 0
         self.meanwhile: Callable[[], None] = lambda: None
 
-    def __call__(self, patience: float) -> bool | None:
+    def __call__(self, timeout: float) -> bool | None:
         self.times += 1
         self.meanwhile()
         return self.pop(0) if len(self) > 1 else self[0]
@@ -58,7 +58,7 @@ def test_silence_while_a_request_waits_opens_the_circuit(circuit: Circuit) -> No
     alive = Liveness(circuit, asked)
     with alive.waiting():
         alive.look()
-    assert (asked.times, circuit.state) == (len(liveness.PATIENCE), "open")
+    assert (asked.times, circuit.state) == (len(liveness.PROBES), "open")
 
 
 def test_silence_after_a_time_out_does_too(circuit: Circuit) -> None:

@@ -19,7 +19,7 @@ from app.upstream.streaming import Body, body_length
 from tests.app.samples import READ, TRANSFER, inbound, permit, settings
 from tests.drills.redis_topologies import make_certificates
 from tests.upstreams import (
-    PATIENCE,
+    WAIT_LIMIT,
     Answer,
     Exchange,
     Step,
@@ -61,7 +61,7 @@ def forwarder_to(mlflow: Upstream) -> Iterator[Forwarder]:
         mlflow_server_url=mlflow.url,
         mlflow_retry_deadline=0.0,
         mlflow_read_timeout=READ_TIMEOUT,
-        mlflow_artifact_read_timeout=PATIENCE,
+        mlflow_artifact_read_timeout=WAIT_LIMIT,
     )
     forwarder = Forwarder(chosen, Circuit("mlflow", 1000, 60))
     yield forwarder
@@ -311,7 +311,7 @@ def test_bytes_that_nobody_asked_for_answer_no_request(
     )
     mlflow.answers(Answer(*first, say), OK)
     assert get(forwarder)[1] == HELLO
-    assert come.wait(PATIENCE)
+    assert come.wait(WAIT_LIMIT)
     assert get(forwarder)[1] == b"next"
 
 
@@ -361,7 +361,7 @@ SIZE = 64 * 1024 * 1024  # more than the buffers of both ends
 
 
 def reads_nothing(exchange: Exchange) -> None:
-    exchange.fake.stopping.wait(PATIENCE)
+    exchange.fake.stopping.wait(WAIT_LIMIT)
 
 
 @pytest.mark.parametrize("end", [reads_nothing, close()], ids=["reads nothing", "closes"])
@@ -373,7 +373,7 @@ def test_a_refusal_before_the_end_of_an_upload_is_passed_on(
     began = time.monotonic()
     status, body = upload(forwarder, pieces_of(SIZE))
     assert (status, body) == (413, b"too large")
-    assert time.monotonic() - began < PATIENCE / 2
+    assert time.monotonic() - began < WAIT_LIMIT / 2
     assert get(forwarder)[1] == b"next", "the connection with half a request is not used again"
 
 
@@ -400,7 +400,7 @@ def test_a_refusal_over_tls_is_passed_on_too(
         )
         began = time.monotonic()
         assert upload(forwarder, pieces_of(SIZE)) == (413, b"too large")
-        assert time.monotonic() - began < PATIENCE / 2
+        assert time.monotonic() - began < WAIT_LIMIT / 2
         assert get(forwarder)[1] == b"next"
         assert upload(forwarder, pieces_of(SIZE)) == (200, b"s" * 100_000)
         mlflow.wait_for(lambda: mlflow.requests[-1].end == "whole", "the end of the upload")

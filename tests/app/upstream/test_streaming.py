@@ -28,7 +28,7 @@ from app.upstream.streaming import (
 )
 from tests.app.samples import inbound, permit, settings
 from tests.upstreams import (
-    PATIENCE,
+    WAIT_LIMIT,
     Answer,
     Upstream,
     chunk,
@@ -399,7 +399,7 @@ def test_a_broken_transfer_resets_the_clients_connection() -> None:
     """Without a length, over HTTP/1.0, a plain end would look like the end of the body."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
-        socket.create_connection(listener.getsockname(), PATIENCE) as client,
+        socket.create_connection(listener.getsockname(), WAIT_LIMIT) as client,
     ):
         ours, _ = listener.accept()
         with ours:

@@ -16,7 +16,7 @@ class MLflow:
     def __init__(self, answer: ProbeResponse | ProxyError) -> None:
         self.answer, self.asked = answer, 0
 
-    def ask(self, path: str, patience: float) -> ProbeResponse:
+    def ask(self, path: str, timeout: float) -> ProbeResponse:
         """As Upstream.ask."""
         assert path == "/api/3.0/mlflow/server-info"
         self.asked += 1

@@ -9,7 +9,7 @@ import pytest
 
 from app.request.errors import ClientGone, Overloaded
 from app.upstream import write_gate
-from app.upstream.write_gate import PATIENCE, TurnedAway, WriteGate
+from app.upstream.write_gate import WRITE_TIMEOUT, NotAdmitted, WriteGate
 from tests.upstreams import eventually
 
 
@@ -17,31 +17,31 @@ def test_without_a_full_pool_there_is_no_bound() -> None:
     gate = WriteGate(workers=1)
     with ExitStack() as turns:
         for _ in range(100):
-            take(turns, gate, "a", patience=0)
+            take(turns, gate, "a", timeout=0)
     assert gate.bound is None
 
 
 @pytest.mark.parametrize(("workers", "bound"), [(1, 12), (2, 6), (5, 2), (12, 2)])
 def test_workers_share_the_bound(workers: int, bound: int) -> None:
     gate = WriteGate(workers)
-    gate.tighten(time.monotonic(), had_turn=True)
+    gate.tighten(time.monotonic(), had_slot=True)
     assert gate.bound == bound
 
 
 def test_only_what_was_sent_under_the_bound_says_that_it_is_too_high() -> None:
     gate, before = WriteGate(workers=1), time.monotonic()
-    gate.tighten(before, had_turn=True)
-    gate.tighten(before, had_turn=True)
+    gate.tighten(before, had_slot=True)
+    gate.tighten(before, had_slot=True)
     assert gate.bound == 12
     for bound in (6, 3, 2, 2):
-        gate.tighten(time.monotonic(), had_turn=True)
+        gate.tighten(time.monotonic(), had_slot=True)
         assert gate.bound == bound
 
 
 def test_a_read_sets_the_bound_and_never_narrows_it() -> None:
     gate = WriteGate(workers=1)
     for _ in range(3):
-        gate.tighten(time.monotonic(), had_turn=False)
+        gate.tighten(time.monotonic(), had_slot=False)
     assert gate.bound == 12
 
 
@@ -64,13 +64,13 @@ def test_writes_over_the_bound_wait_in_order_of_arrival() -> None:
 
 def test_one_key_gets_half_of_the_bound() -> None:
     gate = WriteGate(workers=3)
-    gate.tighten(time.monotonic(), had_turn=True)
+    gate.tighten(time.monotonic(), had_slot=True)
     assert gate.bound == 4
     with ExitStack() as turns:
         take(turns, gate, "slow")
         take(turns, gate, "slow")
         with pytest.raises(Overloaded):
-            take(turns, gate, "slow", patience=0.05)
+            take(turns, gate, "slow", timeout=0.05)
         take(turns, gate, "other")
         assert gate._running == {"slow": 2, "other": 1}
 
@@ -81,7 +81,7 @@ def test_a_write_that_waited_in_vain_did_nothing_and_may_be_repeated() -> None:
         take(turns, gate, "a")
         take(turns, gate, "b")
         with pytest.raises(Overloaded, match="Nothing was done") as refused:
-            take(turns, gate, "a", patience=0.05)
+            take(turns, gate, "a", timeout=0.05)
         assert refused.value.headers == {"Retry-After": "5"}
         assert not gate._queue
     with ExitStack() as turns:
@@ -92,11 +92,11 @@ def test_a_write_that_waited_in_vain_did_nothing_and_may_be_repeated() -> None:
 
 def test_a_turn_is_taken_once_and_only_when_it_is_wanted() -> None:
     gate = bounded()
-    with gate.turn("a"):
+    with gate.slot("a"):
         assert not gate._running
-    with gate.turn("a") as turn:
-        turn.take()
-        turn.take()
+    with gate.slot("a") as slot:
+        slot.acquire()
+        slot.acquire()
         assert gate._running == {"a": 1}
     assert not gate._running
 
@@ -118,7 +118,7 @@ def test_the_bound_rises_again_while_writes_wait(monkeypatch: pytest.MonkeyPatch
     """Or a short overload would slow busy writers down for ever."""
     gate = WriteGate(workers=4)  # a bound of 3
     for _ in range(3):
-        gate.tighten(time.monotonic(), had_turn=True)
+        gate.tighten(time.monotonic(), had_slot=True)
     assert gate.bound == 2
     monkeypatch.setattr(write_gate, "LIFT_AFTER", 0.2)
     bounds = []
@@ -138,19 +138,19 @@ def test_who_left_holds_neither_a_turn_nor_a_place(monkeypatch: pytest.MonkeyPat
         take(turns, gate, "a")
         take(turns, gate, "b")
         began = time.monotonic()
-        with pytest.raises(ClientGone), gate.turn("a") as turn:
-            turn.take(lambda: time.monotonic() > began + 0.2)
-        assert time.monotonic() - began < PATIENCE / 2
+        with pytest.raises(ClientGone), gate.slot("a") as slot:
+            slot.acquire(lambda: time.monotonic() > began + 0.2)
+        assert time.monotonic() - began < WRITE_TIMEOUT / 2
         assert not gate._queue
     left: list[bool] = []
     with ExitStack() as turns:
         take(turns, gate, "a")
 
         def leaves() -> None:
-            with pytest.raises(ClientGone), gate.turn("a") as turn:
-                turn.take(lambda: bool(left))
+            with pytest.raises(ClientGone), gate.slot("a") as slot:
+                slot.acquire(lambda: bool(left))
 
-        monkeypatch.setattr(write_gate, "LOOK", PATIENCE)
+        monkeypatch.setattr(write_gate, "LOOK", WRITE_TIMEOUT)
         thread = started(leaves)
         eventually(lambda: len(gate._queue) == 1, "its place in the queue")
         left.append(True)
@@ -162,8 +162,8 @@ def test_whoever_waits_when_the_circuit_opens_is_turned_away() -> None:
     gate, seen = bounded(), []
 
     def waits() -> None:
-        with pytest.raises(TurnedAway) as why, gate.turn("a") as turn:
-            turn.take()
+        with pytest.raises(NotAdmitted) as why, gate.slot("a") as slot:
+            slot.acquire()
         seen.append(why.type)
 
     with ExitStack() as hanging:
@@ -171,35 +171,35 @@ def test_whoever_waits_when_the_circuit_opens_is_turned_away() -> None:
         take(hanging, gate, "b")
         thread = started(waits)
         eventually(lambda: len(gate._queue) == 1, "its place in the queue")
-        gate.turn_away()
+        gate.empty()
         thread.join()
-        assert seen == [TurnedAway]
+        assert seen == [NotAdmitted]
         with ExitStack() as turns:  # what still hangs takes nobody's turn
-            take(turns, gate, "a", patience=0)
-            take(turns, gate, "b", patience=0)
+            take(turns, gate, "a", timeout=0)
+            take(turns, gate, "b", timeout=0)
             with pytest.raises(Overloaded):
-                take(turns, gate, "a", patience=0)
+                take(turns, gate, "a", timeout=0)
             hanging.close()
             with pytest.raises(Overloaded):
-                take(turns, gate, "b", patience=0)
+                take(turns, gate, "b", timeout=0)
     assert not gate._running
 
 
-def take(turns: ExitStack, gate: WriteGate, key: str, patience: float = PATIENCE) -> None:
+def take(turns: ExitStack, gate: WriteGate, key: str, timeout: float = WRITE_TIMEOUT) -> None:
     """Waits for a turn, which lasts as long as the stack."""
-    turns.enter_context(gate.turn(key, patience)).take()
+    turns.enter_context(gate.slot(key, timeout)).acquire()
 
 
 def bounded() -> WriteGate:
     """A gate whose bound is 2."""
     gate = WriteGate(workers=12)
-    gate.tighten(time.monotonic(), had_turn=True)
+    gate.tighten(time.monotonic(), had_slot=True)
     return gate
 
 
 def write(gate: WriteGate, order: list[int], n: int) -> None:
-    with gate.turn("a") as turn:
-        turn.take()
+    with gate.slot("a") as slot:
+        slot.acquire()
         order.append(n)
         time.sleep(0.02)
 

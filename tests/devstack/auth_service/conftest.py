@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from devstack.auth_service.keys import KeyStore
 from devstack.auth_service.service import create_app
 from devstack.redis import Redis
-from tests.devstack.auth_service.running import PATIENCE, PROGRAM, Service, environment
+from tests.devstack.auth_service.running import PROGRAM, WAIT_LIMIT, Service, environment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,7 +38,7 @@ def run(database: Path, tmp_path: Path) -> Run:
             env=environment(database, **more),
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=WAIT_LIMIT,
             check=False,
         )
 

@@ -14,7 +14,7 @@ import requests
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = [sys.executable, "-m", "devstack.auth_service"]
-PATIENCE = 20.0  # seconds until something that should have happened is given up
+WAIT_LIMIT = 20.0  # seconds until something that should have happened is given up
 
 
 def environment(database: Path, **more: str) -> dict[str, str]:
@@ -54,14 +54,14 @@ class Service:
             f"{self.url}/api/v1/keys/validate",
             json={"service_id": "platform", "client_ip": "203.0.113.7"} | changes,
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=PATIENCE,
+            timeout=WAIT_LIMIT,
         )
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal and return the exit status; kills what does not end by itself."""
         self.process.send_signal(number)
         try:
-            return self.process.wait(PATIENCE)
+            return self.process.wait(WAIT_LIMIT)
         finally:
             self._clean_up()
 
@@ -75,7 +75,7 @@ class Service:
 
     def _address(self) -> str:
         assert self.process.stdout is not None
-        spoke = select.select([self.process.stdout], [], [], PATIENCE)[0]
+        spoke = select.select([self.process.stdout], [], [], WAIT_LIMIT)[0]
         found = re.search(r"http://\S+", self.process.stdout.readline()) if spoke else None
         if found is None:
             self.stop()

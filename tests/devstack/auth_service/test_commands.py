@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from devstack.auth_service.keys import Grant, KeyStore
-from tests.devstack.auth_service.running import PATIENCE, PROGRAM, environment
+from tests.devstack.auth_service.running import PROGRAM, WAIT_LIMIT, environment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -81,7 +81,7 @@ def test_processes_that_create_at_once_all_succeed(database: Path, tmp_path: Pat
         )
         for user in users
     ]
-    created = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in running]
+    created = [json.loads(process.communicate(timeout=WAIT_LIMIT)[0]) for process in running]
     store = KeyStore(database)
     found = [store.find(each["key"]) for each in created]
     assert [key.grant.user_id for key in found if key] == users

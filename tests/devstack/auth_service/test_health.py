@@ -6,11 +6,11 @@ from pathlib import Path
 
 from flask.testing import FlaskClient
 
-from tests.devstack.auth_service.running import PATIENCE, Service
+from tests.devstack.auth_service.running import WAIT_LIMIT, Service
 
 
 def test_it_is_healthy(service: Service) -> None:
-    response = service.session.get(f"{service.url}/health", timeout=PATIENCE)
+    response = service.session.get(f"{service.url}/health", timeout=WAIT_LIMIT)
     assert response.status_code == 200
     assert response.json() == {"status": "healthy"}
 

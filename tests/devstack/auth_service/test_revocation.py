@@ -8,7 +8,7 @@ from redis import Redis
 from redis.client import PubSub
 
 from devstack.auth_service.keys import Grant, KeyStore
-from tests.devstack.auth_service.running import PATIENCE
+from tests.devstack.auth_service.running import WAIT_LIMIT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -18,7 +18,7 @@ def listener(own_redis: str) -> Iterator[PubSub]:
     """Someone who listens for revocations, and is known to the server to do so."""
     with Redis.from_url(own_redis) as client, client.pubsub() as listener:
         listener.subscribe("hokusai:auth:revoked")
-        assert listener.get_message(timeout=PATIENCE)["type"] == "subscribe"
+        assert listener.get_message(timeout=WAIT_LIMIT)["type"] == "subscribe"
         yield listener
 
 
@@ -30,7 +30,7 @@ def test_it_is_announced(run: Run, store: KeyStore, own_redis: str, listener: Pu
         f"{key.key_id} of ann is revoked.",
         "Announced on hokusai:auth:revoked; listeners: 1.",
     ]
-    assert listener.get_message(timeout=PATIENCE)["data"] == key.key_id.encode()
+    assert listener.get_message(timeout=WAIT_LIMIT)["data"] == key.key_id.encode()
     revoked = store.find(secret)
     assert revoked is not None
     assert revoked.revoked_at is not None

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from devstack.auth_service.keys import Grant, KeyStore
-from tests.devstack.auth_service.running import PATIENCE, Service
+from tests.devstack.auth_service.running import WAIT_LIMIT, Service
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -53,6 +53,6 @@ def send_malformed(service: Service, header: str) -> None:
     address = urlsplit(service.url)
     assert address.hostname is not None
     assert address.port is not None
-    with socket.create_connection((address.hostname, address.port), PATIENCE) as connection:
+    with socket.create_connection((address.hostname, address.port), WAIT_LIMIT) as connection:
         connection.sendall(f"GET /health HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
         assert connection.recv(1024).startswith(b"HTTP/1.1 400")

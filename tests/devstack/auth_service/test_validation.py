@@ -12,7 +12,7 @@ import requests
 from flask.testing import FlaskClient
 
 from devstack.auth_service.keys import Grant, KeyStore
-from tests.devstack.auth_service.running import PATIENCE, Service
+from tests.devstack.auth_service.running import WAIT_LIMIT, Service
 
 ANN = Grant("ann")
 TOMORROW = int(time.time()) + 86_400
@@ -82,7 +82,7 @@ def test_no_bearer_token_is_invalid(service: Service, authorization: str | None)
         f"{service.url}/api/v1/keys/validate",
         json={"service_id": "platform", "client_ip": "203.0.113.7"},
         headers={"Authorization": authorization} if authorization else {},
-        timeout=PATIENCE,
+        timeout=WAIT_LIMIT,
     )
     assert_invalid(answer, "Send the key as Authorization: Bearer <key>.")
 
@@ -138,7 +138,7 @@ def test_a_malformed_body_is_a_bad_request(service: Service, keys: KeyStore, bod
         f"{service.url}/api/v1/keys/validate",
         data=body,
         headers={"Authorization": f"Bearer {secret}"},
-        timeout=PATIENCE,
+        timeout=WAIT_LIMIT,
     )
     assert answer.status_code == 400
     assert answer.json()["error"] == "BAD_REQUEST"
@@ -155,7 +155,9 @@ def test_a_malformed_body_is_a_bad_request(service: Service, keys: KeyStore, bod
 def test_every_error_is_json(
     service: Service, method: str, path: str, size: int, status: int, code: str
 ) -> None:
-    answer = service.session.request(method, service.url + path, data=b"x" * size, timeout=PATIENCE)
+    answer = service.session.request(
+        method, service.url + path, data=b"x" * size, timeout=WAIT_LIMIT
+    )
     assert answer.status_code == status
     assert answer.json()["error"] == code
 
