@@ -64,7 +64,7 @@ class Settings:
         help="Client connections of one worker. At 95 % it closes those that it has waited for "
              "longest.")
     max_in_flight: int = row("MAX_IN_FLIGHT", parsers.count(1), 512, group=SERVING,
-        help="Requests that one worker forwards at once; over it, 503. At most 90 % of "
+        help="Requests that one worker forwards at once; over it, 503. At most 60 % of "
              "MAX_CONNECTIONS. Those without a key (static files) get a quarter.")
     max_buffered_body: int = row("MAX_BUFFERED_BODY", parsers.count(0), 64 * 1024 * 1024, group=SERVING,
         help="Bytes of one chunked body on a REST route; over it, 413. Artifacts have no limit.")
@@ -184,9 +184,9 @@ class Settings:
 
     @property
     def max_forwarded(self) -> int:
-        """Requests that one worker forwards at once. The other connections stay free for requests
-        handled locally, such as health checks."""
-        return min(self.max_in_flight, self.max_connections * 9 // 10)
+        """Requests that one worker forwards at once. Those that wait for the auth service or for a
+        slot hold 35 % of the connections at most; the others stay free for health checks."""
+        return min(self.max_in_flight, self.max_connections * 6 // 10)
 
     @property
     def key_issuer(self) -> str:

@@ -32,8 +32,9 @@ from app.upstream.request_head import TARGET
 #: The longest response that is read, in bytes; a real one has a few hundred.
 MAX_ANSWER = 64 * 1024
 
-#: Seconds after connecting for which a connection is reused: the service's name may move.
-MAX_AGE = 60.0
+#: Seconds for which a connection is reused: after its last use, as gunicorn closes it 2 s later and
+#: uvicorn 5 s, and after connecting, as the service's name may move.
+MAX_IDLE, MAX_AGE = 1.0, 60.0
 
 INVALID = (401, 403, 404)
 
@@ -256,7 +257,7 @@ class _Connection(Connection):
     """MLflow's Connection with its bounds, adapted to requests. It inherits the write timeout: a
     call sends a few hundred bytes."""
 
-    reuse_for = math.inf  # urllib3 checks whether it is still open
+    reuse_for = MAX_IDLE
     max_age = MAX_AGE
     counted = False
     held = (ConnectionError, TimeoutError)  # so of two addresses, one that hangs is tried last

@@ -53,14 +53,13 @@ class SignIn:
             return None
 
     def current_user(self) -> Principal | None:
-        """The user who is signed in, or of the request's key. Raises Unauthenticated for an invalid
-        key."""
+        """The user who is signed in, or of the request's key. Basic does not count: a browser may
+        send that of another application. Raises Unauthenticated for an invalid key."""
         environ = request.environ
-        if not sends_key(environ) and (session := self.session()):
-            return session.principal
-        if "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ:
+        if sends_key(environ):
             return self._validated(identify(environ, self.hops)).principal
-        return None
+        session = self.session()
+        return session.principal if session else None
 
     def begin(self, key: str) -> str:
         """Begin a session for this key and return its token. Raises the pipeline's errors.

@@ -382,7 +382,7 @@ def test_the_command_prints_the_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("connections", "in_flight", "forwarded"), [("2000", "512", 512), ("100", "512", 90)]
+    ("connections", "in_flight", "forwarded"), [("2000", "512", 512), ("100", "512", 60)]
 )
 def test_forwarded_requests_leave_connections_for_others(
     connections: str, in_flight: str, forwarded: int

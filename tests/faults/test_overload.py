@@ -16,6 +16,7 @@ from tests.fault_proxy import FaultProxy
 from tests.upstreams import (
     OK,
     Answer,
+    Received,
     Upstream,
     chunk,
     close,
@@ -34,6 +35,8 @@ from tests.wire import Response, Wire, bearer, call, request
 SEARCH = "/api/mlflow/api/2.0/mlflow/experiments/search"
 CREATE = "/api/mlflow/api/2.0/mlflow/runs/create"
 ARTIFACT = "/api/mlflow/api/2.0/mlflow-artifacts/artifacts/weights.bin"
+
+SEEN = "/api/mlflow/health/mlflow/self-test/seen"
 
 SILENT = Answer(silence())
 
@@ -122,21 +125,27 @@ def test_all_that_wait_together_leave_connections_for_health_checks(
 ) -> None:
     """For MLflow, for the auth service, and strangers for a place, all at the same time."""
     fake.answers(Answer(silence()))
-    valid = Answer(send(sized(b'{"user_id": "ann", "key_id": "good", "scopes": ["admin"]}')))
+
+    def decide(asked: Received) -> Answer:
+        said = b'{"user_id": "ann", "key_id": "%s", "scopes": ["read"]}'
+        key = str(asked.one("Authorization"))[-5:]
+        return Answer(send(sized(said % key.encode()))) if "good" in key else SILENT
+
     with Upstream() as auth, ExitStack() as ends:
-        auth.answers_by(lambda a: valid if "good" in str(a.one("Authorization")) else SILENT)
+        auth.answers_by(decide)
         proxy = stage.proxy(
             MLFLOW_SERVER_URL=fake.url,
             HOKUSAI_AUTH_SERVICE_URL=auth.url,
             MAX_CONNECTIONS=80,
-            MAX_IN_FLIGHT=20,
             TRUSTED_PROXY_HOPS=1,
             AUTH_TIMEOUT=10,
         )
-        for number in range(50):
+        for number in range(2):
+            assert call(proxy.url, "GET", SEEN, bearer(f"hk_test_good{number}")).status == 200
+        for number in range(80):
             of = f"X-Forwarded-For: 10.0.{number}.1"
             for target, fields in (
-                (ARTIFACT, [bearer("hk_test_good")]),
+                (ARTIFACT, [bearer(f"hk_test_good{number % 2}")]),
                 (SEARCH, [bearer(f"hk_test_new_{number}"), of]),
                 (f"/mlflow/static-files/{number}.js", [of]),
             ):

@@ -8,7 +8,7 @@ import pytest
 
 from devstack.environments import ROOT
 from tests.fronts.conftest import Stage, Stages
-from tests.fronts.rows import ROWS, SLOW_ROW, signed_in
+from tests.fronts.rows import ROWS, SLOW_ROW, seen, signed_in
 from tests.fronts.servers import KINDS, MINIMAL, RECOMMENDED
 from tests.upstreams import eventually
 from tests.wire import call
@@ -78,6 +78,31 @@ def test_an_idle_connection_to_the_proxy_is_ended_in_front(
         return stage.bare.requests[-1].connection != first
 
     eventually(used_no_more, "the end of the idle connection")
+
+
+#: What each needs behind another hop, beside no line with X-Forwarded-Proto.
+BEHIND_A_HOP = {
+    "Caddy": ("servers {", "servers {\n\t\ttrusted_proxies static private_ranges"),
+    "Traefik": ("    http:\n", "    forwardedHeaders: {trustedIPs: [127.0.0.1/32]}\n    http:\n"),
+    "Envoy": (
+        "use_remote_address: ",
+        "xff_num_trusted_hops: 1\n                use_remote_address: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_behind_another_hop_it_passes_on_what_that_says(
+    stages: Stages, tmp_path: Path, name: str
+) -> None:
+    for file in KINDS[name].files:
+        lines = (RECOMMENDED / file).read_text("utf-8").splitlines(keepends=True)
+        text = "".join(line for line in lines if "X-Forwarded-Proto" not in line)
+        old, new = BEHIND_A_HOP.get(name, ("", ""))
+        (tmp_path / file).write_text(text.replace(old, new, 1), "utf-8")
+    stage = stages.of(name, tmp_path)
+    found = seen(stage, "X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: https")
+    assert (str(found["forwarded_for"]), found["scheme"]) == ("2", "https")
 
 
 def failing(stage: Stage) -> dict[str, str]:

@@ -277,5 +277,17 @@ def test_status_is_coarse_for_everybody_and_detailed_for_who_may(
     assert bad.error == (401, "UNAUTHENTICATED")
 
 
+@pytest.mark.parametrize("foreign", ["Basic am9lOnB3", 'Digest username="joe"', "Negotiate YII="])
+def test_status_takes_no_credentials_for_something_else(
+    start_front: Callable[..., Proxy], key: str, foreign: str
+) -> None:
+    """A browser sends them by itself, and an open page asks every few seconds."""
+    alone = start_front(AUTH_FAILURE_LIMIT=1)
+    for _ in range(3):
+        status = call(alone.url, "GET", "/status", *NAVIGATION, f"Authorization: {foreign}")
+        assert (status.status, b"<svg" in status.body) == (200, False)
+    assert sign_in(alone, key).status == 303, "none was a failed attempt"
+
+
 def test_the_detailed_health_takes_a_session(front: Proxy, session: str) -> None:
     assert call(front.url, "GET", "/mlflow/health/mlflow/detailed", session).status in (200, 503)

@@ -126,6 +126,15 @@ def test_connections_are_reused(client: AuthService, server: Upstream) -> None:
     assert server.connections == 1
 
 
+def test_one_that_was_idle_is_not(client: AuthService, server: Upstream) -> None:
+    """A server closes it after 2 s (gunicorn) or 5 s (uvicorn), maybe just as it is used again."""
+    server.answers(says(YES))
+    client.validate(KEY, IP)
+    time.sleep(1.1)
+    client.validate(KEY, IP)
+    assert server.connections == 2
+
+
 # --- yes -----------------------------------------------------------------------------------------
 
 ANN = Principal("ann", "key-1", "platform", frozenset(("read",)), None, False)
