@@ -254,8 +254,7 @@ def _bare_session() -> requests.Session:
 
 
 class _Connection(Connection):
-    """MLflow's Connection with its bounds, adapted to requests. It inherits the write timeout: a
-    call sends a few hundred bytes."""
+    """MLflow's Connection with its bounds and its write timeout, adapted to requests."""
 
     reuse_for = MAX_IDLE
     max_age = MAX_AGE

@@ -39,8 +39,7 @@ from app.upstream.streaming import Body, has_left
 from app.upstream.write_gate import EXPORT_TIMEOUT, WRITE_TIMEOUT, NotAdmitted, WriteGate, WriteSlot
 from config import Settings
 
-#: Errors that open the circuit. MLflow's own 4xx and 5xx do not: they are often the caller's fault.
-#: Nor does a timeout: app/upstream/liveness.py finds out its cause.
+#: Errors that open the circuit. MLflow's own 4xx and 5xx do not, nor a timeout: see liveness.py.
 FAILURES = (UpstreamUnreachable,)
 
 #: Route kinds that MLflow serves without its stores.

@@ -397,7 +397,7 @@ def test_forwarded_requests_leave_connections_for_others(
         ({}, 64),
         ({"MAX_IN_FLIGHT": "32"}, 16),
         ({"MAX_IN_FLIGHT": "1"}, 1),
-        ({"MAX_CONNECTIONS": "60"}, 27),
+        ({"MAX_CONNECTIONS": "60"}, 18),
         ({"MAX_IN_FLIGHT": "32", "MAX_IN_FLIGHT_PER_KEY": "32"}, 32),
     ],
 )

@@ -69,9 +69,10 @@ def test_a_known_key_goes_on_for_its_stale_time_and_no_longer(
     refused = [seen for seen in load.seen if seen.status != 200]
     assert {seen.status for seen in refused} == {503}
     served = [seen for seen in load.seen if seen.status == 200 and seen.began + seen.seconds < back]
-    # It was last asked about up to `life` before the service went.
-    assert stale - 0.2 < refused[0].began - went
-    assert max(seen.began for seen in served) - went < life + stale + 0.5
+    # It was last asked about up to `life` before the service went; on a busy machine, one question
+    # before that can be in vain.
+    assert stale - late < refused[0].began - went
+    assert max(seen.began for seen in served) - went < life + stale + late
 
 
 @pytest.mark.slow
