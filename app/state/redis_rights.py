@@ -6,17 +6,19 @@ second. docs/deployment.md has the ACL that grants exactly this.
 
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 from redis.exceptions import NoScriptError
 
 from app.state.redis_client import SomeNodesFail
 from app.state.redis_faults import FAILURES, causes, word
 from app.state.redis_sentinel import SentinelFailed
+
+T = TypeVar("T")
 
 CHANNEL = "hokusai:auth:revoked"
 
@@ -142,11 +144,10 @@ def missing(client: Any, exercise: Callable[[Any, str], None] | None) -> list[La
     def look(tag: str) -> list[Lack] | Exception:
         try:
             return _missing_at(client, tag, exercise)
-        except FAILURES as why:
+        except Exception as why:
             return why
 
-    with ThreadPoolExecutor(min(len(tags), AT_ONCE)) as threads:
-        seen = list(threads.map(look, tags))
+    seen = _at_each(tags, look)
     failures = [why for why in seen if isinstance(why, Exception)]
     if failures and len(failures) < len(seen):
         raise SomeNodesFail("some nodes of the cluster fail") from failures[0]
@@ -156,6 +157,23 @@ def missing(client: Any, exercise: Callable[[Any, str], None] | None) -> list[La
     found = list(dict.fromkeys(chain.from_iterable(lists)))
     _try(found, ANNOUNCING, ("PUBLISH", CHANNEL), lambda: client.publish(CHANNEL, ""))
     return found
+
+
+def _at_each(tags: Sequence[str], look: Callable[[str], T]) -> list[T]:
+    """Return what `look` returns for each, AT_ONCE at a time. In threads of its own: this may run
+    while a command's process ends, when a pool takes no more work."""
+    remaining, seen = iter(tags), list[T]()
+
+    def work() -> None:
+        for tag in remaining:  # shared by the threads
+            seen.append(look(tag))
+
+    threads = [Thread(target=work, daemon=True) for _ in range(min(len(tags), AT_ONCE))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen
 
 
 def _missing_at(client: Any, tag: str, exercise: Callable[[Any, str], None] | None) -> list[Lack]:

@@ -1,6 +1,8 @@
 """With the ACL of docs/deployment.md all works; each right that is missing is named."""
 
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -181,6 +183,16 @@ def test_what_one_node_of_a_cluster_refuses_is_named(cluster: Cluster, grant: st
         assert all(lack.right.startswith(grant[1:].rstrip("*:")) for lack in trouble.lacks)
     # A right of listeners is needed at the one node where redis-py subscribes.
     assert len(unnamed) == (2 if grant == "+ping" else 0)
+
+
+def test_a_cluster_is_examined_while_the_process_ends(cluster: Cluster) -> None:
+    """As a command's thread may do when the command is done: nothing fails or is logged."""
+    script = (
+        "import atexit; from app.state.redis_link import RedisLink; "
+        f"link = RedisLink({cluster.url!r}, 5, 1); atexit.register(lambda: print(link.trouble()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("None\n", "")
 
 
 def test_one_node_of_a_cluster_that_is_full_leaves_the_others_in_use(cluster: Cluster) -> None:
