@@ -194,6 +194,14 @@ def test_the_proxy_serves_is_checked_and_ends_in_order(
     assert not proxy.is_healthy()
 
 
+def test_a_proxy_on_a_unix_socket_is_checked_there(start: Callable[..., Container]) -> None:
+    """Who depends on its health would never start, and Swarm would end it."""
+    proxy = start("proxy", BIND="unix:WRITABLE/proxy.sock", REDIS_URL="memory://")
+    assert not proxy.is_healthy()  # there is no socket yet
+    proxy.start()
+    proxy.wait_until_ready()
+
+
 def test_the_check_of_a_proxy_that_hangs_fails(start: Callable[..., Container]) -> None:
     address = f"{HOST}:{free_port()}"
     proxy = start("proxy", BIND=address, REDIS_URL="memory://")
