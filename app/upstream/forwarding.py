@@ -29,11 +29,10 @@ from app.request.permit import Permit
 from app.request.route_table import Access, Route
 from app.upstream import answers
 from app.upstream import circuit as circuits
-from app.upstream.connection import COPY, Copy
 from app.upstream.headers import upstream_headers
 from app.upstream.liveness import Liveness
 from app.upstream.pool import open_pool
-from app.upstream.request_head import TARGET
+from app.upstream.request_head import COPY, TARGET, Copy
 from app.upstream.retries import Retries
 from app.upstream.streaming import Body, has_left
 from app.upstream.write_gate import EXPORT_TIMEOUT, WRITE_TIMEOUT, NotAdmitted, WriteGate, WriteSlot

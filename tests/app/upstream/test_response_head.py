@@ -12,6 +12,7 @@ import pytest
 import urllib3
 
 from app.request.errors import (
+    ClientGone,
     ProxyError,
     UpstreamReset,
     UpstreamTimeout,
@@ -34,6 +35,7 @@ from tests.upstreams import (
     head,
     pieces_of,
     send,
+    silence,
     sized,
     without_end,
 )
@@ -421,6 +423,31 @@ def test_the_authorities_are_loaded_before_the_first_request(
         mlflow.answers(Answer(send(sized(b"next")), close()))
         assert [get(forwarder)[1] for _ in range(3)] == [b"next"] * 3
         assert len({request.connection for request in mlflow.requests}) == 3
+
+
+def test_a_new_connection_over_tls_is_made_once(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """urllib3 connects before the request: that connection is not taken for an old one."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    with Upstream(tls=of_server(certificates)) as mlflow, forwarder_to(mlflow) as forwarder:
+        forwarder._pool.ConnectionCls.reuse_for = 0.0  # type: ignore[attr-defined]
+        assert get(forwarder)[1] == b"{}"
+        assert mlflow.connections == 1
+
+
+def test_over_tls_a_client_that_leaves_during_a_copy_is_noticed_too(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that comes on a new connection are the session tickets of TLS 1.3."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    monkeypatch.setattr("app.upstream.connection.SURE", 0.1)
+    monkeypatch.setattr("app.upstream.forwarding.has_left", lambda inbound: True)
+    with Upstream(tls=of_server(certificates)) as mlflow, forwarder_to(mlflow) as forwarder:
+        mlflow.answers(Answer(silence()))
+        download = permit(inbound("GET", "/mlflow/artifact"), route=TRANSFER)
+        with pytest.raises(ClientGone):
+            forwarder.forward(download, NO_BODY)
 
 
 def test_an_unknown_authority_is_not_trusted(certificates: Path) -> None:
