@@ -252,6 +252,7 @@ class Upstream:
         headers[TARGET] = self._base_path + target
         if body.content is not None and body.length is not None:
             headers["Content-Length"] = str(body.length)
+        connect = max(self._connect_timeout, timeout if pool is self._probes else 0)
         try:
             return pool.urlopen(
                 method,
@@ -259,7 +260,7 @@ class Upstream:
                 body=body.content,
                 headers=headers,
                 chunked=body.length is None,
-                timeout=urllib3.Timeout(connect=self._connect_timeout, read=timeout),
+                timeout=urllib3.Timeout(connect=connect, read=timeout),
                 retries=False,
                 redirect=False,
                 assert_same_host=False,

@@ -450,6 +450,22 @@ def test_over_tls_a_client_that_leaves_during_a_copy_is_noticed_too(
             forwarder.forward(download, NO_BODY)
 
 
+def test_a_probe_waits_for_a_busy_mlflows_handshake_as_for_its_answer(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where MLflow's own server speaks TLS, its event loop does the handshakes."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    busy = of_server(certificates)
+    busy.sni_callback = lambda *about: time.sleep(1.0)
+    with Upstream(tls=busy) as mlflow:
+        chosen = settings(
+            mlflow_server_url=mlflow.url, mlflow_connect_timeout=0.3, health_timeout=0.3
+        )
+        forwarder = Forwarder(chosen, Circuit("mlflow", 1000, 60))
+        assert forwarder.is_there() is False
+        assert forwarder.is_there(WAIT_LIMIT / 0.3) is True
+
+
 def test_an_unknown_authority_is_not_trusted(certificates: Path) -> None:
     with Upstream(tls=of_server(certificates)) as mlflow, forwarder_to(mlflow) as forwarder:
         with pytest.raises(UpstreamUnreachable):
