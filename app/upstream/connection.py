@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -30,11 +30,8 @@ from app.observability.metrics import count_connection
 from app.request.errors import ClientGone
 from app.upstream.handshake import HandshakeDeadline
 from app.upstream.names import FAILED, open_socket
-from app.upstream.request_head import request_head
+from app.upstream.request_head import COPY, Copy, request_head
 from app.upstream.response_head import UpstreamResponse
-
-#: Carries a Copy, for a request that may make MLflow copy files.
-COPY = ":copy"
 
 #: Seconds of a copy for which nobody looks whether the client has left: one that has closed only
 #: its sending side looks the same, and waits for its answer.
@@ -62,14 +59,6 @@ EARLY = 4096
 _REFUSAL = re.compile(rb"(?:^|\n)HTTP/1\.[01] [45]")
 
 
-class Copy(NamedTuple):
-    """How to wait for a copy: seconds between two pieces of the response's body, and whether the
-    client `has_left`."""
-
-    idle: float
-    has_left: Callable[[], bool]
-
-
 class Connection(HTTPConnection):
     """A connection to MLflow."""
 
@@ -85,7 +74,6 @@ class Connection(HTTPConnection):
     held: tuple[type[Exception], ...] = (ConnectionError,)
     _copy: Copy | None = None
     _write_timeout = 0.0
-    _last_used = 0.0
     _early = b""
     _method = ""
     _is_open = False
@@ -136,8 +124,8 @@ class Connection(HTTPConnection):
             if self._handshake is not None and self._handshake.has_passed:
                 late = TimeoutError("the TLS handshake took too long")
                 raise NewConnectionError(self, f"TimeoutError: {late}") from late
-        self._connected_at, self._refused = time.monotonic(), False
-        self._is_open, self._lost_after = True, 0
+        self._connected_at, self._last_used = time.monotonic(), float("inf")  # not used yet
+        self._is_open, self._refused, self._lost_after = True, False, 0
         if self.counted:
             count_connection(opened=True)
 
@@ -280,11 +268,14 @@ class Connection(HTTPConnection):
         """Wait for the response as long as the client does; return the seconds left. Each retry of
         a client that gave up would hold one more place until MLflow's copy ends."""
         deadline, pause = time.monotonic() + seconds, min(SURE, seconds)
-        while not wait_for_read(self.sock, pause) and time.monotonic() < deadline:
+        while not self._responds(pause) and time.monotonic() < deadline:
             if has_left():
                 raise ClientGone("the client left while MLflow copied")
             pause = LOOK
         return max(0.001, deadline - time.monotonic())
+
+    def _responds(self, seconds: float) -> bool:
+        return wait_for_read(self.sock, seconds)
 
 
 class ConnectionTLS(Connection, HTTPSConnection):
@@ -298,3 +289,12 @@ class ConnectionTLS(Connection, HTTPSConnection):
                 self._early += self.sock.recv(EARLY)
             self.sock.settimeout(limit)
         return self._early
+
+    def _responds(self, seconds: float) -> bool:
+        """Read it: what makes the socket readable may be TLS's own, such as session tickets."""
+        self.sock.settimeout(seconds)
+        try:
+            self._early = self.sock.recv(EARLY)
+        except OSError as why:
+            return not isinstance(why, TimeoutError)
+        return True

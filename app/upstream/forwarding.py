@@ -29,11 +29,10 @@ from app.request.permit import Permit
 from app.request.route_table import Access, Route
 from app.upstream import answers
 from app.upstream import circuit as circuits
-from app.upstream.connection import COPY, Copy
 from app.upstream.headers import upstream_headers
 from app.upstream.liveness import Liveness
 from app.upstream.pool import open_pool
-from app.upstream.request_head import TARGET
+from app.upstream.request_head import COPY, TARGET, Copy
 from app.upstream.retries import Retries
 from app.upstream.streaming import Body, has_left
 from app.upstream.write_gate import EXPORT_TIMEOUT, WRITE_TIMEOUT, NotAdmitted, WriteGate, WriteSlot
@@ -253,6 +252,7 @@ class Upstream:
         headers[TARGET] = self._base_path + target
         if body.content is not None and body.length is not None:
             headers["Content-Length"] = str(body.length)
+        connect = max(self._connect_timeout, timeout if pool is self._probes else 0)
         try:
             return pool.urlopen(
                 method,
@@ -260,7 +260,7 @@ class Upstream:
                 body=body.content,
                 headers=headers,
                 chunked=body.length is None,
-                timeout=urllib3.Timeout(connect=self._connect_timeout, read=timeout),
+                timeout=urllib3.Timeout(connect=connect, read=timeout),
                 retries=False,
                 redirect=False,
                 assert_same_host=False,

@@ -1,17 +1,28 @@
 """Write the head of a request to MLflow: one write, and exactly one request."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 #: Carries the request target to the connection unchanged. The pool would rewrite it (`%2f` becomes
 #: `%2F`), but the forwarded target must be the authorized one, byte for byte.
 TARGET = ":path"
 
+#: Carries a Copy, for a request that may make MLflow copy files.
+COPY = ":copy"
+
 #: Methods for which a missing body needs no `Content-Length: 0` (RFC 9110 section 8.6).
 BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 
 _NO_TARGET = re.compile(r"[^\x21-\x7e]")
+
+
+class Copy(NamedTuple):
+    """How to wait for a copy: seconds between two pieces of the response's body, and whether the
+    client `has_left`."""
+
+    idle: float
+    has_left: Callable[[], bool]
 
 
 def request_head(method: str, headers: Mapping[str, Any], bodiless: bool, chunked: bool) -> bytes:

@@ -12,6 +12,7 @@ import pytest
 import urllib3
 
 from app.request.errors import (
+    ClientGone,
     ProxyError,
     UpstreamReset,
     UpstreamTimeout,
@@ -34,6 +35,7 @@ from tests.upstreams import (
     head,
     pieces_of,
     send,
+    silence,
     sized,
     without_end,
 )
@@ -421,6 +423,47 @@ def test_the_authorities_are_loaded_before_the_first_request(
         mlflow.answers(Answer(send(sized(b"next")), close()))
         assert [get(forwarder)[1] for _ in range(3)] == [b"next"] * 3
         assert len({request.connection for request in mlflow.requests}) == 3
+
+
+def test_a_new_connection_over_tls_is_made_once(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """urllib3 connects before the request: that connection is not taken for an old one."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    with Upstream(tls=of_server(certificates)) as mlflow, forwarder_to(mlflow) as forwarder:
+        forwarder._pool.ConnectionCls.reuse_for = 0.0  # type: ignore[attr-defined]
+        assert get(forwarder)[1] == b"{}"
+        assert mlflow.connections == 1
+
+
+def test_over_tls_a_client_that_leaves_during_a_copy_is_noticed_too(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that comes on a new connection are the session tickets of TLS 1.3."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    monkeypatch.setattr("app.upstream.connection.SURE", 0.1)
+    monkeypatch.setattr("app.upstream.forwarding.has_left", lambda inbound: True)
+    with Upstream(tls=of_server(certificates)) as mlflow, forwarder_to(mlflow) as forwarder:
+        mlflow.answers(Answer(silence()))
+        download = permit(inbound("GET", "/mlflow/artifact"), route=TRANSFER)
+        with pytest.raises(ClientGone):
+            forwarder.forward(download, NO_BODY)
+
+
+def test_a_probe_waits_for_a_busy_mlflows_handshake_as_for_its_answer(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where MLflow's own server speaks TLS, its event loop does the handshakes."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    busy = of_server(certificates)
+    busy.sni_callback = lambda *about: time.sleep(1.0)
+    with Upstream(tls=busy) as mlflow:
+        chosen = settings(
+            mlflow_server_url=mlflow.url, mlflow_connect_timeout=0.3, health_timeout=0.3
+        )
+        forwarder = Forwarder(chosen, Circuit("mlflow", 1000, 60))
+        assert forwarder.is_there() is False
+        assert forwarder.is_there(WAIT_LIMIT / 0.3) is True
 
 
 def test_an_unknown_authority_is_not_trusted(certificates: Path) -> None:
