@@ -27,7 +27,7 @@ from app.auth.revocation_marks import RevocationMarks
 from app.auth.revocations import Revocations
 from app.auth.single_flight import SingleFlight
 from app.request.credentials import Credentials
-from app.request.errors import Unauthenticated
+from app.request.errors import AuthServiceUnavailable, Unauthenticated
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from app.state.redis_rights import CHANNEL
@@ -363,7 +363,7 @@ class Worker:
         try:
             self.authenticator.authenticate(Credentials(key), IP)
             return True
-        except Unauthenticated:
+        except (Unauthenticated, AuthServiceUnavailable):  # the second: revoked meanwhile
             return False
 
     def remembers(self, key: str) -> bool:
