@@ -151,10 +151,13 @@ class Instances:
 
             listener = threading.Thread(target=listen)
             listener.start()
-            announce(key_id)
-            listener.join(30)
-            eventually(lambda: self.statuses(secret) == {401}, "the end of the key")
-            return time.monotonic() - heard[0]
+            with ThreadPoolExecutor(1) as aside:  # a command's own end takes a second when busy
+                announcing = aside.submit(announce, key_id)
+                listener.join(30)
+                eventually(lambda: self.statuses(secret) == {401}, "the end of the key")
+                seconds = time.monotonic() - heard[0]
+                announcing.result()
+            return seconds
 
 
 @pytest.fixture
