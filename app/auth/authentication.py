@@ -191,8 +191,10 @@ class Authenticator:
             raise
         if known != digest:
             self._cache.put(known, decision)
-        if not self._cache.put(digest, decision):  # revoked during the call
-            return Decision(None, asked_at), "miss"
+        if not self._cache.put(digest, decision):  # maybe not for its sake: see `flask revoke`
+            raise AuthServiceUnavailable(
+                "This API key was revoked while it was validated. Repeat the request.", 1
+            )
         return decision, "miss"
 
     def _while_unanswered(self, digest: str) -> tuple[Decision, str] | None:

@@ -7,10 +7,11 @@ process by the announcement, elsewhere by a mark in Redis.
 
 import hashlib
 import hmac
+import math
 import time
 from collections import OrderedDict
 
-from app.auth.revocation_marks import RevocationMarks
+from app.auth.revocation_marks import CLOCK_SKEW, RevocationMarks
 from app.auth.unanswered import Unanswered
 from app.request.principal import Decision, dump, parse
 from app.state.shared_values import SharedValues
@@ -82,13 +83,17 @@ class DecisionCache:
         return decision is not None and decision.age < self._kept
 
     def put(self, digest: str, decision: Decision) -> bool:
-        """Store a decision; False if its key was revoked since the validation began."""
-        if self.revocations.is_known_to_end(decision):
+        """Store a decision of this process; False if its key was revoked since the validation
+        began. An earlier revocation does not end it: no clocks differ, and the service knew."""
+        revoked_at = self.revocations.heard_at(decision)
+        if decision.asked_at <= revoked_at:
             return False
         lifetime = self._kept
         if decision.principal is None and not self.was_good(digest):
             lifetime = self._negative_ttl  # else outlive a positive decision that others may hold
-        self._remember(digest, decision)
+        beyond_skew = math.nextafter(revoked_at + CLOCK_SKEW, math.inf)
+        newer = Decision(decision.principal, max(decision.asked_at, beyond_skew))
+        self._remember(digest, newer)
         self.unanswered.clear(digest)
         if lifetime > 0:
             self._values.hand_over(PREFIX + digest, dump(decision), lifetime)

@@ -46,11 +46,14 @@ class RevocationMarks:
         return self.is_known_to_end(decision)
 
     def is_known_to_end(self, decision: Decision) -> bool:
-        """Whether this process's memory holds a revocation after the decision."""
-        if decision.principal is None:
-            return False
-        revoked_at = self._revoked.get(decision.principal.key_id)
-        return revoked_at is not None and decision.asked_at <= revoked_at + CLOCK_SKEW
+        """Whether this process's memory holds a revocation after the decision, which may be another
+        instance's."""
+        return decision.asked_at <= self.heard_at(decision) + CLOCK_SKEW
+
+    def heard_at(self, decision: Decision) -> float:
+        """When the key was last revoked, as far as this process knows (epoch); else long ago."""
+        key_id = decision.principal.key_id if decision.principal else ""
+        return self._revoked.get(key_id, -math.inf)
 
     def _look_for_mark(self, key_id: str) -> None:
         if mark := self._values.get(TOMBSTONE + key_id):

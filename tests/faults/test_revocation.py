@@ -27,7 +27,7 @@ from app.auth.revocation_marks import RevocationMarks
 from app.auth.revocations import Revocations
 from app.auth.single_flight import SingleFlight
 from app.request.credentials import Credentials
-from app.request.errors import Unauthenticated
+from app.request.errors import AuthServiceUnavailable, Unauthenticated
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from app.state.redis_rights import CHANNEL
@@ -151,10 +151,13 @@ class Instances:
 
             listener = threading.Thread(target=listen)
             listener.start()
-            announce(key_id)
-            listener.join(30)
-            eventually(lambda: self.statuses(secret) == {401}, "the end of the key")
-            return time.monotonic() - heard[0]
+            with ThreadPoolExecutor(1) as aside:  # a command's own end takes a second when busy
+                announcing = aside.submit(announce, key_id)
+                listener.join(30)
+                eventually(lambda: self.statuses(secret) == {401}, "the end of the key")
+                seconds = time.monotonic() - heard[0]
+                announcing.result()
+            return seconds
 
 
 @pytest.fixture
@@ -363,7 +366,7 @@ class Worker:
         try:
             self.authenticator.authenticate(Credentials(key), IP)
             return True
-        except Unauthenticated:
+        except (Unauthenticated, AuthServiceUnavailable):  # the second: revoked meanwhile
             return False
 
     def remembers(self, key: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import requests
 from mlflow.exceptions import RestException
 
+from devstack.auth_service import revocation
 from devstack.proxy import Proxy
 from tests.drills.stage import Quiet
 from tests.pipeline.conftest import eventually
@@ -54,3 +55,17 @@ def test_a_revoked_key_is_refused_by_two_instances_within_a_second(
     with pytest.raises(RestException, match=r"^UNAUTHENTICATED: .*revoked"):
         client.search_experiments(max_results=1)
     assert statuses(one, other.key) == statuses(two, other.key) == {200}
+
+
+@pytest.mark.slow
+def test_a_revoked_key_that_the_service_still_accepts_is_never_refused(
+    start_proxy: Callable[..., Proxy], auth_service: Any, redis_url: str
+) -> None:
+    """`flask revoke` ends its sessions. A refusal would end a training, and count as a guess."""
+    proxy = start_proxy(AUTH_FAILURE_LIMIT=3)
+    key = auth_service.create_key()
+    assert statuses(proxy, key.key) == {200}
+    revocation.announce(redis_url, key.key_id)
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        assert statuses(proxy, key.key) == {200}

@@ -295,10 +295,22 @@ def test_a_key_that_is_revoked_while_it_is_asked_about_is_refused(
         worker.cache.revocations.revoke(key_id)
 
     server.answers(Answer(revoke, *yes.steps))
-    assert worker.outcome(key, ip) == "Unauthenticated"
+    assert worker.outcome(key, ip) == "AuthServiceUnavailable", "a 401 would end a good key's job"
     server.answers(NO)
     assert worker.outcome(key, ip) == "Unauthenticated"
     assert len(server.requests) == 2, "the yes was not kept"
+
+
+def test_a_revoked_key_that_the_service_still_accepts_is_asked_about_and_goes_on(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    """`flask revoke` also ends a key's sessions, or its old scopes."""
+    key_id = f"key-{uuid.uuid4().hex}"
+    server.answers(says({"user_id": "ann", "key_id": key_id}))
+    assert worker.outcome(key, ip) == "miss"
+    worker.cache.revocations.revoke(key_id)
+    assert [worker.outcome(key, ip) for _ in range(2 * FAILURE_LIMIT)].count("hit") == 9
+    assert len(server.requests) == 2
 
 
 # --- no answer -----------------------------------------------------------------------------------

@@ -328,6 +328,20 @@ def test_a_key_that_is_found_valid_afterwards_is_valid(
     assert other.fresh(digest) == afterwards
 
 
+def test_what_is_asked_right_after_a_revocation_counts_here_only(
+    cache: DecisionCache, other: DecisionCache, digest: str, key_id: str
+) -> None:
+    """The service may still accept the key: its scopes changed, or its sessions had to end. Another
+    process may have another clock, so it asks for itself."""
+    for worker in (cache, other):
+        worker.revocations.revoke(key_id)
+    assert cache.put(digest, yes(key_id))
+    assert cache.fresh(digest) is not None
+    assert other.fresh(digest) is None
+    cache.revocations.revoke(key_id)
+    assert cache.fresh(digest) is None
+
+
 def test_a_revocation_ends_no_other_keys_decision(cache: DecisionCache, digest: str) -> None:
     cache.put(digest, yes("key-that-stays"))
     cache.revocations.revoke("key-that-goes")
