@@ -177,8 +177,13 @@ class Revocations:
         since, began = time.time(), time.monotonic()
         heard = began
         self._marks.note_subscribed(since, heard + SILENCE)
-        while time.monotonic() - heard < SILENCE:
+        while True:
             message = channel.get_message(timeout=PING_INTERVAL)
+            is_silent = message is None and time.monotonic() - heard >= SILENCE
+            if is_silent:  # or this process was paused: messages may wait in the socket
+                message = channel.get_message(timeout=0)
+            if message is None and is_silent:
+                return False
             if message is None:
                 channel.ping()
                 continue
@@ -187,7 +192,6 @@ class Revocations:
             self._marks.note_subscribed(since, heard + SILENCE)
             if heard - began > MAX_AGE:
                 return True
-        return False
 
     def _take(self, message: Any) -> bool:
         """Handle a message; False if there was none."""

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from app.health import diagnosis
 from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY, Finding, Part, bad
@@ -180,7 +179,7 @@ class Checks:
 def _with_lookup(part: Part, timeout: float, ask: Callable[[], Finding]) -> Finding:
     """Probes a part, and looks its host name up, for at most `timeout` seconds. A part can answer
     by its last good address while lookups fail: that is degraded."""
-    found, host = ask(), urlsplit(f"//{part.host}").hostname or ""
+    found, host = ask(), part.hostname
     if found.status == HEALTHY and host and _fails(host, timeout):
         return bad(DEGRADED, part.no_response("last address"), f"{part.host}: lookups fail")
     return found

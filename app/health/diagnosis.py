@@ -56,6 +56,11 @@ class Part(NamedTuple):
     host: str
     code: str
 
+    @property
+    def hostname(self) -> str:
+        """The host's name, of several hosts the first one's; "" for a Unix socket."""
+        return urlsplit(f"//{self.host.partition(',')[0]}").hostname or ""
+
     def no_response(self, word: str) -> Fault:
         """The fault behind a word of why_no_response."""
         kind = {"dns": "dns", "name server": "dns", "silent": "slow"}.get(word, "down")

@@ -13,6 +13,7 @@ import redis
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
+    ClusterError,
     MovedError,
     NoPermissionError,
     RedisClusterException,
@@ -46,6 +47,7 @@ TEXTS = (
     ("invalid DB index", "database"),
     ("Hash slot not served", "slots"),
     ("All slots are not covered", "slots"),
+    ("TTL exhausted", "slots"),  # a slot stays in migration
     ("This instance has cluster support disabled", "not cluster"),
     ("Connection closed by server", "closed"),
 )
@@ -120,7 +122,8 @@ def message_of(error: BaseException) -> str:
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the server responded and refused this command; it may execute others."""
-    return any(isinstance(c, redis.ResponseError | SlotNotCoveredError) for c in causes(error))
+    refusals = redis.ResponseError | SlotNotCoveredError | ClusterError
+    return any(isinstance(cause, refusals) for cause in causes(error))
 
 
 def _of_one(cause: BaseException) -> str:

@@ -84,6 +84,7 @@ class RedisLink:
         self._failed_at = 0.0  # the first failure since the last success
         self._said_at = -SAID_INTERVAL
         self._defects: set[type[Exception]] = set()
+        self._refusal: Exception | None = None  # the last one, until Redis was examined
 
     def call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Run one command. Raises RedisUnavailable if it fails, then at once until a probe
@@ -102,6 +103,7 @@ class RedisLink:
         except FAILURES as why:
             REDIS_FAILURES.inc()
             if is_refusal(why):
+                self._refusal = why
                 self.watch()
             elif not self._is_partial and self._is_certain(began):
                 self._leave_alone(why)
@@ -177,6 +179,10 @@ class RedisLink:
         if known is not None:
             show_redis_refusals(())
             log.warning("Redis no longer refuses anything")
+        elif self._refusal is not None and type(self._refusal) not in self._defects:
+            self._defects.add(type(self._refusal))
+            log.warning("Redis refused one command: %s", message_of(self._refusal))
+        self._refusal = None
 
     def _set_unavailable(self, is_unavailable: bool) -> None:
         self._unavailable = is_unavailable

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 
@@ -234,6 +235,25 @@ def test_the_proxies_listen_again_after_redis_was_away(
     with alone():
         seconds = instances.seconds_to_refusal(key.key, key.key_id, announce)
     assert seconds < 1
+
+
+@pytest.mark.slow
+def test_what_is_announced_while_an_instance_is_paused_ends_the_key_afterwards(
+    start_instances: Callable[[int], Instances], auth_service: Any
+) -> None:
+    """As `docker pause` or a snapshot does, for longer than a subscription may be silent."""
+    instances = start_instances(1)
+    key = auth_service.create_key()
+    assert instances.statuses(key.key) == {200}
+    auth_service.store.revoke(key.key_id)
+    workers = psutil.Process(instances.proxies[0].pid).children()
+    for worker in workers:
+        worker.suspend()
+    time.sleep(revocations.SILENCE + 1.5)
+    instances.client.publish(CHANNEL, key.key_id)
+    for worker in workers:
+        worker.resume()
+    eventually(lambda: instances.statuses(key.key) == {401}, "the end of the key")
 
 
 @pytest.mark.slow

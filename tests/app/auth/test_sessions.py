@@ -2,8 +2,10 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
 from app.auth.sessions import PREFIX, Sessions, _name
 from app.request.errors import AuthServiceUnavailable, Unauthenticated
@@ -11,7 +13,9 @@ from app.request.principal import Decision
 from app.state.instance_store import InstanceStore
 from app.state.redis_link import RedisLink
 from tests.app.samples import principal
+from tests.fault_proxy import FaultProxy
 from tests.room import no_room
+from tests.upstreams import eventually
 
 IP = "198.51.100.7"
 
@@ -116,6 +120,24 @@ def test_of_several_the_first_valid_one_counts_and_all_are_ended(store: Instance
 
 
 # --- neither Redis nor the instance's folder -----------------------------------------------------
+
+
+def test_one_that_redis_stored_too_slowly_ends_there_too(
+    store: InstanceStore, redis_server: Any
+) -> None:
+    with FaultProxy(redis_server.port) as way:
+        link = RedisLink(f"redis://{way.address}/0", 0.3, 60)
+        options: Any = {"is_ended": lambda decision: False, "lifetime": 60, "idle": 60}
+        own = Sessions(link, store, issuer="one", **options)
+        own.begin(principal(), IP, time.time())  # it connects
+        way.delay(0.4)
+        token = own.begin(principal(), IP, time.time())
+        way.heal()
+        with redis.Redis(port=redis_server.port) as client:
+            eventually(lambda: client.exists(_name(token)), "its way to Redis")
+            own.end([token])
+            assert not client.exists(_name(token))
+        link.client.close()
 
 
 @pytest.fixture

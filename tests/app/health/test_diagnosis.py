@@ -36,6 +36,21 @@ class ReadTimeoutError(Exception):
     """As urllib3 calls it."""
 
 
+@pytest.mark.parametrize(
+    ("url", "hostname"),
+    [
+        ("redis://user:secret@one/0", "one"),
+        ("redis+sentinel://one,two:26379/service", "one"),
+        ("redis+sentinel://one:26379,two/service", "one"),
+        ("redis+cluster://one,two,three?protocol=2", "one"),
+        ("redis+cluster://[::1],[::2]:6379", "::1"),
+        ("unix:///run/redis,1.sock", ""),
+    ],
+)
+def test_one_host_of_redis_is_looked_up(url: str, hostname: str) -> None:
+    assert diagnosis.redis_at(url).hostname == hostname
+
+
 FAILURES = [
     (socket.gaierror(-2, "Name or service not known"), False, "dns"),
     (ConnectionRefusedError(111, "refused"), False, "refused"),

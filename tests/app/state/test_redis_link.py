@@ -266,6 +266,30 @@ def test_a_cluster_without_one_of_its_nodes_is_used_for_the_rest(
         assert caplog.text.count("Redis is back") <= 1, "before it was known"
 
 
+@pytest.mark.slow
+def test_a_slot_that_stays_in_migration_leaves_redis_in_use(
+    make_link: MakeLink, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As an interrupted reshard leaves it: no script runs on two keys one of which exists."""
+    made = Cluster(tmp_path)
+    with made.running():
+        link = make_link(made.url, timeout=5)
+        assert _is_set(link, "{a}1")
+        slot = made.nodes[0].ask("CLUSTER", "KEYSLOT", "{a}1")
+        ends = [node for node in made.nodes if (b"{a}1" in node.ask("KEYS", "*"))]
+        ends += [node for node in made.nodes if node not in ends][:1]
+        for node, state, peer in zip(ends, ("MIGRATING", "IMPORTING"), ends[::-1], strict=True):
+            node.ask("CLUSTER", "SETSLOT", slot, state, peer.ask("CLUSTER MYID"))
+        script = link.client.register_script(b"return 1")
+        for _ in range(3):
+            with pytest.raises(RedisUnavailable):
+                link.call(script, ["{a}1", "{a}2"], [])
+        assert not link._unavailable
+        assert _is_set(link, "{a}1")
+        eventually(lambda: "Redis refused one command: TTL exhausted." in caplog.text, "the line")
+        assert len(caplog.messages) == 1
+
+
 def _is_set(link: RedisLink, name: str) -> bool:
     try:
         return bool(link.call(link.client.set, name, "1"))
