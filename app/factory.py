@@ -75,7 +75,7 @@ def _mount_pages(app: Flask, services: Services) -> None:
             partial(proxy.permit_anybody, services), partial(proxy.pass_on_for_anybody, services)
         )
     )
-    app.register_blueprint(forms.blueprint(sign_in))
+    app.register_blueprint(forms.blueprint(sign_in, services.settings.split_scopes))
     app.register_blueprint(status.blueprint(services, sign_in.current_user))
 
 

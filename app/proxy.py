@@ -60,7 +60,13 @@ def _serve(services: Services, inbound: Inbound, route: Route | None, record: Re
     principal = _authenticate(services, credentials, inbound, record)
     log.debug("%s authenticated: %s", record.request_id, principal.key_id)
     try:
-        permit = authorize(principal, inbound, route, services.unknown_paths.refusal)
+        permit = authorize(
+            principal,
+            inbound,
+            route,
+            services.unknown_paths.refusal,
+            services.settings.split_scopes,
+        )
     except ProxyError:
         record.limit_fields = services.limits.left(principal, counted)
         raise

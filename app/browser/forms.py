@@ -49,8 +49,9 @@ NOT_ENDED = (
 )
 
 
-def blueprint(signing: SignIn) -> Blueprint:
-    """Sign-in, sign-out and static files; every other path below BASE is 404, never MLflow's."""
+def blueprint(signing: SignIn, split_scopes: bool) -> Blueprint:
+    """Sign-in, sign-out and static files; every other path below BASE is 404, never MLflow's.
+    `split_scopes` as SPLIT_SCOPES."""
     routes = Blueprint(
         "browser",
         __name__,
@@ -80,7 +81,7 @@ def blueprint(signing: SignIn) -> Blueprint:
             return pages.page(
                 "account.html",
                 principal=session.principal,
-                rights=rights(session.principal),
+                rights=rights(session.principal, split_scopes),
                 ends=time.gmtime(session.until),
                 goal=own_path(request.args.get("next", "")),
             )
@@ -204,9 +205,18 @@ def _page_for(goal: str) -> str:
     return f"{pages.BASE}/sign-in?next={quote(goal, safe='/')}"
 
 
-def rights(principal: Principal) -> str:
-    """The rights of a key, such as "read and write"."""
-    words = {Access.READ: "read", Access.WRITE: "write", Access.ADMIN: "administer"}
-    own = granted(principal)
-    *first, last = [word for access, word in words.items() if access in own] or ["nothing"]
+#: The rights in words, in the order of the page.
+RIGHTS = {
+    Access.READ: "read",
+    Access.WRITE: "write",
+    Access.DELETE: "delete",
+    Access.GATEWAY: "call the AI gateway",
+    Access.ADMIN: "administer",
+}
+
+
+def rights(principal: Principal, split_scopes: bool) -> str:
+    """The rights of a key, such as "read, write and delete"; `split_scopes` as SPLIT_SCOPES."""
+    own = granted(principal, split_scopes)
+    *first, last = [word for access, word in RIGHTS.items() if access in own] or ["nothing"]
     return f"{', '.join(first)} and {last}" if first else last

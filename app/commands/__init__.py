@@ -21,6 +21,6 @@ def add(group: click.Group, services: Services) -> None:
         doctor(settings),
         limits(link),
         revoke(services.revocations, settings.auth_cache_ttl, settings.auth_stale_ttl),
-        routes(services.routes),
+        routes(services.routes, settings.split_scopes),
     ):
         group.add_command(command)
