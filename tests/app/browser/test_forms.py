@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.browser.forms import own_path, rights
+from app.browser.account import rights
+from app.browser.forms import own_path
 from app.browser.pages import HOME
 from tests.app.samples import principal
 
