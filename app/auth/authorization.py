@@ -34,8 +34,10 @@ def authorize(
     route: Route | None,
     unknown: Callable[[str], NoSuchPath | None] = lambda path: None,
     split_scopes: bool = False,
+    provider: str = "",
 ) -> Permit:
-    """Make a Permit; raise Forbidden with the missing scope. `split_scopes` as SPLIT_SCOPES.
+    """Make a Permit; raise Forbidden with the missing scope. `split_scopes` as SPLIT_SCOPES,
+    `provider` as in Permit.
 
     `unknown` returns a NoSuchPath for a path without a row that MLflow cannot have. It is raised
     unless the caller is an admin, whose request is forwarded.
@@ -49,7 +51,7 @@ def authorize(
         if route is None and (missing := unknown(inbound.decoded_path)):
             raise missing
         raise Forbidden(_missing(needed, inbound, route))
-    return Permit(principal, inbound, route)
+    return Permit(principal, inbound, route, provider)
 
 
 #: The anonymous principal of requests for public files; MLflow gets no identity.

@@ -142,4 +142,9 @@ def test_the_assistant_is_refused_to_everyone(who: Principal) -> None:
 def test_a_permit_holds_the_very_request_that_was_authorized() -> None:
     asked = inbound("GET", "/mlflow/a%2fb?c=%2F")
     assert authorize(with_scopes("admin"), asked, None).inbound is asked
-    assert [field.name for field in fields(Permit)] == ["principal", "inbound", "route"]
+    assert [field.name for field in fields(Permit)] == [
+        "principal",
+        "inbound",
+        "route",
+        "provider",
+    ]
