@@ -9,7 +9,7 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 
 from app import commands, proxy, responses
-from app.browser import api_description, assets, forms, pages, status
+from app.browser import account, api_description, assets, forms, pages, status
 from app.browser.sign_in import SignIn
 from app.health import endpoints as health
 from app.health import self_test
@@ -75,7 +75,8 @@ def _mount_pages(app: Flask, services: Services) -> None:
             partial(proxy.permit_anybody, services), partial(proxy.pass_on_for_anybody, services)
         )
     )
-    app.register_blueprint(forms.blueprint(sign_in))
+    app.register_blueprint(forms.blueprint(sign_in, services.settings.split_scopes))
+    app.register_blueprint(account.blueprint(services))
     app.register_blueprint(status.blueprint(services, sign_in.current_user))
 
 

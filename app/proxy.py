@@ -16,13 +16,19 @@ from app.auth.authorization import authorize, authorize_anybody
 from app.observability.metrics import count_address_fallback
 from app.observability.record import Record
 from app.request.addresses import network
-from app.request.credentials import Counted, Credentials, SessionTokens, identify
+from app.request.credentials import (
+    Counted,
+    Credentials,
+    SessionTokens,
+    identify,
+    identify_at_gateway,
+)
 from app.request.cross_site import refuse_cross_site
 from app.request.errors import NoSuchPath, ProxyError
 from app.request.inbound import METHODS, Inbound, check_query, receive
 from app.request.permit import Permit
 from app.request.principal import Principal
-from app.request.route_table import Route
+from app.request.route_table import Access, Route
 from app.responses import keep_private, respond
 from app.services import Services
 from app.upstream.streaming import request_body
@@ -55,12 +61,20 @@ def _serve(services: Services, inbound: Inbound, route: Route | None, record: Re
     """Run the steps after the first one."""
     hops = services.settings.trusted_proxy_hops
     refuse_cross_site(inbound.environ, hops)
-    credentials = identify(inbound.environ, hops)
+    at_gateway = route is not None and route.access is Access.GATEWAY
+    credentials = (identify_at_gateway if at_gateway else identify)(inbound.environ, hops)
     counted: Counted = "session" if isinstance(credentials, SessionTokens) else "key"
     principal = _authenticate(services, credentials, inbound, record)
     log.debug("%s authenticated: %s", record.request_id, principal.key_id)
     try:
-        permit = authorize(principal, inbound, route, services.unknown_paths.refusal)
+        permit = authorize(
+            principal,
+            inbound,
+            route,
+            services.unknown_paths.refusal,
+            split_scopes=services.settings.split_scopes,
+            provider="" if isinstance(credentials, SessionTokens) else credentials.provider,
+        )
     except ProxyError:
         record.limit_fields = services.limits.left(principal, counted)
         raise

@@ -36,6 +36,7 @@ from app.request.inbound import (
 )
 from app.request.otlp import as_exporters_read_it
 from app.request.permit import Permit
+from app.request.principal import utc
 from app.upstream.headers import dropped_names, returned_headers, returned_status
 from app.upstream.streaming import body_length, response_body
 
@@ -158,6 +159,8 @@ def install(
         record.status, record.answered = response.status_code, time.monotonic()
         response.headers["X-Request-ID"] = record.request_id
         response.headers.update(record.limit_fields)
+        if record.principal is not None and record.principal.expires_soon:
+            response.headers["X-Hokusai-Key-Expires"] = utc(record.principal.expires_at or 0)
         response.call_on_close(lambda: _finish(record, target, audit))
         return response
 

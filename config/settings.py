@@ -114,6 +114,9 @@ class Settings:
         help="The auth service's address; /api/v1/keys/validate is added.")
     auth_service_id: str = row("HOKUSAI_AUTH_SERVICE_ID", parsers.text, "platform", group=AUTH,
         help="The service_id for which keys are validated.")
+    split_scopes: bool = row("SPLIT_SCOPES", parsers.flag, False, group=AUTH,
+        help="Whether deleting runs, models and other objects needs the scope `delete`; otherwise `write` "
+             "includes it.")
     auth_timeout: float = row("AUTH_TIMEOUT", parsers.seconds(0.1, 60), 3.0, group=AUTH,
         help="Total time for one validation.")
     auth_cache_ttl: float = row("AUTH_CACHE_TTL", parsers.seconds(0, 3600), 60.0, group=AUTH,

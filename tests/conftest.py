@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -258,8 +259,10 @@ class KeyedAuthService(AuthService):
         limit: int | None = None,
         admin: bool = False,
         allow_ip: str | None = None,
+        expires_in: int | None = None,
     ) -> Key:
-        """A new key; `limit` is in requests per hour, `allow_ip` an address or a network."""
+        """A new key; `limit` is in requests per hour, `allow_ip` an address or a network,
+        `expires_in` in seconds."""
         networks = (ipaddress.ip_network(allow_ip),) if allow_ip else ()
         grant = Grant(
             user_id=user,
@@ -267,6 +270,7 @@ class KeyedAuthService(AuthService):
             rate_limit_per_hour=limit,
             is_admin=admin,
             allowed_networks=networks,
+            expires_at=None if expires_in is None else int(time.time()) + expires_in,
         )
         secret, key = self.store.create(grant, test=True)
         return Key(secret, key.key_id)

@@ -159,14 +159,30 @@ def test_no_put_patch_or_delete_is_a_read() -> None:
 
 
 def test_no_get_is_a_write() -> None:
-    assert [r for r in TABLE.routes if r.access is Access.WRITE and "GET" in r.methods] == []
+    changing = (Access.WRITE, Access.DELETE)
+    assert [r for r in TABLE.routes if r.access in changing and "GET" in r.methods] == []
+
+
+def test_what_deletes_an_object_needs_the_right_to_delete() -> None:
+    """A tag or an alias is part of an object, and to change it is a write."""
+    rows = [r for r in TABLE.routes if r.access in (Access.WRITE, Access.DELETE)]
+    deleting = {r for r in rows if r.operation.startswith("Delete")}
+    parts = {r for r in deleting if r.operation.removesuffix("V3").endswith(("Tag", "Alias"))}
+    assert {r for r in rows if r.access is Access.DELETE} == deleting - parts
+    elsewhere = {r.operation for r in rows if "DELETE" in r.methods} - {
+        r.operation for r in deleting
+    }
+    assert elsewhere == set()
+
+
+def test_calls_of_the_gateway_have_a_right_of_their_own() -> None:
+    calls = [r for r in TABLE.routes if r.template.startswith("/gateway/")]
+    assert [r for r in TABLE.routes if r.access is Access.GATEWAY] == calls
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/gateway/mlflow/v1/chat/completions"),
-        ("POST", "/gateway/proxy/openai/v1/files"),
         ("POST", "/ajax-api/2.0/mlflow/gateway-proxy"),
         ("GET", "/api/3.0/mlflow/gateway/secrets/list"),
         ("POST", "/api/2.0/mlflow/webhooks/w1/test"),

@@ -16,7 +16,13 @@ from app.request.route_table import Access, Route
 #: Scopes, as the auth service spells them, and what they grant.
 READ_SCOPES = frozenset(("read", "mlflow:read"))
 WRITE_SCOPES = frozenset(("write", "mlflow:write", "model:write", "mlflow:access", "full_access"))
+DELETE_SCOPES = frozenset(("delete", "mlflow:delete"))
+GATEWAY_SCOPES = frozenset(("gateway", "mlflow:gateway"))
 ADMIN_SCOPES = frozenset(("admin", "mlflow:admin", "registry:admin"))
+SCOPES = READ_SCOPES | WRITE_SCOPES | DELETE_SCOPES | GATEWAY_SCOPES | ADMIN_SCOPES
+
+#: What an admin may do.
+EVERY_ACCESS = frozenset(Access) - {Access.REFUSED}
 
 #: The operation of MLflow's scripts, styles and images: public code, the same for everyone.
 STATIC_FILES = "ServeStaticFile"
@@ -27,8 +33,11 @@ def authorize(
     inbound: Inbound,
     route: Route | None,
     unknown: Callable[[str], NoSuchPath | None] = lambda path: None,
+    split_scopes: bool = False,
+    provider: str = "",
 ) -> Permit:
-    """Make a Permit; raise Forbidden with the missing scope.
+    """Make a Permit; raise Forbidden with the missing scope. `split_scopes` as SPLIT_SCOPES,
+    `provider` as in Permit.
 
     `unknown` returns a NoSuchPath for a path without a row that MLflow cannot have. It is raised
     unless the caller is an admin, whose request is forwarded.
@@ -38,11 +47,11 @@ def authorize(
             "MLflow's assistant can run programs on the server; this proxy refuses it to everyone."
         )
     needed = route.access if route is not None else Access.ADMIN
-    if needed not in granted(principal):
+    if needed not in granted(principal, split_scopes):
         if route is None and (missing := unknown(inbound.decoded_path)):
             raise missing
         raise Forbidden(_missing(needed, inbound, route))
-    return Permit(principal, inbound, route)
+    return Permit(principal, inbound, route, provider)
 
 
 #: The anonymous principal of requests for public files; MLflow gets no identity.
@@ -58,15 +67,20 @@ def authorize_anybody(inbound: Inbound, route: Route | None) -> Permit:
     return Permit(ANYBODY, inbound, route)
 
 
-def granted(principal: Principal) -> frozenset[Access]:
-    """The kinds of access that a principal's scopes grant; unknown scopes grant none."""
-    if principal.is_admin or principal.scopes & ADMIN_SCOPES:
-        return frozenset((Access.READ, Access.WRITE, Access.ADMIN))
-    if principal.scopes & WRITE_SCOPES:
-        return frozenset((Access.READ, Access.WRITE))
-    if principal.scopes & READ_SCOPES:
-        return frozenset((Access.READ,))
-    return frozenset()
+def granted(principal: Principal, split_scopes: bool = False) -> frozenset[Access]:
+    """The kinds of access that a principal's scopes grant; unknown scopes grant none. A scope to
+    write grants deleting too, unless SPLIT_SCOPES is on."""
+    scopes = principal.scopes
+    if principal.is_admin or scopes & ADMIN_SCOPES:
+        return EVERY_ACCESS
+    writes = bool(scopes & WRITE_SCOPES)
+    grants = {
+        Access.READ: writes or scopes & READ_SCOPES,
+        Access.WRITE: writes,
+        Access.DELETE: (writes and not split_scopes) or scopes & DELETE_SCOPES,
+        Access.GATEWAY: scopes & GATEWAY_SCOPES,
+    }
+    return frozenset(access for access, is_granted in grants.items() if is_granted)
 
 
 def _missing(needed: Access, inbound: Inbound, route: Route | None) -> str:
@@ -78,6 +92,5 @@ def _missing(needed: Access, inbound: Inbound, route: Route | None) -> str:
             hint = (
                 " If you sent a POST, a redirect made it a GET: use https:// in the tracking URI."
             )
-    example = {Access.READ: "mlflow:read", Access.WRITE: "mlflow:write"}.get(needed, "mlflow:admin")
-    scope = f"the scope '{needed.value}' ('{example}')"
+    scope = f"the scope '{needed.value}' ('mlflow:{needed.value}')"
     return f"{what} needs {scope}; this API key does not have it.{hint}"

@@ -14,8 +14,7 @@ from urllib.parse import parse_qs, quote
 from flask import Blueprint, Response, redirect, request
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from app.auth.authorization import granted
-from app.browser import pages
+from app.browser import account, pages
 from app.browser.pages import HOME
 from app.browser.sign_in import SignIn
 from app.request.body import whole_body
@@ -30,8 +29,6 @@ from app.request.errors import (
     RequestTimeout,
 )
 from app.request.inbound import METHODS, check_query, checked_path
-from app.request.principal import Principal
-from app.request.route_table import Access
 from app.responses import note
 
 #: Bytes of a form: three for each character of the longest accepted address, and a key.
@@ -49,8 +46,9 @@ NOT_ENDED = (
 )
 
 
-def blueprint(signing: SignIn) -> Blueprint:
-    """Sign-in, sign-out and static files; every other path below BASE is 404, never MLflow's."""
+def blueprint(signing: SignIn, split_scopes: bool) -> Blueprint:
+    """Sign-in, sign-out and static files; every other path below BASE is 404, never MLflow's.
+    `split_scopes` as SPLIT_SCOPES."""
     routes = Blueprint(
         "browser",
         __name__,
@@ -77,10 +75,12 @@ def blueprint(signing: SignIn) -> Blueprint:
         except AuthServiceUnavailable as unknown:
             session, note = None, unknown.message
         if session is not None:
+            principal = session.principal
             return pages.page(
                 "account.html",
-                principal=session.principal,
-                rights=rights(session.principal),
+                key=account.describe(principal, split_scopes, signing.left(principal)),
+                rights=account.rights(principal, split_scopes),
+                expires_soon=principal.expires_soon,
                 ends=time.gmtime(session.until),
                 goal=own_path(request.args.get("next", "")),
             )
@@ -202,11 +202,3 @@ def _page_for(goal: str) -> str:
     if goal.partition("?")[0] in (HOME, "/status"):
         return goal
     return f"{pages.BASE}/sign-in?next={quote(goal, safe='/')}"
-
-
-def rights(principal: Principal) -> str:
-    """The rights of a key, such as "read and write"."""
-    words = {Access.READ: "read", Access.WRITE: "write", Access.ADMIN: "administer"}
-    own = granted(principal)
-    *first, last = [word for access, word in words.items() if access in own] or ["nothing"]
-    return f"{', '.join(first)} and {last}" if first else last

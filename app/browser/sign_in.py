@@ -82,6 +82,10 @@ class SignIn:
         _log("a session began", principal, client_ip)
         return token
 
+    def left(self, principal: Principal) -> dict[str, str]:
+        """What is left of the limit of the key's sessions, as X-RateLimit fields."""
+        return self.services.limits.left(principal, "session")
+
     def end(self) -> None:
         """End the session of this request, if there is one. Raises AuthServiceUnavailable."""
         if (session := self.session()) is not None:

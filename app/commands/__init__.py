@@ -9,6 +9,7 @@ from app.commands.doctor import doctor
 from app.commands.limits import limits
 from app.commands.revoke import revoke
 from app.commands.routes import routes
+from app.commands.whoami import whoami
 from app.services import Services
 
 
@@ -21,6 +22,7 @@ def add(group: click.Group, services: Services) -> None:
         doctor(settings),
         limits(link),
         revoke(services.revocations, settings.auth_cache_ttl, settings.auth_stale_ttl),
-        routes(services.routes),
+        routes(services.routes, settings.split_scopes),
+        whoami,
     ):
         group.add_command(command)

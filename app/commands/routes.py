@@ -8,18 +8,18 @@ import json
 
 import click
 
-from app.auth.authorization import ADMIN_SCOPES, READ_SCOPES, WRITE_SCOPES, granted
+from app.auth.authorization import SCOPES, granted
 from app.request.principal import Principal
 from app.request.route_table import KINDS, METHODS, Route, RouteTable
 
-SCOPES = sorted(READ_SCOPES | WRITE_SCOPES | ADMIN_SCOPES)
 
-
-def routes(table: RouteTable) -> click.Command:
-    """The command `mlflow-routes`."""
+def routes(table: RouteTable, split_scopes: bool) -> click.Command:
+    """The command `mlflow-routes`; `split_scopes` as SPLIT_SCOPES."""
 
     @click.command("mlflow-routes")
-    @click.option("--scope", multiple=True, help=f"One that a key has: {', '.join(SCOPES)}.")
+    @click.option(
+        "--scope", multiple=True, help=f"One that a key has: {', '.join(sorted(SCOPES))}."
+    )
     @click.option("--denied", is_flag=True, help="What these scopes may not do, instead.")
     @click.option("--kind", type=click.Choice(sorted(KINDS)), help="Only this part of MLflow.")
     @click.option("--method", type=click.Choice(sorted(METHODS), case_sensitive=False))
@@ -31,11 +31,11 @@ def routes(table: RouteTable) -> click.Command:
 
         A path that is not in the list needs admin.
         """
-        unknown = sorted(set(scope) - set(SCOPES))
+        unknown = sorted(set(scope) - SCOPES)
         if unknown:
-            known = ", ".join(SCOPES)
+            known = ", ".join(sorted(SCOPES))
             raise click.UsageError(f"{', '.join(unknown)} grants nothing. Known: {known}.")
-        may = granted(Principal("", "", "", frozenset(scope), None, False))
+        may = granted(Principal("", "", "", frozenset(scope), None, False), split_scopes)
         found = [
             route
             for route in table.routes

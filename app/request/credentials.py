@@ -9,7 +9,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from app.request.cross_site import require_own_page
@@ -34,6 +34,9 @@ HOW = (
 )
 
 
+#: How our own keys begin.
+OURS = "hk_"
+
 #: The Authorization schemes that may carry a key.
 SCHEMES = ("bearer", "apikey", "basic")
 
@@ -45,9 +48,11 @@ Counted = Literal["key", "session"]
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The one key of a request, hidden even from the repr in a traceback."""
+    """The one key of a request, hidden even from the repr in a traceback. `provider` is the
+    Authorization field for the AI gateway's provider, "" without one."""
 
     key: str = field(repr=False)
+    provider: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +71,37 @@ def identify(environ: Mapping[str, Any], hops: int) -> Credentials | SessionToke
     if not sends_key(environ) and (tokens := session_tokens(environ, hops)):
         require_own_page(environ, hops)
         return tokens
-    keys = _from_authorization(environ.get("HTTP_AUTHORIZATION", ""))
-    # The server joins repeated headers with commas, which no key holds.
-    keys |= {key for part in environ.get("HTTP_X_API_KEY", "").split(",") if (key := part.strip())}
+    keys = _from_authorization(environ.get("HTTP_AUTHORIZATION", "")) | _from_x_api_key(environ)
     if len(keys) > 1:
         raise BadRequest("The request carries two different API keys; send one.")
     if not keys:
         raise Unauthenticated(f"No API key. {_proxy_authorization(environ)}{HOW}")
     (key,) = keys
     return checked(key)
+
+
+def identify_at_gateway(environ: Mapping[str, Any], hops: int) -> Credentials | SessionTokens:
+    """The same on a route of the AI gateway: with the key in X-API-Key or X-MLflow-Authorization,
+    Authorization may be for the gateway's provider. It is not, if it may hold a key of ours."""
+    own = _from_x_api_key(environ)
+    own |= _from_authorization(environ.get("HTTP_X_MLFLOW_AUTHORIZATION", ""))
+    authorization = environ.get("HTTP_AUTHORIZATION", "")
+    if not own:
+        return identify(environ, hops)
+    try:
+        others = _from_authorization(authorization)
+    except Unauthenticated:
+        others = set()  # a scheme that is not ours
+    ours = {key for key in others if key in own or key.startswith(OURS)}
+    if len(own | ours) > 1:
+        raise BadRequest("The request carries two different API keys; send one.")
+    (key,) = own
+    return replace(checked(key), provider="" if ours else authorization)
+
+
+def _from_x_api_key(environ: Mapping[str, Any]) -> set[str]:
+    """The keys in X-API-Key. The server joins repeated headers with commas, which no key holds."""
+    return {key for part in environ.get("HTTP_X_API_KEY", "").split(",") if (key := part.strip())}
 
 
 def sends_key(environ: Mapping[str, Any]) -> bool:

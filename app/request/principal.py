@@ -11,6 +11,9 @@ import orjson
 #: the proxy can share a Redis during a rollout.
 STORED_VERSION = 1
 
+#: Seconds before its end in which the owner of a key is told of it: a week.
+SOON = 7 * 86400.0
+
 #: Seconds by which a decision's time may lie in the future; it then lives that much longer.
 CLOCKS_DIFFER = 10.0
 
@@ -28,6 +31,11 @@ class Principal:
     limit_per_hour: int | None
     is_admin: bool
     expires_at: float | None = None
+
+    @property
+    def expires_soon(self) -> bool:
+        """Whether the key expires within SOON."""
+        return self.expires_at is not None and self.expires_at - time.time() < SOON
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,11 @@ class Decision:
         """Whether a valid key has expired since."""
         until = self.principal.expires_at if self.principal else None
         return until is not None and time.time() >= until
+
+
+def utc(moment: float) -> str:
+    """A time in seconds since the epoch, as 2026-11-28T16:40:00Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
 
 def dump(decision: Decision) -> bytes:

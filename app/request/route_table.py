@@ -49,6 +49,8 @@ class Access(Enum):
 
     READ = "read"
     WRITE = "write"
+    DELETE = "delete"
+    GATEWAY = "gateway"
     ADMIN = "admin"
     REFUSED = "refused"
 

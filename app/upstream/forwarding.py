@@ -287,7 +287,7 @@ class Upstream:
 
 def _takes_slot(route: Route) -> bool:
     """Whether the route writes to MLflow's database, so that the bound on writes applies."""
-    return route.access is Access.WRITE and route.kind != "artifacts"
+    return route.access in (Access.WRITE, Access.DELETE) and route.kind != "artifacts"
 
 
 def _own_credentials(settings: Settings) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
 from app.request.permit import Permit
+from app.request.route_table import Access
 
 #: Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which each hop sets for itself.
 HOP_BY_HOP = frozenset(
@@ -96,6 +97,9 @@ REMOVED_EVERYWHERE = (HOP_BY_HOP - {"trailer"}) | {
 #: Variable with the names that gunicorn dropped, with commas (app/server/request_head.py).
 SERVER_DROPPED = "HTTP_HOKUSAI DROPPED"
 
+#: The field that may hold the key in a call of the AI gateway.
+GATEWAY_FIELD = "X-Mlflow-Authorization"
+
 #: Limits on the names repeated to the caller: how many, and characters of each.
 MOST_NAMES, LONGEST_NAME = 10, 64
 
@@ -117,9 +121,25 @@ def upstream_headers(permit: Permit, upstream_host: str, own: Mapping[str, str])
     """
     headers = dict(_cleaned(permit.inbound.environ))
     headers.update(own)
+    if _calls_the_gateway(permit):
+        headers.update(_at_gateway(permit.provider, headers.pop("Authorization", "")))
     headers["Host"] = upstream_host
     headers.update(_identity(permit))
     return headers
+
+
+def _calls_the_gateway(permit: Permit) -> bool:
+    return permit.route is not None and permit.route.access is Access.GATEWAY
+
+
+def _at_gateway(provider: str, own: str) -> Iterator[tuple[str, str]]:
+    """Yield the credentials for a call of the AI gateway, which may pass Authorization on to its
+    provider: the proxy's `own` must not get there, so MLflow takes it in a field of its own."""
+    if own:
+        is_mlflows = provider or own.startswith("Basic ")
+        yield "X-MLflow-Authorization" if is_mlflows else "Authorization", own
+    if provider:
+        yield "Authorization", provider
 
 
 class _Field(NamedTuple):
@@ -169,6 +189,8 @@ def dropped_names(permit: Permit, answer: Iterable[str]) -> str:
         for variable in environ
         if variable.startswith("HTTP_") and _field(variable).announced
     ]
+    if _calls_the_gateway(permit) and GATEWAY_FIELD in names:
+        names.remove(GATEWAY_FIELD)  # it was the key
     if with_underscore := environ.get(SERVER_DROPPED):
         names += [name.title()[:LONGEST_NAME] for name in with_underscore.split(",")]
     if "HTTP_TRACEPARENT" in environ and permit.inbound.traceparent is None:

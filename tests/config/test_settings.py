@@ -217,6 +217,7 @@ BAD = {
     "METRICS_EMF_INTERVAL": [*BAD_SECONDS, "0.9", "3601"],
     "METRICS_EMF_NAMESPACE": [*BAD_TEXT, ":ours", "AWS/EC2", "x" * 256],
     "METRICS_EMF_SERVICE": [*BAD_TEXT, ":ours", "AWS/EC2", "x" * 256],
+    "SPLIT_SCOPES": ["2", "write"],
     "MLFLOW_PROXY_DEBUG": ["2", "ja", "truee"],
     "LOG_LEVEL": ["TRACE", "INFO,DEBUG"],
     "LOG_FORMAT": ["xml"],

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from app.auth.authorization import ADMIN_SCOPES, READ_SCOPES, WRITE_SCOPES
+from app.auth.authorization import (
+    ADMIN_SCOPES,
+    DELETE_SCOPES,
+    GATEWAY_SCOPES,
+    READ_SCOPES,
+    WRITE_SCOPES,
+)
 from app.observability import metrics
 from app.request.errors import ClientGone, ProxyError
 from app.request.route_table import KINDS
@@ -36,7 +42,9 @@ def test_a_client_that_hung_up_has_its_row() -> None:
     assert f"\n| 400 | `BAD_REQUEST` | `{ClientGone.outcome}` | " in PAGE
 
 
-@pytest.mark.parametrize("scopes", [READ_SCOPES, WRITE_SCOPES, ADMIN_SCOPES], ids=min)
+@pytest.mark.parametrize(
+    "scopes", [READ_SCOPES, WRITE_SCOPES, DELETE_SCOPES, GATEWAY_SCOPES, ADMIN_SCOPES], ids=min
+)
 def test_the_scopes_of_a_row_grant_the_same(scopes: frozenset[str]) -> None:
     rows = [row for row in PAGE.splitlines() if row.startswith("| `")]
     assert any(scopes == set(row.split("|")[1].split("`")[1::2]) - {"is_admin"} for row in rows)

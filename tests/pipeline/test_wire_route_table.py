@@ -21,8 +21,9 @@ MAY = {
     "no key": None,
     "a bad key": None,
     "a read key": {Access.READ},
-    "a write key": {Access.READ, Access.WRITE},
-    "an admin key": {Access.READ, Access.WRITE, Access.ADMIN},
+    "a write key": {Access.READ, Access.WRITE, Access.DELETE},
+    "a gateway key": {Access.GATEWAY},
+    "an admin key": set(Access) - {Access.REFUSED},
 }
 
 
@@ -35,6 +36,7 @@ def keys(auth_service: Any) -> dict[str, list[str]]:
         "a bad key": [bearer("hk_test_unknown")],
         "a read key": [bearer(create(scopes=["mlflow:read"]).key)],
         "a write key": [bearer(create(scopes=["model:write"]).key)],
+        "a gateway key": [bearer(create(scopes=["mlflow:gateway"]).key)],
         "an admin key": [bearer(create(scopes=[], admin=True).key)],
     }
 

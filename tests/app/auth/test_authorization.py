@@ -11,19 +11,24 @@ from app.request.principal import Principal
 from app.request.route_table import Access, Route
 from tests.app.samples import inbound, principal
 
-READ, WRITE, ADMIN = Access.READ, Access.WRITE, Access.ADMIN
+READ, WRITE, DELETE, GATEWAY, ADMIN, REFUSED = tuple(Access)
+ALL: set[Access] = {READ, WRITE, DELETE, GATEWAY, ADMIN}
 
-TABLE = {
+TABLE: dict[str, set[Access]] = {
     "read": {READ},
     "mlflow:read": {READ},
-    "write": {READ, WRITE},
-    "mlflow:write": {READ, WRITE},
-    "model:write": {READ, WRITE},
-    "mlflow:access": {READ, WRITE},
-    "full_access": {READ, WRITE},
-    "admin": {READ, WRITE, ADMIN},
-    "mlflow:admin": {READ, WRITE, ADMIN},
-    "registry:admin": {READ, WRITE, ADMIN},
+    "write": {READ, WRITE, DELETE},
+    "mlflow:write": {READ, WRITE, DELETE},
+    "model:write": {READ, WRITE, DELETE},
+    "mlflow:access": {READ, WRITE, DELETE},
+    "full_access": {READ, WRITE, DELETE},
+    "delete": {DELETE},
+    "mlflow:delete": {DELETE},
+    "gateway": {GATEWAY},
+    "mlflow:gateway": {GATEWAY},
+    "admin": ALL,
+    "mlflow:admin": ALL,
+    "registry:admin": ALL,
 }
 NOT_OURS = [
     "",
@@ -66,22 +71,42 @@ def test_a_scope_that_is_not_ours_grants_nothing(scope: str) -> None:
     [
         ((), set()),
         (("read", "billing:admin"), {READ}),
-        (("mlflow:read", "model:write"), {READ, WRITE}),
-        (("read", "write", "registry:admin"), {READ, WRITE, ADMIN}),
+        (("mlflow:read", "model:write"), {READ, WRITE, DELETE}),
+        (("read", "delete", "gateway"), {READ, DELETE, GATEWAY}),
+        (("read", "write", "registry:admin"), ALL),
     ],
 )
-def test_several_scopes_grant_what_the_strongest_does(
+def test_several_scopes_grant_what_each_does(
     scopes: tuple[str, ...], accesses: set[Access]
 ) -> None:
     assert granted(with_scopes(*scopes)) == accesses
 
 
 def test_is_admin_grants_everything_without_a_scope() -> None:
-    assert granted(with_scopes(is_admin=True)) == {READ, WRITE, ADMIN}
+    assert granted(with_scopes(is_admin=True)) == ALL
 
 
-@pytest.mark.parametrize("scope", ["read", "write", "admin"])
-@pytest.mark.parametrize("needed", [READ, WRITE, ADMIN])
+@pytest.mark.parametrize(
+    ("scopes", "accesses"),
+    [
+        (("write",), {READ, WRITE}),
+        (("full_access", "mlflow:delete"), {READ, WRITE, DELETE}),
+        (("read", "delete"), {READ, DELETE}),
+        (("admin",), ALL),
+    ],
+)
+def test_with_split_scopes_deleting_must_be_named(
+    scopes: tuple[str, ...], accesses: set[Access]
+) -> None:
+    who = with_scopes(*scopes)
+    assert granted(who, split_scopes=True) == accesses
+    if DELETE not in accesses:
+        with pytest.raises(Forbidden, match="'delete' \\('mlflow:delete'\\)"):
+            authorize(who, inbound(), route(DELETE), split_scopes=True)
+
+
+@pytest.mark.parametrize("scope", ["read", "write", "delete", "gateway", "admin"])
+@pytest.mark.parametrize("needed", [READ, WRITE, DELETE, GATEWAY, ADMIN])
 def test_a_route_opens_to_whom_it_is_granted(scope: str, needed: Access) -> None:
     who, asked = with_scopes(scope), inbound()
     if needed in TABLE[scope]:
@@ -117,4 +142,9 @@ def test_the_assistant_is_refused_to_everyone(who: Principal) -> None:
 def test_a_permit_holds_the_very_request_that_was_authorized() -> None:
     asked = inbound("GET", "/mlflow/a%2fb?c=%2F")
     assert authorize(with_scopes("admin"), asked, None).inbound is asked
-    assert [field.name for field in fields(Permit)] == ["principal", "inbound", "route"]
+    assert [field.name for field in fields(Permit)] == [
+        "principal",
+        "inbound",
+        "route",
+        "provider",
+    ]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.browser.forms import own_path, rights
+from app.browser.account import rights
+from app.browser.forms import own_path
 from app.browser.pages import HOME
 from tests.app.samples import principal
 
@@ -28,10 +29,11 @@ def test_anything_else_is_mlflows_home(goal: str) -> None:
     ("scopes", "words"),
     [
         (["read"], "read"),
-        (["write"], "read and write"),
-        (["admin"], "read, write and administer"),
+        (["write"], "read, write and delete"),
+        (["read", "gateway"], "read and call the AI gateway"),
+        (["admin"], "read, write, delete, call the AI gateway and administer"),
         (["else"], "nothing"),
     ],
 )
 def test_what_a_key_may_is_said_in_words(scopes: list[str], words: str) -> None:
-    assert rights(principal(scopes=frozenset(scopes))) == words
+    assert rights(principal(scopes=frozenset(scopes)), split_scopes=False) == words

@@ -24,8 +24,9 @@ def listed(flask: Flask, *arguments: str) -> list[dict[str, Any]]:
     ("scope", "access"),
     [
         ("mlflow:read", {Access.READ}),
-        ("model:write", {Access.READ, Access.WRITE}),
-        ("admin", {Access.READ, Access.WRITE, Access.ADMIN}),
+        ("model:write", {Access.READ, Access.WRITE, Access.DELETE}),
+        ("mlflow:gateway", {Access.GATEWAY}),
+        ("admin", set(Access) - {Access.REFUSED}),
     ],
 )
 def test_a_scope_may_do_what_it_grants_and_nothing_else(
