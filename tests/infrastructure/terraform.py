@@ -97,9 +97,9 @@ class Terraform:
         """Prepares a folder, without a backend."""
         self.run(where, "init", "-backend=false", "-no-color")
 
-    def test(self, where: Path) -> dict[str, Outcome]:
+    def test(self, where: Path, *options: str) -> dict[str, Outcome]:
         """Every `run` block by its name, with the state that it left."""
-        finished = self.run(where, "test", "-json", "-verbose", check=False)
+        finished = self.run(where, "test", "-json", "-verbose", *options, check=False)
         return _outcomes(finished.stdout.splitlines(), finished.stderr)
 
 
@@ -131,15 +131,14 @@ def _outcomes(lines: Iterable[str], errors: str) -> dict[str, Outcome]:
 def _resources(module: dict[str, Any]) -> Iterator[Resource]:
     for found in module.get("resources", []):
         if found["mode"] == "managed":
-            address = found["address"].removeprefix("module.mlflow.")
-            yield Resource(found["type"], found["name"], address, found["values"])
+            yield Resource(found["type"], found["name"], found["address"], found["values"])
     for child in module.get("child_modules", []):
         yield from _resources(child)
 
 
 def scratch_copy(destination: Path) -> Path:
     """A copy of `infrastructure/`, without what terraform may have left there."""
-    left = shutil.ignore_patterns(".terraform*", "*.tfstate*", "terraform.tfvars")
+    left = shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.account.tfvars", "*.tfbackend")
     shutil.copytree(INFRASTRUCTURE, destination, ignore=left)
     return destination
 
