@@ -3,7 +3,7 @@
 Additions, and their reasons:
 - A client that neither sends nor accepts a byte for CLIENT_IDLE_TIMEOUT is disconnected, and so is
   one that is too slow with a head or a body (CLIENT_REQUEST_TIMEOUT); gunicorn waits forever.
-- A head is bounded as a whole (app/server/request_head.py).
+- A head is bounded as a whole (app/server/client_head.py).
 - Near MAX_CONNECTIONS, the client that has kept the worker waiting for the longest is disconnected,
   so that new ones, health checks among them, are still served.
 - `100 Continue` is sent at the first read of the body, so after authentication, not before.
@@ -33,10 +33,10 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
+from app.server.client_head import LONGEST_HEAD, BoundedRequest, GivenUp, HeadTimeout, navigation
 from app.server.client_socket import BRIEFLY, ClientSocket
 from app.server.hooks import hooks_of
 from app.server.request_body import ContinuedBody, quick, was_read
-from app.server.request_head import LONGEST_HEAD, BoundedRequest, GivenUp, HeadTimeout, navigation
 
 #: Seconds, and bytes, for which a closing connection may still send data, which is discarded;
 #: closing it at once would reset it, and the client might never read the response.

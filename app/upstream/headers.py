@@ -93,7 +93,7 @@ REMOVED_EVERYWHERE = (HOP_BY_HOP - {"trailer"}) | {
     "x-request-id",
 }
 
-#: Variable with the names that gunicorn dropped, with commas (app/server/request_head.py).
+#: Variable with the names that gunicorn dropped, with commas (app/server/client_head.py).
 SERVER_DROPPED = "HTTP_HOKUSAI DROPPED"
 
 #: Limits on the names repeated to the caller: how many, and characters of each.
