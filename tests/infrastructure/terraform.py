@@ -29,6 +29,15 @@ provider_installation {
 """
 #: Nobody listens there; nothing should ask.
 NOWHERE = "http://127.0.0.1:9"
+#: What an operator keeps beside the module, and what terraform writes there; .gitignore has it too.
+OPERATORS = (
+    ".terraform*",
+    "*.tfstate*",
+    "terraform.tfvars",
+    "*.account.tfvars",
+    "*.tfbackend",
+    "plan",
+)
 
 
 class Missing(Exception):
@@ -137,9 +146,8 @@ def _resources(module: dict[str, Any]) -> Iterator[Resource]:
 
 
 def scratch_copy(destination: Path) -> Path:
-    """A copy of `infrastructure/`, without what terraform may have left there."""
-    left = shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.account.tfvars", "*.tfbackend")
-    shutil.copytree(INFRASTRUCTURE, destination, ignore=left)
+    """A copy of `infrastructure/`, without what an operator or terraform may have left there."""
+    shutil.copytree(INFRASTRUCTURE, destination, ignore=shutil.ignore_patterns(*OPERATORS))
     return destination
 
 

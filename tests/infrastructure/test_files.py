@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ from tests.app.samples import settings
 from tests.infrastructure.alb import Action, decide
 from tests.infrastructure.deployment import INFRASTRUCTURE, read
 from tests.infrastructure.hcl import Module
+from tests.infrastructure.terraform import OPERATORS
 
 TERRAFORM = INFRASTRUCTURE / "terraform"
 ENVIRONMENTS = ("development", "production")
+LEFT_OUT = (*OPERATORS, "__pycache__")
 FILES = [
     path
     for path in sorted(INFRASTRUCTURE.rglob("*"))
-    if path.is_file() and not {".terraform", "__pycache__"} & {*path.parts}
+    if path.is_file()
+    and not any(
+        fnmatch(part, name) for part in path.relative_to(INFRASTRUCTURE).parts for name in LEFT_OUT
+    )
 ]
 
 
