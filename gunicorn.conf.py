@@ -5,8 +5,8 @@ import os
 import sys
 
 from app.server import arbiter, heartbeat, instance, logs, metric_files, open_files
+from app.server.client_head import MOST_FIELDS
 from app.server.hooks import harmless, hooks_of
-from app.server.request_head import MOST_FIELDS
 from app.server.worker import ProxyWorker
 from config import BadSettings, load
 
@@ -37,7 +37,7 @@ timeout = 60
 # No restart after N requests: it cuts long streams. Memory is bounded by design.
 max_requests = 0
 
-# The head is bounded in total bytes, not by line and field: app/server/request_head.py.
+# The head is bounded in total bytes, not by line and field: app/server/client_head.py.
 limit_request_fields = MOST_FIELDS
 # The C parser accepts bare LF and folded headers, and "auto" would use it where it is installed.
 http_parser = "python"

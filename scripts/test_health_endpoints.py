@@ -12,15 +12,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where app/doctor/ is
 
-from app.doctor.command_line import Options, main
-from app.doctor.steps import Steps
-
-
-def check(steps: Steps, options: Options) -> None:
-    from app.doctor import health, wire  # after `main` has found requests
-
-    health.run_paths(steps, health.Health(wire.Wire(options)))
-
+from app.doctor import programs
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__ or "", "health", check, os.environ))
+    sys.exit(programs.check_health(__doc__ or "", os.environ))

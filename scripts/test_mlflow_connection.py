@@ -12,18 +12,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where app/doctor/ is
 
-from app.doctor.command_line import Options, main
-from app.doctor.steps import Steps
-
-
-def check(steps: Steps, options: Options) -> None:
-    from app.doctor import examination, health, wire  # after `main` has found requests
-
-    way = wire.Wire(options)
-    said = health.Health(way)
-    examination.look(steps, way, said)
-    health.run_last(steps, said)
-
+from app.doctor import programs
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__ or "", "connection", check, os.environ))
+    sys.exit(programs.check_connection(__doc__ or "", os.environ))

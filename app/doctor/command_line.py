@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 from urllib.parse import quote, urlsplit
 
-from app.doctor.steps import EXIT_USAGE, Steps, interruptible
+from app.doctor.steps import EXIT_USAGE
 
 PREFIXES = ("/api/mlflow", "/mlflow")  # the longer one first: it ends with the shorter
 KEY_VARIABLES = ("HOKUSAI_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
@@ -191,20 +191,3 @@ def _refuse(unknown: Sequence[str], packages: Sequence[str]) -> None:
     if missing:
         wanted = " ".join("mlflow-skinny" if name == "mlflow" else name for name in missing)
         raise UsageError(f"Not installed here: python3 -m pip install {wanted}")
-
-
-def main(
-    description: str,
-    title: str,
-    check: Callable[[Steps, Options], None],
-    environ: Mapping[str, str],
-) -> int:
-    """Run the steps of `check`, for a program without options of its own; return the exit
-    status."""
-    options = Parser(description, timeout=10).read(None, environ)
-    steps = Steps(
-        f"Hokusai MLflow proxy: {title}", options.facts(), redactor(options.key), options.json
-    )
-    with interruptible(steps):
-        check(steps, options)
-    return steps.finish()

@@ -1,5 +1,6 @@
 """The client's socket, as the worker uses it."""
 
+import errno
 import socket
 import time
 from contextlib import suppress
@@ -32,6 +33,11 @@ YIELD_AFTER = 0.005
 #: Seconds to sleep for that. With 0 gevent runs the same greenlet up to 50 times before it polls
 #: any socket (0.7 s if each run is long, measured); a timer, however short, runs after the poll.
 BRIEFLY = 1e-9
+
+#: Seconds, and bytes, for which a closing connection may still send data, which is discarded;
+#: closing it at once would reset it, and the client might never read the response.
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 4 * 1024 * 1024
 
 
 class ClientSocket:
@@ -212,3 +218,16 @@ class ClientSocket:
         """Send a file, after a held head."""
         self.flush()
         return self._sock.sendfile(*arguments, **options)
+
+    def linger(self) -> None:
+        """Close the sending side, and briefly discard what the client still sends."""
+        ignored = 0
+        try:
+            self.shutdown(socket.SHUT_WR)
+            self.skip(LINGER_SECONDS)
+            with gevent.Timeout(LINGER_SECONDS, False):
+                while ignored < LINGER_BYTES and (data := self.recv(65536)):
+                    ignored += len(data)
+        except OSError as why:
+            if why.errno not in (errno.ENOTCONN, errno.ECONNRESET, errno.EBADF, errno.EPIPE, None):
+                raise

@@ -3,7 +3,7 @@
 Additions, and their reasons:
 - A client that neither sends nor accepts a byte for CLIENT_IDLE_TIMEOUT is disconnected, and so is
   one that is too slow with a head or a body (CLIENT_REQUEST_TIMEOUT); gunicorn waits forever.
-- A head is bounded as a whole (app/server/request_head.py).
+- A head is bounded as a whole (app/server/client_head.py).
 - Near MAX_CONNECTIONS, the client that has kept the worker waiting for the longest is disconnected,
   so that new ones, health checks among them, are still served.
 - `100 Continue` is sent at the first read of the body, so after authentication, not before.
@@ -14,8 +14,6 @@ Additions, and their reasons:
 docs/decisions/worker-class.md has the measurements.
 """
 
-import errno
-import json
 import os
 import signal
 import socket
@@ -23,25 +21,19 @@ import struct
 import time
 import uuid
 from contextlib import suppress
-from http import HTTPStatus
 from typing import Any, ClassVar
 
 import gevent
 from gevent.local import local
-from gunicorn.http import errors
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
+from app.server import refusals
+from app.server.client_head import BoundedRequest, GivenUp, HeadTimeout, navigation
 from app.server.client_socket import BRIEFLY, ClientSocket
 from app.server.hooks import hooks_of
 from app.server.request_body import ContinuedBody, quick, was_read
-from app.server.request_head import LONGEST_HEAD, BoundedRequest, GivenUp, HeadTimeout, navigation
-
-#: Seconds, and bytes, for which a closing connection may still send data, which is discarded;
-#: closing it at once would reset it, and the client might never read the response.
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 4 * 1024 * 1024
 
 #: Seconds without a request after which a stop closes a connection. One that is in use gets its
 #: next response with `Connection: close` instead: closing it could lose a request on its way.
@@ -56,36 +48,8 @@ SKIP_SECONDS = 5.0
 #: Share of MAX_CONNECTIONS kept free for new clients, by disconnecting those that wait.
 RESERVE = 1 / 20
 
-#: Seconds between two log lines about that, and in Retry-After.
+#: Seconds between two log lines about that.
 QUIET_SECONDS = 60.0
-RETRY_AFTER = 5
-
-#: Status of what the server itself refuses, where gunicorn's own `code` does not give it. The first
-#: match counts. Anything else that is not a ParseException is a defect.
-STATUSES: tuple[tuple[type[Exception], int], ...] = (
-    (errors.InvalidResponseHeader, 500),  # the application's, though a parse error to gunicorn
-    (errors.InvalidResponseHeaderName, 500),
-    (HeadTimeout, 408),
-    (GivenUp, 503),
-    (errors.LimitRequestLine, 414),
-    (errors.LimitRequestHeaders, 431),
-    (errors.ExpectationFailed, 417),
-)
-
-#: The message for a status.
-MESSAGES = {
-    400: "The request is not well-formed HTTP/1.1.",
-    403: "The request is refused.",
-    408: "The request's head did not arrive in time (CLIENT_REQUEST_TIMEOUT).",
-    414: f"The request line is longer than {LONGEST_HEAD} bytes. Ask for less in one request.",
-    417: "The expectation in the Expect header is not supported.",
-    431: f"The request's header fields take more than {LONGEST_HEAD} bytes, or are too many. "
-    "Usually cookies are the cause: delete those of this site.",
-    500: "Internal error in the proxy. Report it with the request id.",
-    501: "This transfer coding is not supported.",
-    503: "The proxy holds too many connections. Repeat the request later.",
-}
-CODES = {403: "PERMISSION_DENIED", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}
 
 # The only place where gunicorn sets the class that parses a head.
 RequestParser.mesg_class = BoundedRequest
@@ -200,7 +164,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             return result
         except StopIteration:
             sock.flush()
-            _linger(sock)
+            sock.linger()
             raise
         except TimeoutError:
             self.log.info("a client accepted no data for %g s: closed", self.client_idle_timeout)
@@ -213,21 +177,21 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         """Respond to a request that gunicorn could not parse, or could not serve."""
         if isinstance(exc, gevent.GreenletExit):
             return
-        status, request_id = _status(exc), uuid.uuid4().hex
+        status, request_id = refusals.status_of(exc), uuid.uuid4().hex
         client_ip = addr[0] if isinstance(addr, tuple) else "127.0.0.1"  # a unix socket
-        fields = {"request_id": request_id, "status": status, "client_ip": client_ip}
+        logged = {"request_id": request_id, "status": status, "client_ip": client_ip}
         if hooks := hooks_of(self):
             hooks.count_refused(status)
         if isinstance(exc, HeadTimeout):
             self._dropped("slow_head")
         if status == 500:
-            self.log.error("defect: %s", type(exc).__name__, exc_info=exc, extra={"fields": fields})
+            self.log.error("defect: %s", type(exc).__name__, exc_info=exc, extra={"fields": logged})
         elif not isinstance(exc, GivenUp):  # already logged, once
-            self.log.warning("refused: %s", type(exc).__name__, extra={"fields": fields})
-        message = MESSAGES.get(status, MESSAGES[400])
+            self.log.warning("refused: %s", type(exc).__name__, extra={"fields": logged})
+        message = refusals.message_of(status)
         page = self._page(exc, status, message, request_id)
-        extra, body = page or _json(status, message, request_id)
-        _send_error(client, status, extra | {"X-Request-ID": request_id}, body)
+        fields, body = page or refusals.as_json(status, message, request_id)
+        refusals.send(client, status, fields | {"X-Request-ID": request_id}, body)
 
     def _page(
         self, exc: BaseException, status: int, message: str, request_id: str
@@ -296,49 +260,3 @@ def _skip_rest(body: Any, seconds: float) -> bool:
         except Exception:  # truncated or malformed, with the response already sent
             return False
     return False
-
-
-def _status(exc: BaseException) -> int:
-    """Return the status for what gunicorn, or the application, raised during a request."""
-    for kind, status in STATUSES:
-        if isinstance(exc, kind):
-            return status
-    return int(getattr(exc, "code", 400)) if isinstance(exc, errors.ParseException) else 500
-
-
-def _json(status: int, message: str, request_id: str) -> tuple[dict[str, str], bytes]:
-    """Return fields and body of an error, in the form that MLflow's client understands."""
-    code = CODES.get(status, "BAD_REQUEST")
-    message = f"{message} (request id {request_id})"
-    content = {"error_code": code, "message": message, "request_id": request_id}
-    return {"Content-Type": "application/json"}, json.dumps(content).encode()
-
-
-def _send_error(client: Any, status: int, fields: dict[str, str], body: bytes) -> None:
-    """Send a whole response, then close the connection."""
-    fields = fields | {"Content-Length": str(len(body)), "Cache-Control": "no-store"}
-    if status == 503:
-        fields["Retry-After"] = str(RETRY_AFTER)
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Connection: close"]
-    lines += [f"{name}: {value}" for name, value in fields.items()]
-    head = "\r\n".join((*lines, "", "")).encode()
-    try:
-        client.idle_timeout = LINGER_SECONDS
-        client.send_now(head + body)
-        _linger(client)
-    except OSError:
-        return  # the client is gone
-
-
-def _linger(sock: Any) -> None:
-    """Close the sending side, and briefly discard what the client still sends."""
-    ignored = 0
-    try:
-        sock.shutdown(socket.SHUT_WR)
-        sock.skip(LINGER_SECONDS)
-        with gevent.Timeout(LINGER_SECONDS, False):
-            while ignored < LINGER_BYTES and (data := sock.recv(65536)):
-                ignored += len(data)
-    except OSError as why:
-        if why.errno not in (errno.ENOTCONN, errno.ECONNRESET, errno.EBADF, errno.EPIPE, None):
-            raise

@@ -94,7 +94,7 @@ REMOVED_EVERYWHERE = (HOP_BY_HOP - {"trailer"}) | {
     "x-request-id",
 }
 
-#: Variable with the names that gunicorn dropped, with commas (app/server/request_head.py).
+#: Variable with the names that gunicorn dropped, with commas (app/server/client_head.py).
 SERVER_DROPPED = "HTTP_HOKUSAI DROPPED"
 
 #: The field that may hold the key in a call of the AI gateway.

@@ -63,26 +63,16 @@ def network(text: str) -> Network:
         raise BadParameter(f"{error}.") from None
 
 
-def expiry(text: str) -> int:
-    """A future time, in seconds since the epoch."""
-    try:
-        return parse_expiry(text, datetime.now(UTC))
-    except ValueError as error:
-        raise BadParameter(f"{text} {error}.") from None
-
-
-def parse_expiry(text: str, now: datetime) -> int:
-    """Read 90d, 12h, 30m or 45s from `now` on, a date (to its end, in UTC), or an ISO time.
-
-    A time without a zone is in UTC. Raises ValueError for anything else, and for a time that is
-    not after `now`.
-    """
+def expiry(text: str, now: datetime | None = None) -> int:
+    """A future time, in seconds since the epoch: 90d, 12h, 30m or 45s from now on, a date (to its
+    end, in UTC), or an ISO time. A time without a zone is in UTC."""
+    now = now or datetime.now(UTC)
     if duration := re.fullmatch(r"(\d{1,6})([smhd])", text):
         moment = now + timedelta(**{DURATIONS[duration[2]]: int(duration[1])})
     else:
         moment = _moment(text)
     if moment <= now:
-        raise ValueError("lies in the past")
+        raise BadParameter(f"{text} lies in the past.")
     return int(moment.timestamp())
 
 
@@ -90,17 +80,13 @@ def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError("is not like 2026-12-31, 2026-12-31T12:00Z, 90d or 12h") from None
+        forms = "2026-12-31, 2026-12-31T12:00Z, 90d or 12h"
+        raise BadParameter(f"{text} is not like {forms}.") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
         moment += timedelta(days=1, seconds=-1)
     return moment
-
-
-def redis_address(url: str) -> str | None:
-    """Return None for no address, and for `memory://`, the proxy's setting for no Redis."""
-    return None if not url or url.startswith("memory:") else url
 
 
 # --- the commands ----------------------------------------------------------------------------
@@ -116,11 +102,7 @@ database_option = option(
     help="SQLite file of the keys.",
 )
 redis_option = option(
-    "--redis-url",
-    metavar="URL",
-    envvar="REDIS_URL",
-    type=redis_address,
-    help="Redis where revocations are announced.",
+    "--redis-url", metavar="URL", envvar="REDIS_URL", help="Redis where revocations are announced."
 )
 
 
@@ -206,7 +188,7 @@ def revoke(key_id: str, database: Path, redis_url: str | None) -> None:
     if key is None:
         raise click.ClickException(f"There is no key {key_id}. Its id begins with key_; see list.")
     click.echo(f"{key_id} of {key.grant.user_id} is revoked.")
-    if redis_url is None:
+    if not redis_url or redis_url.startswith("memory:"):  # the proxy's setting for no Redis
         click.echo("Not announced: REDIS_URL is not set. Proxies may accept the key for some time.")
     else:
         _announce(redis_url, key_id)

@@ -12,8 +12,36 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = "~> 5.100"
+      version = "5.100.0"
     }
+  }
+
+  # bucket, key and region: terraform init -backend-config=<environment>.s3.tfbackend. Encrypted, for
+  # the state holds a secret.
+  backend "s3" {
+    encrypt      = true
+    use_lockfile = true
+  }
+}
+
+provider "aws" {
+  region = var.region
+
+  default_tags {
+    tags = {
+      Application = "hokusai-mlflow-proxy"
+      Environment = var.environment
+    }
+  }
+}
+
+# Version 0.1.0 kept all resources in this module. Those that were not moved out of it (README.md) are
+# forgotten, never destroyed.
+removed {
+  from = module.mlflow
+
+  lifecycle {
+    destroy = false
   }
 }
 

@@ -17,7 +17,7 @@ import boto3
 
 
 def prepare() -> dict[str, Any]:
-    """The default network and a certificate, as variables of the Terraform environments."""
+    """The default network and a certificate, as variables of the Terraform module."""
     ec2 = boto3.client("ec2")
     (vpc,) = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     inside = [{"Name": "vpc-id", "Values": [vpc["VpcId"]]}]

@@ -15,7 +15,7 @@ mock_provider "aws" {{
 }}
 
 override_resource {{
-  target = module.mlflow.aws_lb_target_group.proxy
+  target = aws_lb_target_group.proxy
   values = {{
     arn        = "arn:aws:elasticloadbalancing:eu-central-1:000000000000:targetgroup/proxy/0"
     arn_suffix = "targetgroup/proxy/0"
@@ -24,7 +24,7 @@ override_resource {{
 
 run "{name}" {{
   module {{
-    source = "./mutants/{name}/terraform/environments/production"
+    source = "./mutants/{name}/terraform"
   }}
 }}
 """
@@ -44,7 +44,8 @@ def terraform(tmp_path_factory: pytest.TempPathFactory) -> Terraform:
 
 @pytest.fixture(scope="session")
 def outcomes(terraform: Terraform, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """Every `run` block of the module's own tests, and one for each mutant."""
+    """Every `run` block of the module's own tests, and one for each mutant. `development` and
+    `production` are what the two files of variables make; the rest has production's."""
     scratch = scratch_copy(tmp_path_factory.mktemp("scratch") / "infrastructure")
     module = scratch / "terraform"
     for name, edit in MUTANTS.items():
@@ -52,7 +53,12 @@ def outcomes(terraform: Terraform, tmp_path_factory: pytest.TempPathFactory) -> 
     for name, (edit, _) in REFUSED.items():
         _plant(module, name, edit)
     terraform.init(module)
-    return terraform.test(module)
+    every = terraform.test(module, "-var-file=production.tfvars")
+    tests = "-filter=tests/environments.tftest.hcl"
+    development = terraform.test(module, "-var-file=development.tfvars", tests)
+    every["production"] = every.pop("environment")
+    every["development"] = development.pop("environment")
+    return every | development
 
 
 def _plant(module: Path, name: str, edit: Edit) -> None:

@@ -29,6 +29,15 @@ provider_installation {
 """
 #: Nobody listens there; nothing should ask.
 NOWHERE = "http://127.0.0.1:9"
+#: What an operator keeps beside the module, and what terraform writes there; .gitignore has it too.
+OPERATORS = (
+    ".terraform*",
+    "*.tfstate*",
+    "terraform.tfvars",
+    "*.account.tfvars",
+    "*.tfbackend",
+    "plan",
+)
 
 
 class Missing(Exception):
@@ -97,9 +106,9 @@ class Terraform:
         """Prepares a folder, without a backend."""
         self.run(where, "init", "-backend=false", "-no-color")
 
-    def test(self, where: Path) -> dict[str, Outcome]:
+    def test(self, where: Path, *options: str) -> dict[str, Outcome]:
         """Every `run` block by its name, with the state that it left."""
-        finished = self.run(where, "test", "-json", "-verbose", check=False)
+        finished = self.run(where, "test", "-json", "-verbose", *options, check=False)
         return _outcomes(finished.stdout.splitlines(), finished.stderr)
 
 
@@ -131,16 +140,14 @@ def _outcomes(lines: Iterable[str], errors: str) -> dict[str, Outcome]:
 def _resources(module: dict[str, Any]) -> Iterator[Resource]:
     for found in module.get("resources", []):
         if found["mode"] == "managed":
-            address = found["address"].removeprefix("module.mlflow.")
-            yield Resource(found["type"], found["name"], address, found["values"])
+            yield Resource(found["type"], found["name"], found["address"], found["values"])
     for child in module.get("child_modules", []):
         yield from _resources(child)
 
 
 def scratch_copy(destination: Path) -> Path:
-    """A copy of `infrastructure/`, without what terraform may have left there."""
-    left = shutil.ignore_patterns(".terraform*", "*.tfstate*", "terraform.tfvars")
-    shutil.copytree(INFRASTRUCTURE, destination, ignore=left)
+    """A copy of `infrastructure/`, without what an operator or terraform may have left there."""
+    shutil.copytree(INFRASTRUCTURE, destination, ignore=shutil.ignore_patterns(*OPERATORS))
     return destination
 
 

@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import fields
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import hcl2
 import pytest
@@ -14,14 +16,31 @@ from tests.app.samples import settings
 from tests.infrastructure.alb import Action, decide
 from tests.infrastructure.deployment import INFRASTRUCTURE, read
 from tests.infrastructure.hcl import Module
+from tests.infrastructure.terraform import OPERATORS
 
 TERRAFORM = INFRASTRUCTURE / "terraform"
-ENVIRONMENTS = [TERRAFORM / "environments" / name for name in ("development", "production")]
+ENVIRONMENTS = ("development", "production")
+LEFT_OUT = (*OPERATORS, "__pycache__")
 FILES = [
     path
     for path in sorted(INFRASTRUCTURE.rglob("*"))
-    if path.is_file() and not {".terraform", "__pycache__"} & {*path.parts}
+    if path.is_file()
+    and not any(
+        fnmatch(part, name) for part in path.relative_to(INFRASTRUCTURE).parts for name in LEFT_OUT
+    )
 ]
+
+
+def assigned(file: str) -> dict[str, Any]:
+    """The variables that a file of the module sets, with the values as they are written."""
+    values = hcl2.loads((TERRAFORM / file).read_text("utf-8"))
+    return {name: value for name, value in values.items() if not name.startswith("__")}
+
+
+def variables() -> dict[str, dict[str, Any]]:
+    """Every variable of the module: its name and what is written about it."""
+    blocks = hcl2.loads((TERRAFORM / "variables.tf").read_text("utf-8"))["variable"]
+    return {name.strip('"'): body for block in blocks for name, body in block.items()}
 
 
 @pytest.mark.parametrize(
@@ -48,40 +67,29 @@ def test_nothing_of_a_real_deployment(file: Path) -> None:
     assert not re.search(r"\.(amazonaws\.com|amazonaws\.com\.cn)\b", text.replace("ecs-tasks.", ""))
 
 
-@pytest.mark.parametrize("folder", ENVIRONMENTS, ids=lambda path: path.name)
-def test_an_environment_only_sets_variables(folder: Path) -> None:
-    blocks: dict[str, list[str]] = {}
-    for file in folder.glob("*.tf"):
-        for kind, found in hcl2.loads(file.read_text("utf-8")).items():
-            if not kind.startswith("__"):
-                blocks.setdefault(kind, []).extend(name for block in found for name in block)
-    assert {*blocks} == {"terraform", "provider", "module", "variable", "output"}
-    assert blocks["module"] == ['"mlflow"']
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_environment_has_its_own_name(environment: str) -> None:
+    assert assigned(f"{environment}.tfvars")["environment"] == f'"{environment}"'
 
 
-def test_both_environments_ask_for_the_same() -> None:
-    for name in ("variables.tf", "outputs.tf", "terraform.tfvars.example"):
-        one, other = (folder / name for folder in ENVIRONMENTS)
-        assert one.read_text("utf-8") == other.read_text("utf-8")
+def test_both_environments_set_the_same() -> None:
+    one, other = (assigned(f"{environment}.tfvars") for environment in ENVIRONMENTS)
+    assert {*one} == {*other}
 
 
 def test_the_example_sets_what_has_no_default() -> None:
-    for folder in ENVIRONMENTS:
-        needed = {
-            name.strip('"')
-            for block in hcl2.loads((folder / "variables.tf").read_text("utf-8"))["variable"]
-            for name, body in block.items()
-            if "default" not in body
-        }
-        example = (folder / "terraform.tfvars.example").read_text("utf-8")
-        assert needed <= {*re.findall(r"^(\w+) +=", example, re.MULTILINE)}
+    needed = {name for name, body in variables().items() if "default" not in body}
+    assert needed <= {*assigned("account.tfvars.example")} | {"environment"}
+
+
+def test_an_account_overrides_nothing_of_an_environment() -> None:
+    account = {*assigned("account.tfvars.example")}
+    assert account & {*assigned("production.tfvars")} == set()
+    assert account <= {*variables()}
 
 
 def test_every_variable_says_what_it_is() -> None:
-    variables = hcl2.loads((TERRAFORM / "variables.tf").read_text("utf-8"))["variable"]
-    assert [
-        name for block in variables for name, body in block.items() if not body["description"]
-    ] == []
+    assert [name for name, body in variables().items() if not body["description"]] == []
 
 
 def test_the_load_balancer_lets_through_what_the_app_serves_to_the_public(tmp_path: Path) -> None:

@@ -27,6 +27,13 @@ HERE = Path(__file__).parent
 REGION = "eu-central-1"
 PREFIX = "hokusai-development-"
 
+#: A Redis is never ready in moto, and apply waits; the module is told of one that exists already.
+EXISTING_REDIS = {
+    "create_redis": False,
+    "redis_auth_token": None,
+    "redis_url_secret_arn": f"arn:aws:secretsmanager:{REGION}:000000000000:secret:redis-mock",
+}
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
@@ -84,16 +91,15 @@ def moto(tmp_path: Path) -> Iterator[Moto]:
 
 @pytest.fixture
 def folder(terraform: Terraform, moto: Moto, tmp_path: Path) -> Path:
-    """A copy of the development environment, told of the network that is there."""
+    """A copy of the module with development's variables, told of the network that is there."""
     module = scratch_copy(tmp_path / "infrastructure") / "terraform"
-    environment = module / "environments/development"
-    shutil.copy(HERE / "moto/module_override.tf", module)
-    shutil.copy(HERE / "moto/environment_override.tf", environment)
-    shutil.copy(module / "tests/mock.auto.tfvars", environment / "a.auto.tfvars")
-    found = json.dumps(moto.ask("prepare"))
-    (environment / "b.auto.tfvars.json").write_text(found, "utf-8")
-    terraform.run(environment, "init", "-no-color")
-    return environment
+    shutil.copy(HERE / "moto/moto_override.tf", module)
+    shutil.copy(module / "development.tfvars", module / "a.auto.tfvars")
+    shutil.copy(module / "tests/mock.auto.tfvars", module / "b.auto.tfvars")
+    found = json.dumps(moto.ask("prepare") | EXISTING_REDIS)
+    (module / "c.auto.tfvars.json").write_text(found, "utf-8")
+    terraform.run(module, "init", "-no-color")
+    return module
 
 
 def test_from_apply_to_destroy(terraform: Terraform, moto: Moto, folder: Path) -> None:
@@ -103,6 +109,7 @@ def test_from_apply_to_destroy(terraform: Terraform, moto: Moto, folder: Path) -
 
     run("apply", "-auto-approve")
     run("plan", "-detailed-exitcode")  # 2 where what is there is not what is written
+    run("plan", "-var-file=production.tfvars", status=1)  # another environment's variables
 
     assert faults(moto) == {}
     there = moto.ask("describe")

@@ -23,7 +23,7 @@ Outcomes = dict[str, Outcome]
 STATES = ("development", "production", "guest")
 ENVIRONMENTS = ("development", "production")
 
-#: Beside the two environments: a plan that may not ask AWS who it is.
+#: Beside the module: a plan that may not ask AWS who it is.
 OFFLINE = """\
 terraform {
   backend "local" {}
@@ -50,9 +50,9 @@ def test_the_files_are_in_terraforms_own_format(terraform: Terraform, tmp_path: 
 
 
 def test_terraform_finds_it_valid_without_a_warning(terraform: Terraform, tmp_path: Path) -> None:
-    folder = scratch_copy(tmp_path / "infrastructure") / "terraform/environments/production"
-    terraform.init(folder)
-    said = terraform.run(folder, "validate", "-no-color").stdout
+    module = scratch_copy(tmp_path / "infrastructure") / "terraform"
+    terraform.init(module)
+    said = terraform.run(module, "validate", "-no-color").stdout
     assert "Success! The configuration is valid." in said
     assert "Warning" not in said
 
@@ -60,7 +60,7 @@ def test_terraform_finds_it_valid_without_a_warning(terraform: Terraform, tmp_pa
 def test_the_modules_own_tests_pass(outcomes: Outcomes) -> None:
     own = {name: outcomes[name] for name in outcomes.keys() - MUTANTS.keys() - REFUSED.keys()}
     assert {name: outcome.said for name, outcome in own.items() if outcome.status != "pass"} == {}
-    assert {*STATES} < {*own}
+    assert {*STATES, "mixed_up_environments"} < {*own}
 
 
 # --- what it would deploy -----------------------------------------------------------------------
@@ -197,12 +197,11 @@ def test_the_faults_of_one_mutant_are_caught_by_different_checks() -> None:
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_a_plan_needs_no_network(terraform: Terraform, tmp_path: Path, environment: str) -> None:
     """With invented credentials, and nobody at the endpoint."""
-    scratch = scratch_copy(tmp_path / "infrastructure") / "terraform"
-    folder = scratch / "environments" / environment
-    (folder / "zz_override.tf").write_text(OFFLINE, "utf-8")
-    terraform.run(folder, "init", "-no-color")
-    variables = f"-var-file={scratch / 'tests/mock.auto.tfvars'}"
-    said = terraform.run(folder, "plan", "-no-color", "-refresh=false", variables).stdout
+    module = scratch_copy(tmp_path / "infrastructure") / "terraform"
+    (module / "zz_override.tf").write_text(OFFLINE, "utf-8")
+    terraform.run(module, "init", "-no-color")
+    variables = (f"-var-file={environment}.tfvars", "-var-file=tests/mock.auto.tfvars")
+    said = terraform.run(module, "plan", "-no-color", "-refresh=false", *variables).stdout
     assert "0 to change, 0 to destroy" in said
     assert f'"http://mlflow.hokusai-{environment}.local:5000"' in said
 

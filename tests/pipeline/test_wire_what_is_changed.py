@@ -240,8 +240,9 @@ ELSEWHERE = {
     "unreadable answer": "app/upstream/test_response_head.py::test_a_head_without_an_end_is_ended",
     "early refusal": "app/upstream/test_response_head.py"
     "::test_a_refusal_before_the_end_of_an_upload_is_passed_on",
-    "full pool": "app/upstream/test_forwarding.py::test_a_full_pool_of_mlflows_may_be_repeated",
-    "full pool, read again": "app/upstream/test_forwarding.py"
+    "full pool": "app/upstream/test_forwarding_refusals.py"
+    "::test_a_full_pool_of_mlflows_may_be_repeated",
+    "full pool, read again": "app/upstream/test_forwarding_retries.py"
     "::test_a_read_that_found_a_full_pool_is_sent_again",
     "refused proxy": "faults/test_refusing_mlflow.py"
     "::test_nobodys_key_is_blamed_for_the_proxys_credentials",

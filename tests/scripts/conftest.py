@@ -16,7 +16,6 @@ import pytest
 from devstack.environments import ROOT
 
 SCRIPTS = ROOT / "scripts"
-sys.path.append(str(SCRIPTS))  # for the tests of their parts
 QUIET_KEY = "hk_test_a0b1c2d3e4f5a6b7c8d9"  # of no use anywhere
 
 

@@ -1,49 +1,43 @@
-# Both environments are made, of nothing but mocks. What their state says is judged elsewhere
-# (tests/infrastructure/ at the top of the repository); here stand the few things worth a sentence.
+# One environment is made, of nothing but mocks: terraform test -var-file=development.tfvars. What its
+# state says is judged in tests/infrastructure/ at the top of the repository.
 
 mock_provider "aws" {
   source = "./tests/mocks"
 }
 
 override_resource {
-  target = module.mlflow.aws_lb_target_group.proxy
+  target = aws_lb_target_group.proxy
   values = {
     arn        = "arn:aws:elasticloadbalancing:eu-central-1:000000000000:targetgroup/proxy/0"
     arn_suffix = "targetgroup/proxy/0"
   }
 }
 
-run "development" {
-  module {
-    source = "./environments/development"
-  }
-
+run "environment" {
   assert {
-    condition     = output.mlflow.mlflow_server_url == "http://mlflow.hokusai-development.local:5000"
+    condition     = output.mlflow_server_url == "http://mlflow.hokusai-${var.environment}.local:5000"
     error_message = "MLflow's private name is part of the contract."
   }
   assert {
-    condition     = output.mlflow.tracking_uri == "https://registry.hokus.ai/api/mlflow"
+    condition     = output.tracking_uri == "https://registry.hokus.ai/api/mlflow"
     error_message = "The tracking URI is what the documentation gives."
   }
 }
 
-run "production" {
-  module {
-    source = "./environments/production"
+# The variables of another environment in the state of this one.
+run "mixed_up_environments" {
+  command = plan
+
+  variables {
+    environment = "other"
   }
 
-  assert {
-    condition     = output.mlflow.mlflow_server_url == "http://mlflow.hokusai-production.local:5000"
-    error_message = "MLflow's private name is part of the contract."
-  }
+  expect_failures = [aws_ecs_cluster.this]
 }
 
 # Behind a load balancer and a Redis that are there already.
 run "guest" {
-  module {
-    source = "./environments/development"
-  }
+  state_key = "guest"
 
   variables {
     existing_alb = {
@@ -63,7 +57,7 @@ run "guest" {
   }
 
   assert {
-    condition     = output.mlflow.alb_dns_name == null
+    condition     = output.alb_dns_name == null
     error_message = "No second load balancer is made."
   }
 }

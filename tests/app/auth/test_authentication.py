@@ -9,27 +9,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from flask import Flask
 
-from app.auth.authentication import Authentication, Authenticator
+from app.auth.authentication import Authentication
 from app.auth.cache import DecisionCache
-from app.auth.client import AuthService
-from app.auth.single_flight import SingleFlight
 from app.limits import request_limits
-from app.limits.request_limits import GUESSES, Limits, shared_limiter
+from app.limits.request_limits import GUESSES
 from app.request.addresses import network
 from app.request.credentials import Credentials
 from app.request.errors import AuthServiceUnavailable, ProxyError, RateLimited, Unauthenticated
 from app.request.principal import Decision
-from app.state.instance_database import InstanceDatabase
-from app.state.instance_store import InstanceStore
-from app.state.redis_link import RedisLink
-from app.state.shared_values import SharedValues
-from app.state.window_counts import WindowCounts
-from app.upstream.circuit import Circuit
-from tests.app.samples import principal
+from app.services import Services, build
+from tests.app.samples import principal, settings
 from tests.upstreams import Answer, Exchange, Upstream, pause, reset, send, sized, until
 
 TTL, NEGATIVE, STALE = 60.0, 1.0, 600.0
@@ -51,15 +44,22 @@ SLOWLY = Answer(pause(0.1), *YES.steps)
 
 @dataclass
 class Worker:
-    """The parts of one worker, put together as create_app does."""
+    """One worker, and what its callers ask of it."""
 
-    cache: DecisionCache
-    limits: Limits
-    authenticator: Authenticator
+    services: Services
+
+    @property
+    def cache(self) -> DecisionCache:
+        """What the authenticator keeps."""
+        return self.services.authenticator._cache
+
+    def digest(self, key: str, ip: str) -> str:
+        """The name of a decision in the cache."""
+        return self.cache.digest(key, ip, self.services.settings.key_issuer)
 
     def authenticate(self, key: str, ip: str = IP) -> Authentication:
         """As the walk does it, failed attempts limited."""
-        return self.authenticator.authenticate(Credentials(key), ip)
+        return self.services.authenticator.authenticate(Credentials(key), ip)
 
     def outcome(self, key: str, ip: str = IP) -> str:
         """How the answer was found, or which error it was."""
@@ -72,7 +72,7 @@ class Worker:
         """Puts a yes of this age into the cache, as if it had been asked for then."""
         decision = Decision(principal(), time.time() - age)
         for asked_from in (ip, network(ip)):
-            assert self.cache.put(self.cache.digest(key, asked_from, "platform"), decision)
+            assert self.cache.put(self.digest(key, asked_from), decision)
 
 
 @pytest.fixture
@@ -87,60 +87,34 @@ def server() -> Iterator[Upstream]:
 def make_worker(
     server: Upstream, redis_url: str, tmp_path: Path
 ) -> Iterator[Callable[..., Worker]]:
-    """Workers of one instance; `url` is another Redis."""
-    links, services = [], []
+    """Workers of one instance; `changes` are other settings."""
+    workers = []
 
-    def make(
-        url: str = redis_url,
-        stale: float = STALE,
-        timeout: float = 5.0,
-        most: int = 1000,
-        retry: float = RETRY_INTERVAL,
-    ) -> Worker:
-        link = RedisLink(url, 0.5, 0.05)
-        database = InstanceDatabase(tmp_path / "shared.db")
-        store, counts = InstanceStore(database), WindowCounts(database)
-        service = AuthService(
-            server.url,
-            service_id="platform",
-            timeout=5.0,
-            circuit=Circuit("auth_service", 1000, 60),
-        )
-        cache = DecisionCache(
-            SharedValues(link, store),
-            secret=b"secret",
-            ttl=TTL,
-            negative_ttl=NEGATIVE,
-            stale_ttl=stale,
-        )
-        locks = SingleFlight(tmp_path / "locks")
-        links.append(link)
-        services.append(service)
-        limits = Limits(
-            shared=shared_limiter(Flask("test"), link),
-            link=link,
-            own=counts,
-            instances=1,
-            failure_limit=FAILURE_LIMIT,
-        )
-        authenticator = Authenticator(
-            cache=cache,
-            flights=locks,
-            service=service,
-            issuer="platform",
-            timeout=timeout,
-            retry_interval=retry,
-            failures=limits,
-            most_waiting=most,
-        )
-        return Worker(cache, limits, authenticator)
+    def make(**changes: Any) -> Worker:
+        usual = {
+            "auth_service_url": server.url,
+            "auth_timeout": 5.0,
+            "auth_cache_ttl": TTL,
+            "auth_negative_ttl": NEGATIVE,
+            "auth_stale_ttl": STALE,
+            "auth_retry_interval": RETRY_INTERVAL,
+            "auth_failure_limit": FAILURE_LIMIT,
+            "auth_cache_secret": "secret",
+            "circuit_fail_max": 1000,
+            "redis_url": redis_url,
+            "redis_timeout": 0.5,
+            "redis_retry_interval": 0.05,
+            "instance_folder": str(tmp_path),
+        }
+        workers.append(Worker(build(settings(**usual | changes))))
+        return workers[-1]
 
     yield make
-    for link in links:
-        if link.client is not None:
-            link.client.close()
-    for service in services:
-        service._session.close()
+    for worker in workers:
+        if (client := worker.services.link.client) is not None:
+            client.close()
+        worker.services.auth_service._session.close()
+        worker.services.upstream._pool.close()
 
 
 @pytest.fixture
@@ -190,7 +164,7 @@ def test_fifty_at_once_with_a_new_key_ask_once(
     make_worker: Callable[..., Worker], server: Upstream, key: str, url: str | None
 ) -> None:
     server.answers(SLOWLY)
-    worker = make_worker(url) if url else make_worker()
+    worker = make_worker(redis_url=url) if url else make_worker()
     assert at_once(50, lambda _: worker.outcome(key)) == {"miss": 1, "hit": 49}
     assert len(server.requests) == 1
 
@@ -332,7 +306,7 @@ def test_a_yes_is_believed_a_while_longer_while_nobody_answers(
 def test_staleness_can_be_switched_off(
     make_worker: Callable[..., Worker], server: Upstream, key: str
 ) -> None:
-    worker = make_worker(stale=0)
+    worker = make_worker(auth_stale_ttl=0.0)
     worker.knows(key, TTL + 1)
     server.answers(DOWN)
     assert worker.outcome(key) == "AuthServiceUnavailable"
@@ -363,7 +337,9 @@ def test_a_service_that_did_not_answer_is_asked_again_after_a_while(
 def test_many_at_once_with_a_stale_yes_ask_once(
     make_worker: Callable[..., Worker], server: Upstream, key: str
 ) -> None:
-    worker = make_worker(retry=60.0)  # the last of them may come late on a busy machine
+    worker = make_worker(
+        auth_retry_interval=60.0
+    )  # the last of them may come late on a busy machine
     server.answers(Answer(pause(0.1), *DOWN.steps))
     worker.knows(key, TTL + 1)
     assert at_once(20, lambda _: worker.outcome(key)) == {"stale": 20}
@@ -387,7 +363,7 @@ def test_where_no_answer_came_nobody_waits_for_the_one_who_asks_again(
         go_on.set()
         assert again.result() == "miss"
     assert [asking.outcome(key), other.outcome(key)] == ["hit", "hit"]
-    assert asking.cache.unanswered.get(asking.cache.digest(key, IP, "platform")) is None
+    assert asking.cache.unanswered.get(asking.digest(key, IP)) is None
 
 
 def test_throttling_is_passed_on_and_a_key_is_asked_about_again_after_a_while(
@@ -502,13 +478,13 @@ def test_a_key_that_was_good_lately_is_asked_about_in_spite_of_it(
 def test_so_it_is_where_no_stale_decision_is_used(
     make_worker: Callable[..., Worker], server: Upstream, key: str, ip: str
 ) -> None:
-    worker = make_worker(stale=0.0)
+    worker = make_worker(auth_stale_ttl=0.0)
     worker.knows(key, age=TTL + 1, ip=ip)
     server.answers(NO)
     for _ in range(FAILURE_LIMIT + 1):
         worker.outcome("hk_test_bad", ip)
     server.answers(YES)
-    for each in (worker, make_worker(stale=0.0)):
+    for each in (worker, make_worker(auth_stale_ttl=0.0)):
         each.knows(key, age=TTL + 1, ip=ip)
         assert each.outcome(key, ip) == "miss"
     server.answers(DOWN)
@@ -558,7 +534,7 @@ def test_few_wait_for_a_slow_auth_service_and_the_others_are_told_at_once(
     make_worker: Callable[..., Worker], server: Upstream, ip: str
 ) -> None:
     """Each that waits holds a connection, and health checks need some."""
-    worker = make_worker(most=3)
+    worker = make_worker(max_connections=12)  # a quarter may wait
     server.answers(Answer(pause(1.0), *YES.steps))
     keys = [f"hk_test_{uuid.uuid4().hex}" for _ in range(10)]
     told = at_once(10, lambda number: worker.outcome(keys[number], ip))

@@ -4,12 +4,11 @@ import contextlib
 import io
 import json
 import logging
-import os
 import re
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,19 @@ AS_JSON = {"Content-Type": "application/json"}
 
 
 @contextlib.contextmanager
-def isolated(options: Options) -> Iterator[Path]:
+def isolated(options: Options, environ: MutableMapping[str, str]) -> Iterator[Path]:
     """Set this process up for the SDK, before it is imported, and yield a scratch folder.
+    `environ` is the process's own.
 
     The home directory moves there too: ~/.netrc and ~/.mlflow/credentials would both replace the
     key. The folder is removed at the end; the environment stays changed until the process ends.
     """
     with tempfile.TemporaryDirectory(prefix="hokusai-check-", ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = folder
-        for name in list(os.environ):
+        for name in list(environ):
             if FOREIGN.match(name) or (PROXIES.match(name) and not options.env_proxies):
-                del os.environ[name]
-        os.environ.update(_environment(options, folder))
+                del environ[name]
+        environ.update(_environment(options, folder))
         warnings.simplefilter("ignore")
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         output = io.StringIO()  # what the SDK prints is not part of the report

@@ -1,4 +1,4 @@
-"""A request's head, bounded as a whole and read at linear cost.
+"""The head of a client's request, bounded as a whole and read at linear cost.
 
 gunicorn's parser bounds the request line at 8190 bytes, and each field; together they may take 800
 KB, and it rescans all that has arrived for each new byte. MLflow's server (uvicorn with h11)

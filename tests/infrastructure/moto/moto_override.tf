@@ -1,6 +1,10 @@
 # For moto, in a scratch copy of the module only. What it has no answer for is left out, and what it
 # forgets is not compared. All of it is listed in infrastructure/terraform/README.md.
 
+terraform {
+  backend "local" {}
+}
+
 # Application autoscaling: it cannot list tags, and apply fails.
 resource "aws_appautoscaling_target" "proxy" {
   count       = 0
