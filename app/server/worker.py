@@ -37,6 +37,7 @@ from app.server.client_socket import BRIEFLY, ClientSocket
 from app.server.hooks import hooks_of
 from app.server.request_body import ContinuedBody, quick, was_read
 from app.server.request_head import LONGEST_HEAD, BoundedRequest, GivenUp, HeadTimeout, navigation
+from app.server.settings import PlainSettings
 
 #: Seconds, and bytes, for which a closing connection may still send data, which is discarded;
 #: closing it at once would reset it, and the client might never read the response.
@@ -100,6 +101,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
     drain_delay: ClassVar[float] = 0.0
 
     draining = False
+    cfg: Any
 
     def patch(self) -> None:
         """Patch the standard library for gevent. Name look-ups run in gevent's threads: those at a
@@ -109,6 +111,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.cfg = PlainSettings(self.cfg)
         self._clients: set[ClientSocket] = set()
         self._waiting: set[_Waiting] = set()
         self._connection = local()  # of this greenlet
