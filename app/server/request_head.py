@@ -80,6 +80,11 @@ class BoundedRequest(Request):  # type: ignore[misc]
         self.trailers.clear()
         self.uri = self.path = self.query = self.fragment = ""
 
+    def _peer_trusted_for_forwarded(self) -> tuple[dict[str, str], list[str]]:
+        """Return no fields that gunicorn would take from a proxy in front: the proxy itself reads
+        those that count. gunicorn would parse the peer's address for each request."""
+        return {}, []
+
     def _apply_header_policy(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Record a field that gunicorn drops (None), such as one with an underscore in its name."""
         kept = super()._apply_header_policy(name, *arguments, **options)
