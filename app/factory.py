@@ -3,7 +3,9 @@
 proxy.py holds the life of a request; docs/architecture.md draws it.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
@@ -23,7 +25,7 @@ from config import Settings
 def create_app(settings: Settings) -> Flask:
     """Build the WSGI application for these settings, without connecting to anything."""
     services = build(settings)
-    app = Flask("app", static_folder=None)
+    app = _App("app", static_folder=None)
     app.session_interface = _NoSessions()
     app.url_map.merge_slashes = False  # `//` is refused by the pipeline, not redirected
     app.url_map.strict_slashes = True
@@ -78,6 +80,13 @@ def _mount_pages(app: Flask, services: Services) -> None:
     app.register_blueprint(forms.blueprint(sign_in, services.settings.split_scopes))
     app.register_blueprint(account.blueprint(services))
     app.register_blueprint(status.blueprint(services, sign_in.current_user))
+
+
+class _App(Flask):
+    """Flask, which would look in each request whether its functions are coroutines; none is."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
 
 
 class _NoSessions(SessionInterface):

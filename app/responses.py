@@ -61,9 +61,7 @@ def respond(
         upstream.close()
         raise UpstreamReset("MLflow's response is not well-formed HTTP; check its log.") from why
     body = _counted(response_body(upstream, expected, permit.inbound), record)
-    response = _AsItIs(body, status=status)
-    response.headers.clear()  # no default Content-Type if MLflow sends none
-    response.headers.extend(fields)
+    response = _AsItIs(body, status=status, headers=fields)
     if dropped := dropped_names(permit, upstream.headers):
         record.dropped = dropped
         response.headers["X-Hokusai-Dropped-Headers"] = dropped
@@ -83,6 +81,8 @@ def keep_private(response: Response) -> Response:
 class _AsItIs(Response):
     """MLflow's response, unchanged. werkzeug would rewrite its Location, which can fail after the
     pipeline, and would check each chunk of the body."""
+
+    default_mimetype = None
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         """Send the response as WSGI requires."""

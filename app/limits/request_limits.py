@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from threading import Semaphore
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -200,6 +201,7 @@ def _requests(requests: int) -> str:
     return f"{requests} request" + ("" if requests == 1 else "s")
 
 
+@lru_cache(maxsize=1024)
 def _quoted(identity: tuple[str, ...]) -> tuple[str, ...]:
     """Escape the characters that have a meaning in the library's keys: / { }."""
     return tuple(quote(name, safe="@:") for name in identity)

@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 log = logging.getLogger("hokusai.addresses")
@@ -20,6 +21,9 @@ LOCAL = "127.0.0.1"
 _OF_IPV4 = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")))
 
 _WITH_PORT = re.compile(r"(?:\[([^][]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
+
+#: Characters of an entry that is kept in memory; a zone may be longer.
+LONGEST = 64
 
 #: Why the peer's address replaces an entry of X-Forwarded-For.
 FALLBACKS = {
@@ -64,6 +68,11 @@ def parse(entry: str) -> str | None:
     """Parse the IP address in an entry, without quotes, brackets, port and zone. IPv4 if mapped
     into IPv6. None if there is none ("unknown", "_hidden", a host name)."""
     bare = entry.strip().strip('"')
+    return _known(bare) if len(bare) <= LONGEST else _known.__wrapped__(bare)
+
+
+@lru_cache(maxsize=1024)
+def _known(bare: str) -> str | None:
     if found := _WITH_PORT.fullmatch(bare):
         bare = found[1] or found[2]
     try:

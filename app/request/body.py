@@ -43,7 +43,8 @@ def counted(stream: Any, length: int) -> Iterator[bytes]:
             raise ClientGone(f"{missing} of {length} bytes did not arrive")
         missing -= len(piece)
         yield piece
-        yield_to_hub()
+        if missing:
+            yield_to_hub()
 
 
 def read_piece(stream: Any, size: int) -> bytes:

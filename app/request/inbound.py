@@ -110,7 +110,8 @@ def receive(
     if _WHOLE_KEY.search(decoded):
         raise BadRequest(KEY_IN_URL)
     check_query(query)
-    _check_coding(environ.get("HTTP_TRANSFER_ENCODING", ""))
+    if coding := environ.get("HTTP_TRANSFER_ENCODING"):
+        _check_coding(coding)
     length = environ.get("CONTENT_LENGTH")
     client = find_client(environ, hops)
     note_fallback(client, hops, count_fallback)

@@ -44,6 +44,7 @@ class BoundedRequest(Request):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._received = bytearray()
         self._dropped: list[str] = []
+        self._is_last = False
         try:
             super().__init__(*arguments, **options)
         except ParseException as why:
@@ -62,15 +63,13 @@ class BoundedRequest(Request):  # type: ignore[misc]
             self.limit_request_field_size = LONGEST_HEAD
             self.headers = self.parse_headers(fields)
             self.limit_request_field_size = longest_in_a_trailer
+            self._is_last = _names_close(self.headers)
             self.headers += [(DROPPED, name) for name in self._dropped]
         return rest
 
     def should_close(self) -> bool:
-        """Whether the connection closes after the response. gunicorn looks for a lone `close`; it
-        may be part of a list (RFC 9112 section 9.6), as Perl's LWP sends it: `TE, close`."""
-        options = ",".join(value for name, value in self.headers if name == "CONNECTION")
-        is_last = "close" in (option.strip().lower() for option in options.split(","))
-        return is_last or bool(super().should_close())
+        """Whether the connection closes after the response. Called four times a request."""
+        return self._is_last or bool(super().should_close())
 
     def forget_head(self) -> None:
         """Free the head after the response. The parser keeps the request while it waits for the
@@ -80,6 +79,11 @@ class BoundedRequest(Request):  # type: ignore[misc]
         self.headers = [("CONNECTION", option)]
         self.trailers.clear()
         self.uri = self.path = self.query = self.fragment = ""
+
+    def _peer_trusted_for_forwarded(self) -> tuple[dict[str, str], list[str]]:
+        """Return no fields that gunicorn would take from a proxy in front: the proxy itself reads
+        those that count. gunicorn would parse the peer's address for each request."""
+        return {}, []
 
     def _apply_header_policy(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Record a field that gunicorn drops (None), such as one with an underscore in its name."""
@@ -132,6 +136,13 @@ class BoundedRequest(Request):  # type: ignore[misc]
         if not data:
             raise NoMoreData(b"")  # without the head, which would be logged
         self._received += data
+
+
+def _names_close(headers: list[tuple[str, str]]) -> bool:
+    """Whether the client closes the connection. gunicorn looks for a lone `close`; it may be part
+    of a list (RFC 9112 section 9.6), as Perl's LWP sends it: `TE, close`."""
+    options = ",".join(value for name, value in headers if name == "CONNECTION")
+    return "close" in (option.strip().lower() for option in options.split(","))
 
 
 def navigation(received: bytes) -> tuple[dict[str, str], str]:

@@ -71,7 +71,9 @@ class ClientSocket:
         self._yielded_at = 0.0
         self._timeout: float | None = None
         sock.setblocking(1)
-        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        #: Kept, because gevent converts it at each access.
+        self.family = sock.family
+        if self.family not in (socket.AF_INET, socket.AF_INET6):
             return
         if NOTSENT_LOWAT is not None:
             sock.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)

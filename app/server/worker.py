@@ -34,6 +34,7 @@ from app.server.client_head import BoundedRequest, GivenUp, HeadTimeout, navigat
 from app.server.client_socket import BRIEFLY, ClientSocket
 from app.server.hooks import hooks_of
 from app.server.request_body import ContinuedBody, quick, was_read
+from app.server.settings import PlainSettings
 
 #: Seconds without a request after which a stop closes a connection. One that is in use gets its
 #: next response with `Connection: close` instead: closing it could lose a request on its way.
@@ -64,6 +65,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
     drain_delay: ClassVar[float] = 0.0
 
     draining = False
+    cfg: Any
 
     def patch(self) -> None:
         """Patch the standard library for gevent. Name look-ups run in gevent's threads: those at a
@@ -73,6 +75,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.cfg = PlainSettings(self.cfg)
         self._clients: set[ClientSocket] = set()
         self._waiting: set[_Waiting] = set()
         self._connection = local()  # of this greenlet

@@ -10,6 +10,7 @@ out what is refused (redis_rights.py), logs it once, and checks again until noth
 """
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -77,7 +78,10 @@ class RedisLink:
         self._retry_interval = retry_interval
         self._unavailable = self.client is None
         self._guard = threading.Lock()
-        self._places = threading.Semaphore(AT_ONCE)
+        # Not a semaphore: under gevent, threading's lets all other greenlets run at each release.
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(AT_ONCE):
+            self._places.put(None)
         self._is_watched = False
         self._is_partial = False  # the last check found that some of it works
         self._answered_at = 0.0
@@ -91,8 +95,11 @@ class RedisLink:
         succeeds."""
         if self._unavailable:
             raise RedisUnavailable
-        with self._places:
+        place = self._places.get()
+        try:
             return self._call(command, *arguments, **options)
+        finally:
+            self._places.put(place)
 
     def _call(self, command: Callable[..., T], *arguments: Any, **options: Any) -> T:
         if self._unavailable:  # it failed during the wait

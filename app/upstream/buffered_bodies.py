@@ -122,7 +122,8 @@ class BufferedBody:
     def close(self) -> None:
         """Discard the body."""
         size, self.size = self.size, 0
-        self._bodies.give_back(self._key_id, size)
+        if size:
+            self._bodies.give_back(self._key_id, size)
         if self._file is not None:
             try:
                 self._file.close()

@@ -100,6 +100,9 @@ SERVER_DROPPED = "HTTP_HOKUSAI DROPPED"
 #: The field that may hold the key in a call of the AI gateway.
 GATEWAY_FIELD = "X-Mlflow-Authorization"
 
+#: Names of the clients' fields that are kept in memory.
+MOST_KNOWN = 1024
+
 #: Limits on the names repeated to the caller: how many, and characters of each.
 MOST_NAMES, LONGEST_NAME = 10, 64
 
@@ -150,17 +153,23 @@ class _Field(NamedTuple):
     announced: bool
 
 
-def _field(variable: str) -> _Field:
-    """Return the field of a WSGI variable such as HTTP_X_USER. A long name would fill the cache:
-    a head may have one of 64 KB."""
-    return _known(variable) if len(variable) <= LONGEST_NAME else _known.__wrapped__(variable)
+class _Fields(dict[str, _Field]):
+    """The field of each WSGI variable such as HTTP_X_USER. Names are kept, but not many and not
+    long ones: a head may have one of 64 KB."""
+
+    def __missing__(self, variable: str) -> _Field:
+        name = variable[5:].replace("_", "-").lower()
+        forwarded = name not in NOT_FORWARDED and not name.startswith(NOT_FORWARDED_PREFIXES)
+        announced = not forwarded and name not in REMOVED_EVERYWHERE
+        field = _Field(name.title(), forwarded, announced)
+        if len(self) >= MOST_KNOWN:
+            self.clear()
+        if len(variable) <= LONGEST_NAME:
+            self[variable] = field
+        return field
 
 
-@lru_cache(maxsize=1024)
-def _known(variable: str) -> _Field:
-    name = variable[5:].replace("_", "-").lower()
-    forwarded = name not in NOT_FORWARDED and not name.startswith(NOT_FORWARDED_PREFIXES)
-    return _Field(name.title(), forwarded, not forwarded and name not in REMOVED_EVERYWHERE)
+_fields = _Fields()
 
 
 def _cleaned(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -171,7 +180,7 @@ def _cleaned(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for variable, value in environ.items():
         if not variable.startswith("HTTP_") or variable == SERVER_DROPPED:
             continue
-        field = _field(variable)
+        field = _fields[variable]
         if field.forwarded and field.name not in named_by_connection:
             yield field.name, value
     if content_type := environ.get("CONTENT_TYPE"):
@@ -185,9 +194,9 @@ def dropped_names(permit: Permit, answer: Iterable[str]) -> str:
     another."""
     environ = permit.inbound.environ
     names = [
-        _field(variable).name[:LONGEST_NAME]
+        _fields[variable].name[:LONGEST_NAME]
         for variable in environ
-        if variable.startswith("HTTP_") and _field(variable).announced
+        if variable.startswith("HTTP_") and _fields[variable].announced
     ]
     if _calls_the_gateway(permit) and GATEWAY_FIELD in names:
         names.remove(GATEWAY_FIELD)  # it was the key
@@ -218,6 +227,7 @@ def _identity(permit: Permit) -> Iterator[tuple[str, str]]:
         yield "traceparent", inbound.traceparent
 
 
+@lru_cache(maxsize=1024)
 def _header_text(value: str) -> str:
     """Percent-encode the characters that a header value must not contain."""
     return quote(value, safe=" !#$%&'()*+,-./:;<=>?@[]^_`{|}~")
