@@ -67,19 +67,6 @@ def write(file: int, data: bytes, position: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def quick(library: Any) -> Any:
-    """Return the library's class of a value, without a lock and a look at the process's id at each
-    of the twenty changes of a request. Neither is needed: a change switches to no other greenlet,
-    and a process that has values does not fork."""
-
-    class Value(library):  # type: ignore[misc]
-        def inc(self, amount: float) -> None:
-            self._value += amount
-            self._file.write_value(self._key, self._value, 0.0)
-
-    return Value
-
-
 class MetricFile:
     """The interface of MmapedDict that prometheus_client.values uses. Raises no OSError."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram, values
 
-from app.observability.metric_file import MetricFile, quick
+from app.observability.metric_file import MetricFile
 
 #: Upper bounds in seconds: MLflow responds in 2 to 50 ms; transfers take minutes. 42 s is just
 #: above MLflow's response timeout (40 s); without it, a timed-out request would count as 2 minutes.
@@ -25,10 +25,9 @@ CIRCUITS, STATES = ("mlflow", "auth_service"), ("closed", "open", "half-open")
 LISTENER_STATES = ("subscribed", "refused", "unavailable", "off")
 
 if values.ValueClass is not values.MutexValue:  # several processes, one folder
-    # The library looks these names up when it creates a value. Its own file class maps files into
-    # memory: a full file system then kills the process.
+    # The library looks this name up when it creates a value. Its own class maps files into memory:
+    # a full file system then kills the process.
     values.MmapedDict = MetricFile  # type: ignore[assignment,attr-defined]
-    values.ValueClass = quick(values.ValueClass)
 
 
 def _counter(name: str, labels: str, text: str) -> Counter:
