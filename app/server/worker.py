@@ -15,6 +15,7 @@ docs/decisions/worker-class.md has the measurements.
 """
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -106,6 +107,15 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         silent name server must leave some for the others."""
         super().patch()
         gevent.get_hub().threadpool.maxsize = LOOKUPS
+
+    def load_wsgi(self) -> None:
+        """Import the application. Nothing is garbage meanwhile, and looking for it takes a tenth of
+        the time."""
+        gc.disable()
+        try:
+            super().load_wsgi()
+        finally:
+            gc.enable()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
