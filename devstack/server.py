@@ -104,7 +104,7 @@ class Server:
     def wait_until_ready(self) -> None:
         """Return as soon as it is ready; raise as `check` does."""
         while not self.check():
-            time.sleep(0.05)
+            time.sleep(max(0.05, self.age / 20))  # a look costs CPU that others may need to start
 
     def is_running(self) -> bool:
         """Whether the process was started and has not ended."""

@@ -137,6 +137,7 @@ class SharedMLflow:
             if self._is_ours:
                 self.server.start()
                 json.dump({"port": self.server.port, "pid": self.server.pid}, started)
+                started.flush()  # before the lock goes, or the next one starts it again
             else:
                 self.server = _Elsewhere(folder / "mlflow", **json.loads(found))
 

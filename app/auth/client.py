@@ -29,17 +29,14 @@ from app.upstream.circuit import Circuit, Open
 from app.upstream.connection import Connection
 from app.upstream.request_head import TARGET
 
-#: The longest response that is read, in bytes; a real one has a few hundred.
-MAX_ANSWER = 64 * 1024
+MAX_ANSWER = 64 * 1024  # bytes of the longest response that is read; a real one has a few hundred
 
 #: Seconds for which a connection is reused: after its last use, as gunicorn closes it 2 s later and
 #: uvicorn 5 s, and after connecting, as the service's name may move.
 MAX_IDLE, MAX_AGE = 1.0, 60.0
 
 INVALID = (401, 403, 404)
-
-#: Seconds in Retry-After if the service throttles and names none.
-THROTTLED_FOR = 10
+THROTTLED_FOR = 10  # seconds in Retry-After if the service throttles and names none
 
 #: Timeout in seconds of the probe without a key, sent after a call about a possible fake failed.
 PROBE_TIMEOUT = 1.0
@@ -64,7 +61,7 @@ class AuthService:
         self._service_id = service_id
         self._timeout = timeout
         self.circuit = circuit
-        self._session = _bare_session()
+        self._session = _bare_session(url)
         self._in_a_row, self._last_failure, self._failed_at = 0, "", -math.inf
 
     @property
@@ -240,16 +237,15 @@ def retry_after_seconds(value: str, default: int) -> int:
     return int(min(max(1.0, -(-seconds // 1)), 3600.0))
 
 
-def _bare_session() -> requests.Session:
-    """Build a session that adds nothing to a request: no .netrc, no proxy variables (trust_env),
-    no cookie carried from one user's response to the next user's request. No retries: the caller
-    decides."""
+def _bare_session(url: str) -> requests.Session:
+    """Build a session that adds nothing to a request: no .netrc, no proxy variables (trust_env), no
+    cookie carried from one response to the next request. No retries: the caller decides."""
     session = requests.Session()
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = _Adapter(pool_maxsize=16)  # one: loading the authorities takes 25 ms
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
+    scheme = url.partition(":")[0].lower()
+    adapter = _AdapterTLS if scheme == "https" else _Adapter
+    session.mount(f"{scheme}://", adapter(pool_maxsize=16))
     return session
 
 
@@ -283,17 +279,21 @@ class _PoolTLS(HTTPSConnectionPool):
     ConnectionCls = _ConnectionTLS
 
 
-class _Adapter(HTTPAdapter):
-    """Adapter that makes requests use these connections. It trusts the CAs of MLflow's connections
-    (the system store, or SSL_CERT_FILE) and certifi's, the only ones that requests would trust."""
+class _Adapter(HTTPAdapter):  # makes requests use these connections
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
+
+
+class _AdapterTLS(_Adapter):
+    """Adapter that trusts the CAs of MLflow's connections (the system store, or SSL_CERT_FILE) and
+    certifi's, the only ones that requests would trust. Loading them takes 60 ms of CPU."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        """Called by HTTPAdapter's constructor."""
         trust = create_urllib3_context()
         trust.load_default_certs()
         trust.load_verify_locations(certifi.where())
         super().init_poolmanager(*arguments, **options, ssl_context=trust)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Called for each request. The base class would reload certifi's CAs each time."""

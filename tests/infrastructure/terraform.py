@@ -81,6 +81,7 @@ class Terraform:
             "TF_IN_AUTOMATION": "1",
             "TF_INPUT": "0",
             "CHECKPOINT_DISABLE": "1",
+            "GOGC": "400",  # 1 GB instead of 0.5, for a fifth less CPU
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_ACCESS_KEY_ID": "invented",
             "AWS_SECRET_ACCESS_KEY": "invented",
