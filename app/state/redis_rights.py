@@ -59,7 +59,6 @@ COMMANDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (MARKS, ("GET", TOMBSTONE)),
     (SESSIONS, ("SET", SESSION, b"1", "PX", 1000)),
     (SESSIONS, ("GETEX", SESSION, "PX", 1000)),
-    (SESSIONS, ("DEL", SESSION)),
     (LIMITS, ("SET", COUNT, 0, "PX", 1000)),
     (LIMITS, ("GET", COUNT)),
     (LIMITS, ("PTTL", COUNT)),
