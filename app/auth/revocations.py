@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+from contextlib import closing, suppress
 from typing import Any
 
 from app.auth.revocation_marks import RevocationMarks
@@ -48,6 +49,7 @@ class Revocations:
         self._failure: BaseException | None = None
         self._lost_at = math.inf  # when a subscription ended, if there was one
         self._is_said = False
+        self._silent: Any = None  # the last subscription, until the next one is confirmed
 
     def start(self) -> None:
         """Listen until the process ends; do nothing without Redis."""
@@ -144,6 +146,7 @@ class Revocations:
         confirmed before the old one closes, so no message is lost in between. If the new one fails
         (no connection left, say), the old one stays."""
         channel = self._subscribe()
+        self._close_silent()
         try:
             self._note_begin()
             while self._listen_on(channel):
@@ -153,12 +156,22 @@ class Revocations:
                     if is_refusal(why):
                         raise
                     continue
-                while self._take(channel.get_message(timeout=0)):
-                    pass
-                channel.close()
-                channel = following
-        finally:
+                self._silent, channel = channel, following
+                self._close_silent()
+        except BaseException:
             channel.close()
+            raise
+        self._silent = channel
+
+    def _close_silent(self) -> None:
+        """Close the subscription before this one, after what it still holds: if Redis stood still,
+        it delivers what was announced meanwhile."""
+        channel, self._silent = self._silent, None
+        if channel is None:
+            return
+        with suppress(*FAILURES), closing(channel):
+            while self._take(channel.get_message(timeout=0)):
+                pass
 
     def _subscribe(self) -> Any:
         """Subscribe, and wait for Redis to confirm. Raises TimeoutError after SILENCE."""

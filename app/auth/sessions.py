@@ -129,13 +129,15 @@ class Sessions:
             )
 
     def _end_one(self, name: str) -> bool:
-        """End one session; False if Redis is unavailable or not configured. It may be in both: if
-        Redis was slow at the sign-in, it stored the session nevertheless."""
+        """End one session; False if Redis is unavailable or not configured. If Redis was slow at
+        the sign-in, it is in Redis and in one instance's store, maybe not this one's: so in Redis
+        it is not deleted, but replaced by what is no session."""
         is_own = self._store.get_value(name) is not None
         if is_own and not self._store.forget(name):
             raise AuthServiceUnavailable(NOT_ENDED)
         try:
-            self._link.call(lambda: self._link.client.delete(name))
+            px = int(self._idle * 1000)
+            self._link.call(lambda: self._link.client.set(name, b"ended", px=px, xx=True))
         except RedisUnavailable:
             return is_own
         return True

@@ -180,6 +180,7 @@ class RedisLink:
             if found.word in PARTIAL or found.is_partial:
                 known = self._note_refusals(found, known)
             time.sleep(self._retry_interval if is_unavailable else REFUSAL_INTERVAL)
+            self._refusal = None  # this was it
         with self._guard:
             self._is_watched = self._is_partial = False
         self._be_back(was_logged)

@@ -194,10 +194,14 @@ def test_the_proxy_serves_is_checked_and_ends_in_order(
     assert not proxy.is_healthy()
 
 
-def test_a_proxy_on_a_unix_socket_is_checked_there(start: Callable[..., Container]) -> None:
+@pytest.mark.parametrize(
+    "where", ["unix:WRITABLE/proxy.sock", "127.0.0.2:", ":", "[::]:", "[::1]:"]
+)
+def test_a_proxy_is_checked_where_it_listens(start: Callable[..., Container], where: str) -> None:
     """Who depends on its health would never start, and Swarm would end it."""
-    proxy = start("proxy", BIND="unix:WRITABLE/proxy.sock", REDIS_URL="memory://")
-    assert not proxy.is_healthy()  # there is no socket yet
+    address = f"{where}{free_port()}" if where.endswith(":") else where
+    proxy = start("proxy", BIND=address, REDIS_URL="memory://")
+    assert not proxy.is_healthy()
     proxy.start()
     proxy.wait_until_ready()
 

@@ -105,6 +105,30 @@ def test_who_listens_keeps_to_what_it_has_where_no_new_connection_is_left(
         eventually(lambda: len(marks._revoked) == 101, "all of them")
 
 
+def test_what_is_announced_while_redis_stands_still_is_heard_afterwards(
+    start_redis: Callable[[], Redis], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For longer than a subscription may be silent; Redis counts the old one as a receiver."""
+    monkeypatch.setattr(revocations, "SILENCE", 1.0)
+    server = start_redis()
+    link = RedisLink(server.url, 2, 1)
+    marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+    listener = Revocations(link, marks)
+    listener.start()
+    assert listener.listening.wait(10)
+    with (
+        redis.Redis(port=server.port, socket_timeout=60) as client,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        client.ping()
+        os.kill(server.pid, signal.SIGSTOP)
+        published = thread.submit(client.publish, CHANNEL, "key-1")
+        eventually(lambda: not listener.listening.is_set(), "that it is silent")
+        os.kill(server.pid, signal.SIGCONT)
+        assert published.result()
+    eventually(lambda: "key-1" in marks._revoked, "the key's end")
+
+
 # --- through real proxies ------------------------------------------------------------------------
 
 

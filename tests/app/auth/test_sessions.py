@@ -122,21 +122,25 @@ def test_of_several_the_first_valid_one_counts_and_all_are_ended(store: Instance
 # --- neither Redis nor the instance's folder -----------------------------------------------------
 
 
-def test_one_that_redis_stored_too_slowly_ends_there_too(
-    store: InstanceStore, redis_server: Any
+@pytest.mark.parametrize("at", ["its own instance", "another one"])
+def test_one_that_redis_stored_too_slowly_ends_everywhere(
+    store: InstanceStore, redis_server: Any, at: str
 ) -> None:
     with FaultProxy(redis_server.port) as way:
         link = RedisLink(f"redis://{way.address}/0", 0.3, 60)
         options: Any = {"is_ended": lambda decision: False, "lifetime": 60, "idle": 60}
         own = Sessions(link, store, issuer="one", **options)
+        other = Sessions(link, InstanceStore.at(None), issuer="one", **options)
         own.begin(principal(), IP, time.time())  # it connects
         way.delay(0.4)
         token = own.begin(principal(), IP, time.time())
         way.heal()
         with redis.Redis(port=redis_server.port) as client:
             eventually(lambda: client.exists(_name(token)), "its way to Redis")
-            own.end([token])
-            assert not client.exists(_name(token))
+            (own if at == "its own instance" else other).end([token])
+        for each in (own, other):
+            with pytest.raises(Unauthenticated):
+                each.find([token], IP)
         link.client.close()
 
 

@@ -191,7 +191,12 @@ def test_a_command_that_failed_while_others_were_answered_says_nothing(
     ids=["full", "without the replicas it wants"],
 )
 def test_one_that_takes_no_writes_is_away_though_it_answers(
-    link: RedisLink, server: Redis, setting: str, broken: str, whole: str
+    link: RedisLink,
+    server: Redis,
+    caplog: pytest.LogCaptureFixture,
+    setting: str,
+    broken: str,
+    whole: str,
 ) -> None:
     with redis.Redis(port=server.port) as operator:
         operator.config_set(setting, broken)
@@ -201,6 +206,8 @@ def test_one_that_takes_no_writes_is_away_though_it_answers(
         assert link.unavailable, "though it answers pings"
         operator.config_set(setting, whole)
     eventually(lambda: ping(link), "its return")
+    eventually(lambda: not link._is_watched and link._refusal is None, "the end of the watch")
+    assert len(caplog.messages) == 2, "gone and back"
 
 
 # --- refused -------------------------------------------------------------------------------------
