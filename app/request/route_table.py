@@ -85,6 +85,11 @@ class Route:
         return is_writing_post and not (self.repeatable or self.asks_model)
 
     @property
+    def takes_slot(self) -> bool:
+        """Whether it writes to MLflow's database, so that the bound on writes applies."""
+        return self.access in (Access.WRITE, Access.DELETE) and self.kind != "artifacts"
+
+    @property
     def templates(self) -> tuple[str, ...]:
         """The template, once per prefix in {api}."""
         if not self.template.startswith("{api}"):

@@ -152,7 +152,7 @@ class Upstream:
     def _slot(self, permit: Permit) -> AbstractContextManager[WriteSlot | None]:
         """Apply the bound on concurrent writes, if the route writes to MLflow's database."""
         route = permit.route
-        if route is None or not _takes_slot(route):
+        if route is None or not route.takes_slot:
             return nullcontext()
         agent = permit.inbound.environ.get("HTTP_USER_AGENT", "")
         is_exporters = route.operation == EXPORT and not agent.startswith(MLFLOWS)
@@ -170,7 +170,7 @@ class Upstream:
         also a POST, such as a search.
         """
         began, tries = time.monotonic(), 0
-        had_slot = permit.route is not None and _takes_slot(permit.route)
+        had_slot = permit.route is not None and permit.route.takes_slot
         self._retries.request_made()
         while True:
             tries += 1
@@ -178,7 +178,7 @@ class Upstream:
             sent = time.monotonic()
             try:
                 answer, page = self._once(permit, body)
-            except (UpstreamOverloaded, UpstreamUnreachable, UpstreamReset) as error:
+            except (*FAILURES, UpstreamOverloaded, UpstreamReset, UpstreamTimeout) as error:
                 if isinstance(error, UpstreamOverloaded):
                     self._writes.tighten(sent, had_slot)
                 if not self._may_repeat(error, permit, body, tries, began):
@@ -197,14 +197,15 @@ class Upstream:
     ) -> bool:
         """Whether a try that ended so is repeated; without `error` it got an intermediary's page.
         Waits before it says yes."""
-        if isinstance(error, UpstreamUnreachable):
+        gets = permit.inbound.method in ("GET", "HEAD") and body.is_whole
+        if error is not None and isinstance(error.__cause__, ConnectTimeoutError):
             return self._retries.again(tries, began, was_sent=False)
         if isinstance(error, UpstreamOverloaded):
             reads = permit.route is not None and permit.route.access is Access.READ
             if not (reads and body.is_whole) or has_left(permit.inbound):
                 return False
             began = time.monotonic()  # MLflow's own wait, 30 s, does not count
-        elif permit.inbound.method not in ("GET", "HEAD") or not body.is_whole:
+        elif isinstance(error, UpstreamTimeout) or not gets:
             return False
         return self._retries.again(tries, began, was_sent=True)
 
@@ -267,7 +268,10 @@ class Upstream:
                 preload_content=False,
                 decode_content=False,
             )
-        except (NewConnectionError, ConnectTimeoutError) as why:
+        except ConnectTimeoutError as why:
+            if isinstance(why, NewConnectionError) and isinstance(why.__cause__, TimeoutError):
+                late = "MLflow's TLS handshake is slow. Nothing was sent; repeat the request."
+                raise UpstreamTimeout(late) from why
             raise UpstreamUnreachable(
                 "MLflow cannot be reached. Nothing was sent; repeat the request later."
             ) from why
@@ -283,11 +287,6 @@ class Upstream:
                 "MLflow closed the connection before it responded. It may have executed the "
                 "request: check before you repeat one that creates something."
             ) from why
-
-
-def _takes_slot(route: Route) -> bool:
-    """Whether the route writes to MLflow's database, so that the bound on writes applies."""
-    return route.access in (Access.WRITE, Access.DELETE) and route.kind != "artifacts"
 
 
 def _own_credentials(settings: Settings) -> Mapping[str, str]:

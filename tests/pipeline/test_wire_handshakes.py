@@ -43,7 +43,7 @@ def dripping() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("whose", "seconds", "status"),
     [
-        ("MLFLOW_SERVER_URL", "MLFLOW_CONNECT_TIMEOUT", 502),
+        ("MLFLOW_SERVER_URL", "MLFLOW_CONNECT_TIMEOUT", 504),
         ("HOKUSAI_AUTH_SERVICE_URL", "AUTH_TIMEOUT", 503),
     ],
 )

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +30,7 @@ from tests.app.upstream.forwarders import (
     refusing,
     whole,
 )
-from tests.upstreams import Answer, Upstream, close, head, pause, reset, send, silence
+from tests.upstreams import WAIT_LIMIT, Answer, Upstream, close, head, pause, reset, send, silence
 
 LONG_LINE = b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000 + b"\r\n\r\n"
 MANY_FIELDS = b"HTTP/1.1 200 OK\r\n" + b"X-Many: 1\r\n" * 200 + b"\r\n"
@@ -125,9 +126,14 @@ def full_port() -> Iterator[str]:
 
 @contextlib.contextmanager
 def speaking_http_behind_https() -> Iterator[str]:
-    with Upstream() as server:
-        server.answers(Answer(close()))
-        yield server.url.replace("http", "https")
+    def refuse() -> None:
+        with listener.accept()[0] as connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refuse, daemon=True).start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextlib.contextmanager
@@ -141,7 +147,6 @@ ADDRESSES: dict[str, tuple[Any, type[Exception]]] = {
     "refuses": (refusing, theirs.NewConnectionError),
     "does not take the connection": (full_port, theirs.ConnectTimeoutError),
     "speaks no TLS": (speaking_http_behind_https, theirs.NewConnectionError),
-    "is silent in the TLS handshake": (silent_behind_https, theirs.NewConnectionError),
     "has a name that nobody knows": (  # too long to ask a name server about
         lambda: contextlib.nullcontext(f"http://{'.'.join(['a' * 60] * 5)}:5000"),
         theirs.NameResolutionError,
@@ -161,6 +166,15 @@ def test_an_address_that(make_forwarder: MakeForwarder, method: str, case: str) 
         forward(make_forwarder(url, **QUICK), method, body=whole(b"{}"))
     assert type(caught.value.__cause__) is cause
     assert "127.0.0.1" not in caught.value.message
+
+
+def test_silence_in_the_tls_handshake_is_slowness(make_forwarder: MakeForwarder) -> None:
+    """A busy MLflow accepts, too: only its /health tells whether it is gone."""
+    with silent_behind_https() as url:
+        forwarder = make_forwarder(url, fail_max=1, health_timeout=WAIT_LIMIT, **QUICK)
+        with pytest.raises(UpstreamTimeout, match="Nothing was sent"):
+            forward(forwarder, "POST", body=whole(b"{}"))
+        assert forwarder.circuit.state == "closed"
 
 
 #: Of urllib3's exceptions, those that cannot come out of a request here.

@@ -466,6 +466,22 @@ def test_a_probe_waits_for_a_busy_mlflows_handshake_as_for_its_answer(
         assert forwarder.is_there(WAIT_LIMIT / 0.3) is True
 
 
+def test_after_a_slow_handshake_another_is_tried(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent: any request may be, and the name may have another address."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
+    busy, delays = of_server(certificates), [1.0]
+    busy.sni_callback = lambda *about: time.sleep(delays.pop() if delays else 0)
+    with Upstream(tls=busy) as mlflow:
+        chosen = settings(
+            mlflow_server_url=mlflow.url, mlflow_connect_timeout=0.3, mlflow_retry_deadline=60
+        )
+        forwarder = Forwarder(chosen, Circuit("mlflow", 1000, 60))
+        body = Body(b"{}", 2)
+        assert forwarder.forward(permit(inbound("POST", "/mlflow/x")), body).data == b"{}"
+
+
 def test_an_unknown_authority_is_not_trusted(certificates: Path) -> None:
     with Upstream(tls=of_server(certificates)) as mlflow, forwarder_to(mlflow) as forwarder:
         with pytest.raises(UpstreamUnreachable):
