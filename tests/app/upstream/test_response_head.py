@@ -420,7 +420,8 @@ def test_the_authorities_are_loaded_before_the_first_request(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.crt"))
     with Upstream(tls=of_server(certificates)) as mlflow, forwarder_to(mlflow) as forwarder:
         monkeypatch.setattr(ssl.SSLContext, "load_default_certs", None)
-        mlflow.answers(Answer(send(sized(b"next")), close()))
+        last = sized(b"next", 200, ("Connection", "close"))
+        mlflow.answers(Answer(send(last), close()))
         assert [get(forwarder)[1] for _ in range(3)] == [b"next"] * 3
         assert len({request.connection for request in mlflow.requests}) == 3
 
