@@ -22,6 +22,9 @@ PREFIX = "hokusai:auth:v1:"
 #: another instance's newer decision (a 401, say) arrives soon; revocations do not wait for it.
 RECHECK = 5.0
 
+#: The same for a decision of the second after its key's revocation.
+RECHECK_REVOKED = CLOCK_SKEW / 2
+
 #: The minimum in seconds for which a positive decision is remembered after its TTL: a recently
 #: valid key is no guess. It admits no request by itself; AUTH_STALE_TTL may be shorter.
 KNOWN = 600.0
@@ -84,7 +87,8 @@ class DecisionCache:
 
     def put(self, digest: str, decision: Decision) -> bool:
         """Store a decision of this process; False if its key was revoked since the validation
-        began. An earlier revocation does not end it: no clocks differ, and the service knew."""
+        began. A revocation right before does not end it, as no clocks differ; but the service is
+        asked again soon: it may have announced the revocation before its own commit."""
         revoked_at = self.revocations.heard_at(decision)
         if decision.asked_at <= revoked_at:
             return False
@@ -93,7 +97,7 @@ class DecisionCache:
             lifetime = self._negative_ttl  # else outlive a positive decision that others may hold
         beyond_skew = math.nextafter(revoked_at + CLOCK_SKEW, math.inf)
         newer = Decision(decision.principal, max(decision.asked_at, beyond_skew))
-        self._remember(digest, newer)
+        self._remember(digest, newer, RECHECK if newer == decision else RECHECK_REVOKED)
         self.unanswered.clear(digest)
         if lifetime > 0:
             self._values.hand_over(PREFIX + digest, dump(decision), lifetime)
@@ -118,8 +122,8 @@ class DecisionCache:
         decision = parse(stored) if stored else None
         return None if decision is None or self.is_ended(decision) else decision
 
-    def _remember(self, digest: str, decision: Decision) -> None:
-        self._local[digest] = (decision, time.monotonic() + RECHECK)
+    def _remember(self, digest: str, decision: Decision, recheck: float = RECHECK) -> None:
+        self._local[digest] = (decision, time.monotonic() + recheck)
         self._local.move_to_end(digest)
         while len(self._local) > MAX_LOCAL:
             self._local.popitem(last=False)

@@ -30,7 +30,7 @@ from app.state.shared_values import SharedValues
 from app.state.window_counts import WindowCounts
 from app.upstream.circuit import Circuit
 from tests.app.samples import principal
-from tests.upstreams import Answer, Exchange, Upstream, pause, reset, send, sized, until
+from tests.upstreams import Answer, Exchange, Upstream, eventually, pause, reset, send, sized, until
 
 TTL, NEGATIVE, STALE = 60.0, 1.0, 600.0
 RETRY_INTERVAL = 1.0
@@ -311,6 +311,21 @@ def test_a_revoked_key_that_the_service_still_accepts_is_asked_about_and_goes_on
     worker.cache.revocations.revoke(key_id)
     assert [worker.outcome(key, ip) for _ in range(2 * FAILURE_LIMIT)].count("hit") == 9
     assert len(server.requests) == 2
+
+
+def test_a_revocation_that_the_service_announces_before_its_commit_ends_the_key_soon(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    """Or one of its replicas is late. A busy key asks within milliseconds."""
+    key_id = f"key-{uuid.uuid4().hex}"
+    server.answers(says({"user_id": "ann", "key_id": key_id}))
+    assert worker.outcome(key, ip) == "miss"
+    worker.cache.revocations.revoke(key_id)
+    assert worker.outcome(key, ip) == "miss"
+    server.answers(NO)
+    began = time.monotonic()
+    eventually(lambda: worker.outcome(key, ip) == "Unauthenticated", "the end of the key")
+    assert time.monotonic() - began < 2, "not after RECHECK"
 
 
 # --- no answer -----------------------------------------------------------------------------------
