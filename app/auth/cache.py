@@ -62,14 +62,15 @@ class DecisionCache:
         question = "\0".join((key, client_ip, issuer)).encode()
         return hmac.digest(self._secret, question, hashlib.sha256).hex()
 
-    def fresh(self, digest: str) -> Decision | None:
-        """A decision within its TTL, or None."""
+    def fresh(self, digest: str, since: float = math.inf) -> Decision | None:
+        """A decision within its TTL, or one that was asked for after `since` (epoch): who waited
+        for it may use it, however short the TTL is. None if there is none."""
         known = self._local.get(digest)
-        if known is not None and time.monotonic() < known[1] and self._is_fresh(known[0]):
+        if known is not None and time.monotonic() < known[1] and self._is_fresh(known[0], since):
             self._local.move_to_end(digest)
             return known[0]
         decision = self._read(digest) or (known[0] if known and self._values.is_blind else None)
-        if decision is None or not self._is_fresh(decision):
+        if decision is None or not self._is_fresh(decision, since):
             return None
         self._remember(digest, decision)
         return decision
@@ -128,8 +129,9 @@ class DecisionCache:
         while len(self._local) > MAX_LOCAL:
             self._local.popitem(last=False)
 
-    def _is_fresh(self, decision: Decision) -> bool:
+    def _is_fresh(self, decision: Decision, since: float) -> bool:
         lifetime = self._negative_ttl if decision.principal is None else self._ttl
+        lifetime = max(lifetime, time.time() - since)
         return decision.age < lifetime and not self._is_known_to_be_over(decision)
 
     def _is_known_to_be_over(self, decision: Decision) -> bool:

@@ -92,6 +92,7 @@ def make_worker(
 
     def make(
         url: str = redis_url,
+        ttl: float = TTL,
         stale: float = STALE,
         timeout: float = 5.0,
         most: int = 1000,
@@ -109,7 +110,7 @@ def make_worker(
         cache = DecisionCache(
             SharedValues(link, store),
             secret=b"secret",
-            ttl=TTL,
+            ttl=ttl,
             negative_ttl=NEGATIVE,
             stale_ttl=stale,
         )
@@ -193,6 +194,19 @@ def test_fifty_at_once_with_a_new_key_ask_once(
     worker = make_worker(url) if url else make_worker()
     assert at_once(50, lambda _: worker.outcome(key)) == {"miss": 1, "hit": 49}
     assert len(server.requests) == 1
+
+
+def test_who_waits_takes_the_next_answer_however_short_its_life(
+    make_worker: Callable[..., Worker], server: Upstream, key: str
+) -> None:
+    """AUTH_CACHE_TTL=0, or less than the service takes. Else each would wait for all before it."""
+    server.answers(SLOWLY)
+    worker, other = make_worker(ttl=0), make_worker(ttl=0)
+    at_once(20, lambda index: (worker, other)[index % 2].outcome(key))
+    assert len(server.requests) < 6
+    asked = len(server.requests)
+    assert worker.outcome(key) == worker.outcome(key) == "miss"
+    assert len(server.requests) == asked + 2
 
 
 def test_what_one_worker_learnt_another_need_not_ask(
