@@ -69,7 +69,9 @@ class DecisionCache:
         if known is not None and time.monotonic() < known[1] and self._is_fresh(known[0], since):
             self._local.move_to_end(digest)
             return known[0]
-        decision = self._read(digest) or (known[0] if known and self._values.is_blind else None)
+        decision = self._read(digest)
+        if decision is None or self.is_ended(decision):
+            decision = known[0] if known and self._values.is_blind else None
         if decision is None or not self._is_fresh(decision, since):
             return None
         self._remember(digest, decision)
@@ -79,10 +81,13 @@ class DecisionCache:
         """A positive decision past its TTL but within AUTH_STALE_TTL, or None. Used while the auth
         service is unavailable."""
         decision = self._last_yes(digest)
-        return decision if decision and decision.age < self._ttl + self._stale_ttl else None
+        if decision is None or decision.age >= self._ttl + self._stale_ttl:
+            return None
+        return None if self.is_ended(decision) else decision
 
     def was_good(self, digest: str) -> bool:
-        """Whether the key was valid lately, regardless of AUTH_STALE_TTL: then it is no guess."""
+        """Whether the key was valid lately, regardless of AUTH_STALE_TTL or a revocation, after
+        which the service is asked: then it is no guess."""
         decision = self._last_yes(digest)
         return decision is not None and decision.age < self._kept
 
@@ -109,19 +114,16 @@ class DecisionCache:
         return self.revocations.ends(decision) or decision.is_expired
 
     def _last_yes(self, digest: str) -> Decision | None:
-        """The last decision, if it is positive and its key was not revoked since."""
+        """The last decision, if it is positive."""
         known, decision = self._local.get(digest), self._read(digest)
         if known is not None and (decision is None or known[0].asked_at > decision.asked_at):
             decision = known[0]
-        if decision is None or decision.principal is None or self._is_known_to_be_over(decision):
-            return None
-        return decision
+        return decision if decision and decision.principal else None
 
     def _read(self, digest: str) -> Decision | None:
-        """The shared decision, or None if its key has expired or was revoked."""
+        """The shared decision."""
         stored = self._values.get_handed_over(PREFIX + digest)
-        decision = parse(stored) if stored else None
-        return None if decision is None or self.is_ended(decision) else decision
+        return parse(stored) if stored else None
 
     def _remember(self, digest: str, decision: Decision, recheck: float = RECHECK) -> None:
         self._local[digest] = (decision, time.monotonic() + recheck)

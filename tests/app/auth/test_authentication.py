@@ -545,6 +545,28 @@ def test_so_it_is_where_no_stale_decision_is_used(
     assert worker.outcome(key, ip) == "AuthServiceUnavailable", "it lets nobody in"
 
 
+def test_so_it_is_with_a_key_that_is_revoked_and_that_the_service_still_accepts(
+    make_worker: Callable[..., Worker], server: Upstream, key: str, ip: str
+) -> None:
+    """`flask revoke` ends its sessions. The other worker knows it from Redis only."""
+    worker, other = make_worker(), make_worker()
+    key_id = f"key-{uuid.uuid4().hex}"
+    yes = says({"user_id": "ann", "key_id": key_id})
+    server.answers(yes)
+    assert worker.outcome(key, ip) == "miss"
+    server.answers(NO)
+    for _ in range(FAILURE_LIMIT):
+        worker.outcome("hk_test_bad", ip)
+    for each in (worker, other):
+        each.cache.revocations.revoke(key_id)
+    server.answers(yes)
+    assert [each.outcome(key, ip) for each in (other, worker)] == ["miss", "miss"]
+    worker.cache.revocations.revoke(key_id)
+    server.answers(NO)
+    assert worker.outcome(key, ip) == "Unauthenticated"
+    assert worker.outcome(key, ip) == "RateLimited", "it is not a good key any more"
+
+
 def test_a_key_that_is_in_use_in_a_network_is_no_guess_at_a_new_address_of_it(
     make_worker: Callable[..., Worker], server: Upstream, key: str, ip: str
 ) -> None:
