@@ -132,18 +132,19 @@ class Authenticator:
         if self._waiting >= self._most_waiting:
             return self._stale_or_raise(digest, None)
         self._waiting += 1
+        since = time.time()
         try:
             with self._flights.lock(digest, self._timeout):
-                return self._ask_once(digest, credentials, client_ip)
+                return self._ask_once(digest, credentials, client_ip, since)
         finally:
             self._waiting -= 1
 
     def _ask_once(
-        self, digest: str, credentials: Credentials, client_ip: str
+        self, digest: str, credentials: Credentials, client_ip: str, since: float
     ) -> tuple[Decision, str]:
         """Re-check under the key's lock: the previous holder may have stored a decision or a
         failure."""
-        if decision := self._cache.fresh(digest):
+        if decision := self._cache.fresh(digest, since):
             return decision, "hit"
         if found := self._while_unanswered(digest):
             return found

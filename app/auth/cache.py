@@ -22,6 +22,9 @@ PREFIX = "hokusai:auth:v1:"
 #: another instance's newer decision (a 401, say) arrives soon; revocations do not wait for it.
 RECHECK = 5.0
 
+#: The same for a decision of the second after its key's revocation.
+RECHECK_REVOKED = CLOCK_SKEW / 2
+
 #: The minimum in seconds for which a positive decision is remembered after its TTL: a recently
 #: valid key is no guess. It admits no request by itself; AUTH_STALE_TTL may be shorter.
 KNOWN = 600.0
@@ -59,14 +62,17 @@ class DecisionCache:
         question = "\0".join((key, client_ip, issuer)).encode()
         return hmac.digest(self._secret, question, hashlib.sha256).hex()
 
-    def fresh(self, digest: str) -> Decision | None:
-        """A decision within its TTL, or None."""
+    def fresh(self, digest: str, since: float = math.inf) -> Decision | None:
+        """A decision within its TTL, or one that was asked for after `since` (epoch): who waited
+        for it may use it, however short the TTL is. None if there is none."""
         known = self._local.get(digest)
-        if known is not None and time.monotonic() < known[1] and self._is_fresh(known[0]):
+        if known is not None and time.monotonic() < known[1] and self._is_fresh(known[0], since):
             self._local.move_to_end(digest)
             return known[0]
-        decision = self._read(digest) or (known[0] if known and self._values.is_blind else None)
-        if decision is None or not self._is_fresh(decision):
+        decision = self._read(digest)
+        if decision is None or self.is_ended(decision):
+            decision = known[0] if known and self._values.is_blind else None
+        if decision is None or not self._is_fresh(decision, since):
             return None
         self._remember(digest, decision)
         return decision
@@ -75,16 +81,20 @@ class DecisionCache:
         """A positive decision past its TTL but within AUTH_STALE_TTL, or None. Used while the auth
         service is unavailable."""
         decision = self._last_yes(digest)
-        return decision if decision and decision.age < self._ttl + self._stale_ttl else None
+        if decision is None or decision.age >= self._ttl + self._stale_ttl:
+            return None
+        return None if self.is_ended(decision) else decision
 
     def was_good(self, digest: str) -> bool:
-        """Whether the key was valid lately, regardless of AUTH_STALE_TTL: then it is no guess."""
+        """Whether the key was valid lately, regardless of AUTH_STALE_TTL or a revocation, after
+        which the service is asked: then it is no guess."""
         decision = self._last_yes(digest)
         return decision is not None and decision.age < self._kept
 
     def put(self, digest: str, decision: Decision) -> bool:
         """Store a decision of this process; False if its key was revoked since the validation
-        began. An earlier revocation does not end it: no clocks differ, and the service knew."""
+        began. A revocation right before does not end it, as no clocks differ; but the service is
+        asked again soon: it may have announced the revocation before its own commit."""
         revoked_at = self.revocations.heard_at(decision)
         if decision.asked_at <= revoked_at:
             return False
@@ -93,7 +103,7 @@ class DecisionCache:
             lifetime = self._negative_ttl  # else outlive a positive decision that others may hold
         beyond_skew = math.nextafter(revoked_at + CLOCK_SKEW, math.inf)
         newer = Decision(decision.principal, max(decision.asked_at, beyond_skew))
-        self._remember(digest, newer)
+        self._remember(digest, newer, RECHECK if newer == decision else RECHECK_REVOKED)
         self.unanswered.clear(digest)
         if lifetime > 0:
             self._values.hand_over(PREFIX + digest, dump(decision), lifetime)
@@ -104,28 +114,26 @@ class DecisionCache:
         return self.revocations.ends(decision) or decision.is_expired
 
     def _last_yes(self, digest: str) -> Decision | None:
-        """The last decision, if it is positive and its key was not revoked since."""
+        """The last decision, if it is positive."""
         known, decision = self._local.get(digest), self._read(digest)
         if known is not None and (decision is None or known[0].asked_at > decision.asked_at):
             decision = known[0]
-        if decision is None or decision.principal is None or self._is_known_to_be_over(decision):
-            return None
-        return decision
+        return decision if decision and decision.principal else None
 
     def _read(self, digest: str) -> Decision | None:
-        """The shared decision, or None if its key has expired or was revoked."""
+        """The shared decision."""
         stored = self._values.get_handed_over(PREFIX + digest)
-        decision = parse(stored) if stored else None
-        return None if decision is None or self.is_ended(decision) else decision
+        return parse(stored) if stored else None
 
-    def _remember(self, digest: str, decision: Decision) -> None:
-        self._local[digest] = (decision, time.monotonic() + RECHECK)
+    def _remember(self, digest: str, decision: Decision, recheck: float = RECHECK) -> None:
+        self._local[digest] = (decision, time.monotonic() + recheck)
         self._local.move_to_end(digest)
         while len(self._local) > MAX_LOCAL:
             self._local.popitem(last=False)
 
-    def _is_fresh(self, decision: Decision) -> bool:
+    def _is_fresh(self, decision: Decision, since: float) -> bool:
         lifetime = self._negative_ttl if decision.principal is None else self._ttl
+        lifetime = max(lifetime, time.time() - since)
         return decision.age < lifetime and not self._is_known_to_be_over(decision)
 
     def _is_known_to_be_over(self, decision: Decision) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import OrderedDict
 
 from app.request.principal import Decision
 from app.state.shared_values import SharedValues
@@ -17,18 +18,26 @@ class RevocationMarks:
 
     def __init__(self, values: SharedValues, memory: float) -> None:
         self._values = values
-        self._memory = memory
-        self._revoked: dict[str, float] = {}  # by key id, in epoch seconds
+        self._horizon = memory + CLOCK_SKEW
+        self._revoked: OrderedDict[str, float] = OrderedDict()  # by key id, in epoch seconds
         self._subscribed = (math.inf, 0.0)
 
     def revoke(self, key_id: str) -> bool:
         """End every older decision and session of this key; False if Redis took no mark."""
+        return self.set_mark(key_id, self.note(key_id))
+
+    def note(self, key_id: str) -> float:
+        """Remember a revocation in this process. Return its time."""
         now = time.time()
         self._revoked[key_id] = now
-        horizon = now - self._memory - CLOCK_SKEW
-        for old in [name for name, at in self._revoked.items() if at < horizon]:
-            del self._revoked[old]
-        return self._values.set(TOMBSTONE + key_id, repr(now).encode(), now - horizon)
+        self._revoked.move_to_end(key_id)
+        while self._revoked[oldest := next(iter(self._revoked))] < now - self._horizon:
+            del self._revoked[oldest]
+        return now
+
+    def set_mark(self, key_id: str, at: float) -> bool:
+        """Set the mark for the others; False if Redis did not take it."""
+        return self._values.set(TOMBSTONE + key_id, repr(at).encode(), self._horizon)
 
     def note_subscribed(self, since: float, until: float) -> None:
         """Record that this process receives every announcement from `since` (epoch) to `until`

@@ -5,6 +5,7 @@ While the listener is down, a revoked key works until its decision's TTL. It ret
 
 import logging
 import math
+import queue
 import threading
 import time
 from contextlib import closing, suppress
@@ -50,6 +51,7 @@ class Revocations:
         self._lost_at = math.inf  # when a subscription ended, if there was one
         self._is_said = False
         self._silent: Any = None  # the last subscription, until the next one is confirmed
+        self._unmarked: queue.SimpleQueue[tuple[str, float]] = queue.SimpleQueue()
 
     def start(self) -> None:
         """Listen until the process ends; do nothing without Redis."""
@@ -58,6 +60,7 @@ class Revocations:
             return
         show_listener("unavailable")
         threading.Thread(target=self._run, name="revocations", daemon=True).start()
+        threading.Thread(target=self._set_marks, name="revocation-marks", daemon=True).start()
 
     def announce(self, key_id: str) -> int:
         """End all decisions about this key; return how many other processes received the message.
@@ -215,5 +218,11 @@ class Revocations:
     def _end(self, data: bytes) -> None:
         key_id = data.decode("utf-8", "replace").strip()
         if key_id:
-            self._marks.revoke(key_id)
+            self._unmarked.put((key_id, self._marks.note(key_id)))
             log.info("key %s is revoked", key_id)
+            time.sleep(0)  # between many, requests go on
+
+    def _set_marks(self) -> None:
+        """Set the marks of what was heard. Apart: of many announcements none waits for Redis."""
+        while True:
+            self._marks.set_mark(*self._unmarked.get())

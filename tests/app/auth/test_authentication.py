@@ -23,7 +23,7 @@ from app.request.errors import AuthServiceUnavailable, ProxyError, RateLimited, 
 from app.request.principal import Decision
 from app.services import Services, build
 from tests.app.samples import principal, settings
-from tests.upstreams import Answer, Exchange, Upstream, pause, reset, send, sized, until
+from tests.upstreams import Answer, Exchange, Upstream, eventually, pause, reset, send, sized, until
 
 TTL, NEGATIVE, STALE = 60.0, 1.0, 600.0
 RETRY_INTERVAL = 1.0
@@ -169,6 +169,19 @@ def test_fifty_at_once_with_a_new_key_ask_once(
     assert len(server.requests) == 1
 
 
+def test_who_waits_takes_the_next_answer_however_short_its_life(
+    make_worker: Callable[..., Worker], server: Upstream, key: str
+) -> None:
+    """AUTH_CACHE_TTL=0, or less than the service takes. Else each would wait for all before it."""
+    server.answers(SLOWLY)
+    worker, other = make_worker(auth_cache_ttl=0), make_worker(auth_cache_ttl=0)
+    at_once(20, lambda index: (worker, other)[index % 2].outcome(key))
+    assert len(server.requests) < 6
+    asked = len(server.requests)
+    assert worker.outcome(key) == worker.outcome(key) == "miss"
+    assert len(server.requests) == asked + 2
+
+
 def test_what_one_worker_learnt_another_need_not_ask(
     make_worker: Callable[..., Worker], server: Upstream, key: str
 ) -> None:
@@ -285,6 +298,21 @@ def test_a_revoked_key_that_the_service_still_accepts_is_asked_about_and_goes_on
     worker.cache.revocations.revoke(key_id)
     assert [worker.outcome(key, ip) for _ in range(2 * FAILURE_LIMIT)].count("hit") == 9
     assert len(server.requests) == 2
+
+
+def test_a_revocation_that_the_service_announces_before_its_commit_ends_the_key_soon(
+    worker: Worker, server: Upstream, key: str, ip: str
+) -> None:
+    """Or one of its replicas is late. A busy key asks within milliseconds."""
+    key_id = f"key-{uuid.uuid4().hex}"
+    server.answers(says({"user_id": "ann", "key_id": key_id}))
+    assert worker.outcome(key, ip) == "miss"
+    worker.cache.revocations.revoke(key_id)
+    assert worker.outcome(key, ip) == "miss"
+    server.answers(NO)
+    began = time.monotonic()
+    eventually(lambda: worker.outcome(key, ip) == "Unauthenticated", "the end of the key")
+    assert time.monotonic() - began < 2, "not after RECHECK"
 
 
 # --- no answer -----------------------------------------------------------------------------------
@@ -490,6 +518,28 @@ def test_so_it_is_where_no_stale_decision_is_used(
     server.answers(DOWN)
     worker.knows(key, age=TTL + 1, ip=ip)
     assert worker.outcome(key, ip) == "AuthServiceUnavailable", "it lets nobody in"
+
+
+def test_so_it_is_with_a_key_that_is_revoked_and_that_the_service_still_accepts(
+    make_worker: Callable[..., Worker], server: Upstream, key: str, ip: str
+) -> None:
+    """`flask revoke` ends its sessions. The other worker knows it from Redis only."""
+    worker, other = make_worker(), make_worker()
+    key_id = f"key-{uuid.uuid4().hex}"
+    yes = says({"user_id": "ann", "key_id": key_id})
+    server.answers(yes)
+    assert worker.outcome(key, ip) == "miss"
+    server.answers(NO)
+    for _ in range(FAILURE_LIMIT):
+        worker.outcome("hk_test_bad", ip)
+    for each in (worker, other):
+        each.cache.revocations.revoke(key_id)
+    server.answers(yes)
+    assert [each.outcome(key, ip) for each in (other, worker)] == ["miss", "miss"]
+    worker.cache.revocations.revoke(key_id)
+    server.answers(NO)
+    assert worker.outcome(key, ip) == "Unauthenticated"
+    assert worker.outcome(key, ip) == "RateLimited", "it is not a good key any more"
 
 
 def test_a_key_that_is_in_use_in_a_network_is_no_guess_at_a_new_address_of_it(
