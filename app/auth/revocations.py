@@ -16,6 +16,7 @@ from app.observability.metrics import show_listener
 from app.state.redis_faults import FAILURES, is_refusal, message_of
 from app.state.redis_link import RedisLink
 from app.state.redis_rights import CHANNEL
+from app.state.redis_sentinel import Master
 
 #: Seconds between pings on a silent subscription, and of silence before it is replaced: after a
 #: failover the old master may be frozen.
@@ -140,9 +141,9 @@ class Revocations:
             log.warning("revocations are not received: %s", message_of(why))
         if refused:
             self._is_settled.set()
-            self._link.watch()
         else:
             self._is_settled.clear()
+        self._link.watch()  # it also finds where a cluster has failed over to
 
     def _listen(self) -> None:
         """Hold one subscription after the other, until one breaks or falls silent. Each new one is
@@ -165,6 +166,8 @@ class Revocations:
             channel.close()
             raise
         self._silent = channel
+        if isinstance(self._link.client, Master):  # its idle connections lead to the same server
+            self._link.client.connection_pool.disconnect(inuse_connections=False)
 
     def _close_silent(self) -> None:
         """Close the subscription before this one, after what it still holds: if Redis stood still,

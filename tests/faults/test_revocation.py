@@ -35,9 +35,11 @@ from app.state.redis_rights import CHANNEL
 from app.state.shared_values import SharedValues
 from app.upstream.circuit import Circuit
 from devstack.environments import ROOT
+from devstack.ports import HOST, free_port
 from devstack.redis import Redis
 from tests.drills.counts import ask
 from tests.drills.load import Load
+from tests.drills.redis_topologies import Cluster, Node, running
 from tests.drills.stage import Quiet, Stage
 from tests.fault_proxy import FaultProxy
 from tests.upstreams import Answer, Exchange, Received, Step, Upstream, eventually, send, sized
@@ -147,6 +149,40 @@ def test_of_many_announcements_none_waits_for_redis_to_mark_those_before(
         eventually(lambda: len(marks._revoked) == 100, "all of them")
         assert time.monotonic() - began < 2, "not 100 times 40 ms"
         eventually(lambda: client.exists(f"{TOMBSTONE}key-99"), "the last mark")
+
+
+@pytest.mark.slow
+def test_who_listens_at_a_lost_node_of_a_cluster_follows_without_any_request(
+    tmp_path: Path,
+) -> None:
+    """Lost without a reset; its replica takes over."""
+    made = Cluster(tmp_path / "cluster")
+    replica = Node(
+        tmp_path / "replica",
+        *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+        *("--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"),
+    )
+    with made.running(), running(replica):
+        link = RedisLink(made.url, 2, 1)
+        marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+        listener = Revocations(link, marks)
+        listener.start()
+        assert listener.listening.wait(10)
+        (lost,) = (node for node in made.nodes if node.client.client_list(_type="pubsub"))
+        bus = lost.command[lost.command.index("--cluster-port") + 1]
+        replica.ask("CLUSTER MEET", HOST, lost.port, bus)
+        lost_id = lost.ask("CLUSTER MYID").decode()
+        eventually(lambda: lost_id in str(replica.ask("CLUSTER NODES")), "that they met")
+        replica.ask("CLUSTER REPLICATE", lost_id)
+        eventually(lambda: b"connected" in replica.client.role(), "a replica in step")
+        os.kill(lost.pid, signal.SIGSTOP)
+        eventually(lambda: replica.client.role()[0] == b"master", "the fail-over")
+
+        def is_heard() -> bool:
+            replica.ask("PUBLISH", CHANNEL, "key-1")
+            return "key-1" in marks._revoked
+
+        eventually(is_heard, "that it listens elsewhere", timeout=30)
 
 
 # --- through real proxies ------------------------------------------------------------------------
