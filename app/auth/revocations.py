@@ -143,7 +143,8 @@ class Revocations:
             self._is_settled.set()
         else:
             self._is_settled.clear()
-        self._link.watch()  # it also finds where a cluster has failed over to
+        if refused or hasattr(self._link.client, "spread"):  # a cluster may have failed over
+            self._link.watch()
 
     def _listen(self) -> None:
         """Hold one subscription after the other, until one breaks or falls silent. Each new one is
