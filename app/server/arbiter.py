@@ -79,6 +79,7 @@ class LastingArbiter(Arbiter):  # type: ignore[misc]
             elif spare > 0:
                 spare -= 1
                 self.kill_worker(worker.pid, signal.SIGTERM)
+        self._looked_at = self._looked_at or time.monotonic()  # workers may hang from now on
 
     def kill_worker(self, pid: int, sig: int) -> None:
         """Send a signal; mark a worker that gets SIGTERM as draining."""
