@@ -138,8 +138,22 @@ def speaking_http_behind_https() -> Iterator[str]:
 
 @contextlib.contextmanager
 def silent_behind_https() -> Iterator[str]:
+    """Connections are kept: reset before the handshake, Python 3.11 leaves one open."""
+    accepted: list[socket.socket] = []
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                accepted.append(listener.accept()[0])
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
         yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in accepted:
+        connection.close()
 
 
 #: Addresses at which nothing can be sent, and what urllib3 says of them.
