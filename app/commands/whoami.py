@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from app.doctor.command_line import Parser
+from app.doctor.command_line import Parser, redactor
 from app.doctor.steps import EXIT_FAILED, Failed
 from app.doctor.wire import Wire, expect
 from config import caller
@@ -28,7 +28,8 @@ def whoami(arguments: tuple[str, ...]) -> None:
     try:
         found = expect(Wire(options).mlflow("/whoami"))
     except Failed as failed:
-        click.echo(f"{failed.message} {failed.remedy}".strip(), err=True)
+        hidden = redactor(options.key)  # a server may repeat the key
+        click.echo(hidden(f"{failed.message} {failed.remedy}".strip()), err=True)
         sys.exit(EXIT_FAILED)
     if options.json:
         click.echo(json.dumps(found, indent=2))

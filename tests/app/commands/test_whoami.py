@@ -6,6 +6,7 @@ from typing import Any
 
 from devstack.proxy import Proxy
 from tests.app.doctor.conftest import Finished
+from tests.upstreams import Answer, Upstream, send, sized
 
 Flask = Callable[..., Finished]
 
@@ -32,3 +33,13 @@ def test_a_bad_key_is_an_error(flask: Flask, proxy: Proxy) -> None:
     assert (done.status, done.out) == (1, "")
     assert "401" in done.err
     assert "hk_test" not in done.err
+
+
+def test_a_server_that_repeats_the_key_does_not_make_it_seen(flask: Flask) -> None:
+    key = "hk_test_repeated"
+    with Upstream() as other:
+        other.answers(Answer(send(sized(f'{{"message": "{key}?"}}'.encode(), 400))))
+        done = flask("whoami", "--url", other.url, HOKUSAI_API_KEY=key)
+    assert (done.status, done.out) == (1, "")
+    assert "400" in done.err
+    assert key not in done.err
