@@ -12,7 +12,8 @@ from flask import Blueprint, Response, g, redirect, request
 from werkzeug.routing import PathConverter
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from app.auth.authorization import authorize, authorize_anybody
+from app.auth.artifact_paths import refuse_root
+from app.auth.authorization import authorize, authorize_anybody, is_admin
 from app.observability.metrics import count_address_fallback
 from app.observability.record import Record
 from app.request.addresses import network
@@ -29,7 +30,7 @@ from app.request.inbound import METHODS, Inbound, check_query, receive
 from app.request.permit import Permit
 from app.request.principal import Principal
 from app.request.route_table import Access, Route
-from app.responses import keep_private, respond
+from app.responses import json_response, keep_private, respond
 from app.services import Services
 from app.upstream.streaming import request_body
 
@@ -79,8 +80,12 @@ def _serve(services: Services, inbound: Inbound, route: Route | None, record: Re
         record.limit_fields = services.limits.left(principal, counted)
         raise
     record.limit_fields = services.limits.limit(permit, counted)
-    services.workspaces.refuse(inbound.environ, inbound.decoded_path)
+    permit = services.workspaces.bound(permit, record.parameters)
+    refuse_root(permit, may_list=is_admin(principal))
+    record.workspace = permit.workspace
     log.debug("%s permitted, within its limit", record.request_id)
+    if (own := services.workspaces.own_answer(permit, counted == "session")) is not None:
+        return keep_private(json_response(own))
     response = _pass_on(services, permit, record, f"{counted} {principal.key_id}")
     caches_keep_out = counted == "key" and "HTTP_AUTHORIZATION" in inbound.environ
     return response if caches_keep_out else keep_private(response)

@@ -4,6 +4,7 @@ factory.py mounts the blueprints that use them; proxy.py sets the order in which
 """
 
 import secrets
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from app.auth.client import AuthService
 from app.auth.revocations import Revocations
 from app.auth.sessions import Sessions
 from app.auth.single_flight import SingleFlight
+from app.auth.workspaces import Workspaces
 from app.health import instance_check
 from app.health.checks import CHECKS, Checks, overall
 from app.health.endpoints import Readiness
@@ -41,7 +43,6 @@ from app.state.windows import count_as_the_limiter
 from app.upstream.buffered_bodies import BufferedBodies
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream
-from app.upstream.workspaces import Workspaces
 from config import Settings
 
 
@@ -89,6 +90,8 @@ class Services:
         the instance's folder, sample metrics for the status page, and with METRICS_EMF write them
         to the log."""
         self.board.start()
+        if self.settings.mlflow_workspaces == "on":  # to log it
+            threading.Thread(target=self.workspaces.are_there, daemon=True).start()
         self.watch.start()
         self.samples.start()
         if self.emf is not None:
@@ -139,8 +142,14 @@ def build(settings: Settings) -> Services:
         in_flight=lambda: in_flight.total,
         board=board,
     )
+    workspaces = Workspaces(upstream.ask, settings.health_timeout, settings.mlflow_workspaces)
     checks = Checks(
-        settings=settings, upstream=upstream, link=link, auth_service=auth_service, board=board
+        settings=settings,
+        upstream=upstream,
+        link=link,
+        auth_service=auth_service,
+        board=board,
+        workspaces=workspaces.trouble,
     )
     results = _results(settings, store, checks, inside)
     metrics = partial(metrics_page.registry, _in_folder(settings, "metrics"))
@@ -157,7 +166,7 @@ def build(settings: Settings) -> Services:
         revocations=Revocations(link, cache.revocations),
         limits=limits,
         in_flight=in_flight,
-        workspaces=Workspaces(upstream.ask, settings.health_timeout),
+        workspaces=workspaces,
         buffered_bodies=BufferedBodies(settings.max_buffered_body, settings.max_buffered_total),
         upstream=upstream,
         results=results,
@@ -186,6 +195,7 @@ def patient_checks(settings: Settings, timeout: float) -> Checks:
         link=link,
         auth_service=auth_service,
         board=CircuitBoard(InstanceStore.at(None)),
+        workspaces=Workspaces(upstream.ask, timeout, settings.mlflow_workspaces).trouble,
     )
 
 
@@ -193,8 +203,8 @@ def _upstream(
     settings: Settings, on_change: Callable[[str, str], None] = lambda name, state: None
 ) -> Upstream:
     """Build the client of MLflow, behind its circuit."""
-    fail_max, interval = settings.circuit_fail_max, settings.circuit_reset_timeout
-    return Upstream(settings, Circuit("mlflow", fail_max, interval, on_change))
+    opens, interval = settings.circuit_fail_max, settings.circuit_reset_timeout
+    return Upstream(settings, Circuit("mlflow", opens, interval, on_change))
 
 
 def _auth_service(

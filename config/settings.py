@@ -110,6 +110,10 @@ class Settings:
     mlflow_pool_size: int = row("MLFLOW_POOL_SIZE", parsers.count(1, 10_000), 64, group=MLFLOW,
         help="Idle connections to MLflow that one worker keeps.")
 
+    mlflow_workspaces: str = row("MLFLOW_WORKSPACES", parsers.one_of("auto", "on", "off"), "auto", group=MLFLOW,
+        help="Whether MLflow has workspaces; auto asks it. Set on where keys rely on them, off to work in "
+             "`default` only.")
+
     auth_service_url: str = row("HOKUSAI_AUTH_SERVICE_URL", parsers.http_url, "http://127.0.0.1:8001", group=AUTH,
         help="The auth service's address; /api/v1/keys/validate is added.")
     auth_service_id: str = row("HOKUSAI_AUTH_SERVICE_ID", parsers.text, "platform", group=AUTH,

@@ -1,6 +1,7 @@
 """The fields of the auth service's response about a valid key. A malformed field is refused."""
 
 import logging
+import re
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -11,6 +12,9 @@ log = logging.getLogger("hokusai.auth")
 
 #: The longest id, in characters. A longer one is refused, not cut: a revocation names all of it.
 LONGEST = 256
+
+#: A workspace's name, as MLflow takes one (mlflow/store/workspace/abstract_store.py).
+WORKSPACE = re.compile(r"[a-z0-9][-a-z0-9]{0,61}[a-z0-9]")
 
 #: Numbers between these are seconds since the epoch: not a date (20300101), not milliseconds.
 SOME_TIME, FAR_AWAY = 10**9, 10**11
@@ -31,6 +35,7 @@ def read_principal(answer: dict[str, Any], service_id: str) -> Principal:
         limit_per_hour=_limit(answer.get("rate_limit_per_hour")),
         is_admin=answer.get("is_admin") is True,
         expires_at=_time(answer.get("expires_at")),
+        workspaces=_workspaces(answer.get("workspaces"), scopes),
     )
 
 
@@ -40,6 +45,19 @@ def _identifier(value: object, name: str) -> str:
     if not 0 < len(text) <= LONGEST:
         raise ValueError(name)
     return text
+
+
+def _workspaces(value: object, scopes: list[str]) -> tuple[str, ...]:
+    """The names in the answer's list, then those of scopes such as workspace:team-a, each once."""
+    if not isinstance(value or [], list):
+        raise ValueError("workspaces")
+    listed = value if isinstance(value, list) else []
+    prefix = "workspace:"
+    of_scopes = [scope.removeprefix(prefix) for scope in scopes if scope.startswith(prefix)]
+    names = dict.fromkeys([*listed, *of_scopes])
+    if not all(isinstance(name, str) and WORKSPACE.fullmatch(name) for name in names):
+        raise ValueError("workspaces")
+    return tuple(names)
 
 
 def _limit(value: object) -> int | None:

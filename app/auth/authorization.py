@@ -71,7 +71,7 @@ def granted(principal: Principal, split_scopes: bool = False) -> frozenset[Acces
     """The kinds of access that a principal's scopes grant; unknown scopes grant none. A scope to
     write grants deleting too, unless SPLIT_SCOPES is on."""
     scopes = principal.scopes
-    if principal.is_admin or scopes & ADMIN_SCOPES:
+    if is_admin(principal):
         return EVERY_ACCESS
     writes = bool(scopes & WRITE_SCOPES)
     grants = {
@@ -81,6 +81,11 @@ def granted(principal: Principal, split_scopes: bool = False) -> frozenset[Acces
         Access.GATEWAY: scopes & GATEWAY_SCOPES,
     }
     return frozenset(access for access, is_granted in grants.items() if is_granted)
+
+
+def is_admin(principal: Principal) -> bool:
+    """Whether the key has the admin scope."""
+    return principal.is_admin or bool(principal.scopes & ADMIN_SCOPES)
 
 
 def _missing(needed: Access, inbound: Inbound, route: Route | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 
 from app.auth.authorization import granted
+from app.auth.workspaces import own_workspaces
 from app.request.credentials import Counted, SessionTokens, identify
 from app.request.cross_site import refuse_cross_site
 from app.request.inbound import check_query, client_address
@@ -56,6 +57,7 @@ def describe(principal: Principal, split_scopes: bool, left: Mapping[str, str]) 
         "key_id": principal.key_id,
         "service_id": principal.service_id,
         "scopes": sorted(principal.scopes),
+        "workspaces": list(own_workspaces(principal)),
         "may": [access.value for access in RIGHTS if access in own],
         "limit": _limit(left) if left else None,
         "expires_at": utc(principal.expires_at) if principal.expires_at else None,

@@ -78,7 +78,9 @@ class Checks:
         link: RedisLink,
         auth_service: AuthService,
         board: CircuitBoard,
+        workspaces: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """`workspaces` returns the fault's key if MLflow differs from MLFLOW_WORKSPACES."""
         self._timeout = settings.health_timeout
         self._frozen_after = QUIET + sum(PROBES) * settings.health_timeout
         self._has_key = bool(settings.mlflow_upstream_token or settings.mlflow_upstream_username)
@@ -89,6 +91,7 @@ class Checks:
         self._link = link
         self._auth_service = auth_service
         self._board = board
+        self._workspaces = workspaces
         self._mlflow = diagnosis.mlflow_at(settings.mlflow_server_url)
         self._auth = diagnosis.auth_service_at(settings.auth_service_url)
         self._redis = diagnosis.redis_at(settings.redis_url)
@@ -127,9 +130,13 @@ class Checks:
             return found
         by_mlflow = is_of_mlflow(response.headers, response.data)
         status, body = response.status, response.data
-        return diagnosis.mlflow_response(
+        found = diagnosis.mlflow_response(
             name, self._mlflow, status, body, has_key=self._has_key, by_mlflow=by_mlflow
         )
+        if path == HEALTH and found.status == HEALTHY and (word := self._workspaces()):
+            level = UNHEALTHY if word == "mlflow.no workspaces" else DEGRADED
+            return bad(level, fault(word), self._mlflow.host)
+        return found
 
     def _no_response(self, error: ProxyError, served_since: float) -> Finding:
         """MLflow did not respond. If it has served a caller since, it is busy and not gone."""

@@ -86,6 +86,7 @@ def line(record: Record, outcome: str) -> dict[str, Any]:
         "trace_id": record.trace_id,
         "user_id": principal.user_id,
         "key_id": principal.key_id,
+        "workspace": record.workspace or None,
         "client_ip": record.client_ip,
         "operation": record.operation,
         "kind": record.kind,

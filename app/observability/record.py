@@ -33,7 +33,8 @@ class Record:
     `answered` is the time of the response's head; `status` is 0 if the client had left;
     `attempts` counts the tries at MLflow; `body` is the request's, if it was read completely before
     it was forwarded; `dropped` names the client's header fields that MLflow did not get;
-    `limit_fields` are response header fields with the rest of the limit.
+    `workspace` is MLflow's, "" without one; `limit_fields` are response header fields with the
+    rest of the limit.
     """
 
     request_id: str
@@ -47,6 +48,7 @@ class Record:
     route: Route | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     principal: Principal | None = None
+    workspace: str = ""
     auth_source: str | None = None
     auth_seconds: float | None = None
     upstream_seconds: float | None = None
@@ -120,6 +122,7 @@ class Record:
             "bytes_out": self.bytes_out,
             "user_id": principal.user_id if principal else None,
             "key_id": principal.key_id if principal else None,
+            "workspace": self.workspace or None,
             "client_ip": self.client_ip,
             "dropped_headers": self.dropped,
         }

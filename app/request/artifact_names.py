@@ -46,6 +46,11 @@ def check_artifact_name(name: str) -> None:
         )
 
 
+def segments(name: str) -> list[str]:
+    """The folders and the file of a checked name, decoded once, as MLflow reads them."""
+    return [segment for segment in _as_mlflow_reads_it(name).split("/") if segment not in ("", ".")]
+
+
 def _as_mlflow_reads_it(name: str) -> str:
     """Decode a name as MLflow does. Raises InvalidName."""
     try:

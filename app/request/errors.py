@@ -6,7 +6,8 @@
     ├── FeatureDisabled       400  the request names a workspace, but MLflow has none
     ├── Unauthenticated       401  no key, bad key
     │   └── SessionEnded           a browser's session is over
-    ├── Forbidden             403  scope missing, route refused to everyone
+    ├── Forbidden             403  scope missing, route refused to everyone, another's workspace
+    │   └── NoSuchWorkspace        MLflow does not have the request's workspace
     ├── NoSuchPath            404  no such path
     ├── RequestTimeout        408  the client stopped sending in mid-body, or was too slow
     ├── BodyTooLarge          413  a chunked body over MAX_BUFFERED_BODY
@@ -95,6 +96,12 @@ class FeatureDisabled(ProxyError):
 
 class Forbidden(ProxyError):
     status, code, outcome = 403, "PERMISSION_DENIED", "forbidden"
+
+
+class NoSuchWorkspace(Forbidden):
+    """MLflow answers 404 on every path then, which its client takes for a missing object."""
+
+    outcome = "no_such_workspace"
 
 
 class NoSuchPath(ProxyError):

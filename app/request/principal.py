@@ -22,7 +22,7 @@ CLOCKS_DIFFER = 10.0
 class Principal:
     """The caller, from the auth service's response. Ids are non-empty text. `limit_per_hour` is a
     number of requests, None for no limit. `expires_at` is when the key expires, in seconds since
-    the epoch, None if unknown."""
+    the epoch, None if unknown. `workspaces` are MLflow's, the key's own one first."""
 
     user_id: str
     key_id: str
@@ -31,6 +31,7 @@ class Principal:
     limit_per_hour: int | None
     is_admin: bool
     expires_at: float | None = None
+    workspaces: tuple[str, ...] = ()
 
     @property
     def expires_soon(self) -> bool:
@@ -79,6 +80,7 @@ def dump(decision: Decision) -> bytes:
             "limit": principal.limit_per_hour,
             "admin": principal.is_admin,
             "until": principal.expires_at,
+            "workspaces": principal.workspaces,
         }
     return orjson.dumps(stored)
 
@@ -99,7 +101,8 @@ def parse(stored: bytes) -> Decision | None:
             scopes,
             row["limit"],
             row["admin"],
-            row.get("until"),  # older versions do not write it
+            row.get("until"),  # older versions do not write it, nor the next one
+            tuple(row.get("workspaces", ())),
         )
         return Decision(principal, float(row["at"]))
     except (ValueError, TypeError, KeyError):

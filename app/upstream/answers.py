@@ -13,7 +13,12 @@ from collections.abc import Mapping
 
 import urllib3
 
-from app.request.errors import ProxyError, UpstreamOverloaded, UpstreamRefusal
+from app.request.errors import (
+    NoSuchWorkspace,
+    ProxyError,
+    UpstreamOverloaded,
+    UpstreamRefusal,
+)
 from app.request.route_table import Route
 
 #: Prefixes of `Server` that identify MLflow's server.
@@ -49,20 +54,26 @@ REFUSALS = {
     "Your key is not the cause; tell the operator (mlflow server --allowed-hosts).",
 }
 
+#: MLflow's answer on every path if the workspace in the header does not exist. About the object
+#: /workspaces/<name> it has a blank after the colon.
+NO_WORKSPACE = b'"message":"Workspace \'%s\' not found"'
+
 #: Seconds in Retry-After while MLflow is overloaded.
 OVERLOADED = 5
 
 
 def beginning(
-    answer: urllib3.BaseHTTPResponse, method: str
+    answer: urllib3.BaseHTTPResponse, method: str, workspace: str = ""
 ) -> tuple[urllib3.BaseHTTPResponse, bytes]:
     """Return the response, and the start of its body if that shows what the response means.
+    `workspace` is that of the request, "" without one.
 
     The returned response can still be read from its first byte. Raises urllib3's HTTPError if the
     body is truncated.
     """
     plain = "Content-Encoding" not in answer.headers
-    if answer.status not in JUDGED or method == "HEAD" or not plain:
+    judged = answer.status in JUDGED or (workspace and answer.status == 404)
+    if not judged or method == "HEAD" or not plain:
         return answer, b""
     first = _first_bytes(answer)
     again = urllib3.HTTPResponse(
@@ -117,8 +128,11 @@ class _Rest(io.RawIOBase):
         super().close()
 
 
-def refuse(route: Route | None, answer: urllib3.BaseHTTPResponse, body: bytes) -> None:
-    """Raise UpstreamRefusal or UpstreamOverloaded for a response unrelated to this request."""
+def refuse(
+    route: Route | None, answer: urllib3.BaseHTTPResponse, body: bytes, workspace: str = ""
+) -> None:
+    """Raise UpstreamRefusal or UpstreamOverloaded for a response unrelated to this request, and
+    NoSuchWorkspace for one about its `workspace`."""
     kind = route.kind if route else ""
     # MLflow relays a refusal by its artifact store (S3, say) in the form of its own errors.
     relays = kind == "gateway" or (kind == "artifacts" and b'"error_code"' in body)
@@ -130,6 +144,11 @@ def refuse(route: Route | None, answer: urllib3.BaseHTTPResponse, body: bytes) -
             "MLflow is overloaded: no database connection became free in time (QueuePool limit). "
             f"Nothing was done; repeat the request in {OVERLOADED} s.",
             OVERLOADED,
+        )
+    elif workspace and answer.status == 404 and NO_WORKSPACE % workspace.encode() in body:
+        error = NoSuchWorkspace(
+            f"MLflow has no workspace {workspace!r}: it was deleted, or never created. Tell the "
+            "operator, or name another one."
         )
     if error is not None:
         answer.close()

@@ -220,12 +220,12 @@ class Upstream:
         with self.liveness.waiting():
             answer = self._send(inbound.method, target, headers, body, timeout, self._pool)
         try:
-            answer, page = answers.beginning(answer, inbound.method)
+            answer, page = answers.beginning(answer, inbound.method, permit.workspace)
         except ReadTimeoutError as why:
             raise UpstreamTimeout("MLflow's response began, and then stalled.") from why
         except HTTPError as why:
             raise UpstreamReset("MLflow's response broke off.") from why
-        answers.refuse(permit.route, answer, page)
+        answers.refuse(permit.route, answer, page, permit.workspace)
         if answer.status < 500 and permit.route and permit.route.kind not in NO_API:
             self.served = time.monotonic()
         return answer, page

@@ -34,8 +34,7 @@ HOP_BY_HOP = frozenset(
 
 #: Fields that a client must not send to MLflow: its credentials, identity and address.
 #: Host: MLflow checks it against its own names, so the proxy sends that of MLflow's address.
-#: Origin: the proxy checks it. X-MLflow-Workspace: a key must not choose its own workspace;
-#: app/upstream/workspaces.py refuses a request with this field.
+#: Origin: the proxy checks it. X-MLflow-Workspace: app/auth/workspaces.py chooses it.
 NOT_FORWARDED = HOP_BY_HOP | {
     "authorization",
     "content-length",
@@ -217,6 +216,8 @@ def _identity(permit: Permit) -> Iterator[tuple[str, str]]:
         yield "X-Hokusai-User-Id", _header_text(principal.user_id)
         yield "X-Hokusai-Key-Id", _header_text(principal.key_id)
         yield "X-Hokusai-Service-Id", _header_text(principal.service_id)
+    if permit.workspace:
+        yield "X-MLFLOW-WORKSPACE", permit.workspace
     yield "X-Request-ID", inbound.request_id
     yield "X-Forwarded-For", inbound.client_ip
     yield "X-Forwarded-Proto", inbound.scheme

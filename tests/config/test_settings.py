@@ -222,6 +222,7 @@ BAD = {
     "LOG_LEVEL": ["TRACE", "INFO,DEBUG"],
     "LOG_FORMAT": ["xml"],
     "AUDIT_LOG": ["stdout", "audit.log", "/", "/no/such/folder/audit.log"],
+    "MLFLOW_WORKSPACES": ["yes", "true", "team-a"],
     "OTEL_ENABLED": ["2", "ja", "truee"],
 }
 

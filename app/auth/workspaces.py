@@ -1,0 +1,267 @@
+"""The workspace of a request: one of the key's own, never MLflow's `default` by omission.
+
+MLflow reads the header X-MLFLOW-WORKSPACE; without it a request works in `default`, where whatever
+existed before workspaces still is. So every request on a route of a workspace gets exactly one such
+header. A client may choose among the key's workspaces; the first one is the key's own.
+MLFLOW_WORKSPACES=auto asks MLflow whether it has workspaces, and again every few seconds.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import orjson
+
+from app.auth import artifact_paths as paths
+from app.auth.authorization import is_admin
+from app.request.errors import (
+    BadRequest,
+    FeatureDisabled,
+    Forbidden,
+    NotForwarded,
+    ProxyError,
+    UpstreamRefusal,
+)
+from app.request.permit import Permit
+from app.request.principal import Principal
+from app.request.route_table import Route
+from app.upstream.answers import REFUSALS, refusal
+
+log = logging.getLogger("hokusai.workspaces")
+
+#: Path where MLflow reports whether it has workspaces; it accepts any header.
+SERVER_INFO = "/api/3.0/mlflow/server-info"
+
+#: MLflow ignores the header on every path with this end, also on that of an artifact.
+SKIPPED = "/mlflow/server-info"
+
+#: Where MLflow keeps the description of each workspace.
+WORKSPACES = "/api/3.0/mlflow/workspaces"
+
+#: Seconds for which MLflow's response is cached, and seconds for which a failure is cached.
+KNOWN, UNKNOWN = 10.0, 5.0
+
+#: Operations and kinds of routes that belong to no workspace: they get no header. MLflow answers
+#: 404 on each of them if the header names a workspace that it does not have.
+NOWHERE = frozenset(("Health", "Version", "GetServerInfo", "PrometheusMetrics"))
+NOWHERE_KINDS = frozenset(("ui", "users", "workspaces"))
+
+#: Where MLflow keeps what existed before workspaces. No tenant's: its artifacts are not apart.
+DEFAULT = "default"
+
+NONE_HERE = "Workspace APIs are not available: workspaces are not enabled on this server"
+FLAG = "Start MLflow with --enable-workspaces, or set MLFLOW_WORKSPACES=off."
+
+
+class Answer(Protocol):
+    """MLflow's response."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header fields."""
+
+    @property
+    def data(self) -> bytes:
+        """The body."""
+
+
+def _read(answer: Answer) -> dict[str, Any] | None:
+    """The document of server-info, with `workspaces_enabled`; None if that is no answer. Raises
+    UpstreamRefusal if MLflow refuses the proxy."""
+    if answer.status == 404:  # older than workspaces
+        return {"workspaces_enabled": False}
+    if word := refusal(answer.status, answer.headers, answer.data, relays=False):
+        raise UpstreamRefusal(REFUSALS[word])
+    try:
+        info = orjson.loads(answer.data) if answer.status == 200 else None
+    except ValueError:
+        return None
+    if not isinstance(info, dict):
+        return None
+    return {**info, "workspaces_enabled": info.get("workspaces_enabled") is True}
+
+
+class Workspaces:
+    """Finds the workspace of a request; shared by all threads."""
+
+    def __init__(
+        self, ask: Callable[[str, float], Answer], timeout: float, mode: str = "auto"
+    ) -> None:
+        """`ask` sends a GET for a path of MLflow's, within `timeout` seconds; it may raise a
+        ProxyError. `mode` is MLFLOW_WORKSPACES."""
+        self._ask = ask
+        self._timeout = timeout
+        self._mode = mode
+        self._guard = threading.Lock()
+        self._until = 0.0
+        self._info: dict[str, Any] = {}
+        self._failed: ProxyError | None = None
+
+    def bound(self, permit: Permit, parameters: Mapping[str, str]) -> Permit:
+        """The permit with its workspace, "" on a route that belongs to none. `parameters` are
+        those of the route's template.
+
+        Raises Forbidden for a workspace that is not the key's, or a key without one;
+        FeatureDisabled if MLflow has none and the request needs one.
+        """
+        route, inbound = permit.route, permit.inbound
+        if route is not None and route.operation == "GetServerInfo":
+            return permit
+        named = _named(inbound.environ)
+        if not self._are_on(named, permit.principal):
+            return permit
+        if inbound.decoded_path.rstrip("/").endswith(SKIPPED):
+            raise BadRequest(f"MLflow takes no workspace on a path that ends in {SKIPPED}.")
+        own = own_workspaces(permit.principal)
+        wanted = _agreed(named, paths.workspaces(inbound), parameters.get("workspace_name", ""))
+        if wanted and wanted not in own and not is_admin(permit.principal):
+            raise Forbidden(_not_yours(wanted, own))
+        if _is_nowhere(route):
+            return permit
+        if not (wanted or own):
+            raise Forbidden(NAME_ONE if is_admin(permit.principal) else NO_WORKSPACE)
+        return replace(permit, workspace=wanted or own[0])
+
+    def _are_on(self, named: str, principal: Principal) -> bool:
+        """Whether workspaces count for this request. Raises FeatureDisabled for a request that
+        needs one where MLflow has none, and NotForwarded while MLflow does not say."""
+        if self._mode == "off":
+            if named:
+                raise FeatureDisabled(f"{NONE_HERE}. Unset MLFLOW_WORKSPACE.")
+            return False
+        are_there = self.are_there()
+        if are_there is False and self._mode == "on":
+            raise NotForwarded(f"MLFLOW_WORKSPACES=on, but MLflow has no workspaces. {FLAG}", 10)
+        if are_there is False:
+            if named:
+                raise FeatureDisabled(f"{NONE_HERE}. Unset MLFLOW_WORKSPACE.")
+            if own := own_workspaces(principal):
+                raise FeatureDisabled(
+                    f"This API key is for the workspace {own[0]!r}, and this MLflow has no "
+                    "workspaces. Tell the operator (mlflow server --enable-workspaces)."
+                )
+            return False
+        if are_there is None and self._mode == "auto" and not (named or principal.workspaces):
+            raise self._failed or NotForwarded(
+                "MLflow does not say whether it has workspaces (server-info). Repeat the request.",
+                int(UNKNOWN),
+            )
+        return True  # MLflow refuses the header if it has none
+
+    def are_there(self) -> bool | None:
+        """Whether MLflow has workspaces; None if it never said. One request asks; until its
+        answer the others use the last one, and wait for the first."""
+        if time.monotonic() >= self._until and self._guard.acquire(blocking=not self._info):
+            try:
+                if time.monotonic() >= self._until:
+                    self._look()
+            finally:
+                self._guard.release()
+        return self._info.get("workspaces_enabled")
+
+    def _look(self) -> None:
+        """Ask MLflow. A failure leaves what is known."""
+        self._failed, age = None, UNKNOWN
+        try:
+            if (info := _read(self._ask(SERVER_INFO, self._timeout))) is not None:
+                self._say(info["workspaces_enabled"])
+                self._info, age = info, KNOWN
+        except ProxyError as why:
+            self._failed = why
+        self._until = time.monotonic() + age
+
+    def _say(self, are_there: bool) -> None:
+        """Log what differs from MLFLOW_WORKSPACES, once per change."""
+        if are_there is self._info.get("workspaces_enabled") or self._mode == "auto":
+            return
+        if self._mode == "on" and not are_there:
+            log.error("MLFLOW_WORKSPACES=on, but MLflow has no workspaces. %s", FLAG)
+        if self._mode == "off" and are_there:
+            log.warning("MLFLOW_WORKSPACES=off, but MLflow has workspaces: keys work in `default`")
+
+    def trouble(self) -> str | None:
+        """The key of the fault (app/health/faults.tsv) if MLflow differs from MLFLOW_WORKSPACES."""
+        if self._mode == "auto" or (are_there := self.are_there()) is None:
+            return None
+        if are_there is (self._mode == "on"):
+            return None
+        return "mlflow.no workspaces" if self._mode == "on" else "mlflow.workspaces ignored"
+
+    def own_answer(self, permit: Permit, is_session: bool) -> dict[str, Any] | None:
+        """The proxy's own answer in place of MLflow's; None to forward the request.
+
+        The list of workspaces has the key's own. For a session with one workspace server-info says
+        that there are none, so MLflow's page has no picker.
+        """
+        operation = permit.route.operation if permit.route else ""
+        principal = permit.principal
+        if self._mode == "off" or is_admin(principal) or not self.are_there():
+            return None
+        own = own_workspaces(principal)
+        if operation == "ListWorkspaces":
+            return {"workspaces": [found for name in own if (found := self._described(name))]}
+        if operation == "GetServerInfo" and is_session and len(own) == 1:
+            return {**self._info, "workspaces_enabled": False}
+        return None
+
+    def _described(self, name: str) -> dict[str, Any] | None:
+        """MLflow's description of a workspace; None if it is not there. Raises ProxyError."""
+        answer = self._ask(f"{WORKSPACES}/{name}", self._timeout)
+        if answer.status != 200:
+            return None
+        found: dict[str, Any] = orjson.loads(answer.data)["workspace"]
+        return found
+
+
+NO_WORKSPACE = (
+    "This API key has no workspace, and this MLflow keeps everything in workspaces. Ask the "
+    "operator for a key with one (scope 'workspace:<name>')."
+)
+NAME_ONE = (
+    "Name a workspace: this API key may use any, but has none of its own. Set MLFLOW_WORKSPACE, or "
+    "send X-MLFLOW-WORKSPACE."
+)
+
+
+def own_workspaces(principal: Principal) -> tuple[str, ...]:
+    """The workspaces of a key, without `default`, which is no tenant's."""
+    return tuple(name for name in principal.workspaces if name != DEFAULT)
+
+
+def _is_nowhere(route: Route | None) -> bool:
+    return route is not None and (route.operation in NOWHERE or route.kind in NOWHERE_KINDS)
+
+
+def _named(environ: Mapping[str, Any]) -> str:
+    """The workspace that the client names; "" without one. The server joins repeated fields with
+    commas; MLflow would read the first one."""
+    given = str(environ.get("HTTP_X_MLFLOW_WORKSPACE", ""))
+    names = {name.strip() for name in given.split(",")} - {""}
+    if len(names) > 1:
+        raise BadRequest("The request names several workspaces; send X-MLFLOW-WORKSPACE once.")
+    return names.pop() if names else ""
+
+
+def _agreed(named: str, in_paths: Iterable[str], in_template: str) -> str:
+    """The one workspace that a request names: in its header, in the artifacts' paths, or in the
+    path of its route; "" without one. Raises Forbidden if they differ."""
+    names = {named, *in_paths} - {""}
+    if len(names) > 1:
+        raise Forbidden(
+            "The artifact's path begins with another workspace than the request names "
+            "(X-MLFLOW-WORKSPACE, MLFLOW_WORKSPACE)."
+        )
+    return names.pop() if names else in_template
+
+
+def _not_yours(name: str, own: tuple[str, ...]) -> str:
+    shown = name if name.isascii() and name.isprintable() else "named"
+    has = f"it has {', '.join(own)}" if own else "it has none"
+    return f"This API key has no access to the workspace {shown[:63]!r}; {has}."
