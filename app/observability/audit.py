@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from app.observability.record import Record, shown
-from app.request.errors import Forbidden, UpstreamUnreachable
+from app.request.errors import Forbidden, NoSuchWorkspace, UpstreamUnreachable
 
 log = logging.getLogger("hokusai.audit")
 
@@ -69,6 +69,8 @@ def result(record: Record) -> str | None:
         return None
     if record.outcome == Forbidden.outcome:
         return REFUSED_BY_PROXY
+    if record.outcome == NoSuchWorkspace.outcome:
+        return REFUSED
     if not record.attempts or record.outcome == UpstreamUnreachable.outcome:
         return None
     if record.error_code is not None:

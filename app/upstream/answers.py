@@ -147,8 +147,8 @@ def refuse(
         )
     elif workspace and answer.status == 404 and NO_WORKSPACE % workspace.encode() in body:
         error = NoSuchWorkspace(
-            f"MLflow has no workspace {workspace!r}: it was deleted, or never created. Tell the "
-            "operator, or name another one."
+            f"Workspace '{workspace}' not found: MLflow's operator deleted it, or has not created "
+            "it yet. Tell the operator, or name another one (MLFLOW_WORKSPACE)."
         )
     if error is not None:
         answer.close()

@@ -64,6 +64,12 @@ class Grant:
     allowed_networks: tuple[Network, ...] = ()
     expires_at: int | None = None
 
+    @property
+    def workspaces(self) -> tuple[str, ...]:
+        """The names in scopes such as workspace:team-a, the key's own one first."""
+        marked = [scope for scope in self.scopes if scope.startswith("workspace:")]
+        return tuple(scope.partition(":")[2] for scope in marked)
+
     def admits(self, address: Address | None) -> bool:
         """Whether `address` may use the key; an unknown one (None) may only if all may."""
         if not self.allowed_networks:

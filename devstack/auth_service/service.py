@@ -118,6 +118,7 @@ def _description(key: Key) -> dict[str, Any]:
         **({"email": grant.email} if grant.email else {}),
         "key_id": key.key_id,
         "scopes": list(grant.scopes),
+        "workspaces": list(grant.workspaces),
         "rate_limit_per_hour": grant.rate_limit_per_hour,
         "is_admin": grant.is_admin,
         "roles": ["admin"] if grant.is_admin else [],

@@ -29,7 +29,9 @@ def test_it_says_what_the_key_is(
     front: Proxy, upstream: Upstream, auth_service: Any, path: str
 ) -> None:
     made = auth_service.create_key(
-        scopes=["mlflow:write", "billing"], limit=5, expires_in=30 * 86400
+        scopes=["mlflow:write", "billing", "workspace:b", "workspace:a"],
+        limit=5,
+        expires_in=30 * 86400,
     )
     found = ask(front, bearer(made.key), path=path)
     until = found.pop("expires_at")
@@ -40,7 +42,8 @@ def test_it_says_what_the_key_is(
         "user_id": "ann",
         "key_id": made.key_id,
         "service_id": "platform",
-        "scopes": ["billing", "mlflow:write"],
+        "scopes": ["billing", "mlflow:write", "workspace:a", "workspace:b"],
+        "workspaces": ["b", "a"],
         "may": ["read", "write", "delete"],
         "limit": {"requests_per_hour": 5, "remaining": 5},
     }
