@@ -32,6 +32,7 @@ class Stack:
         settings = {
             "MLFLOW_SERVER_URL": self.mlflow.url,
             "HOKUSAI_AUTH_SERVICE_URL": self.auth.url,
+            "AUTH_LOOKUP_TOKEN": self.auth.lookup_token,
             "REDIS_URL": self.redis_url,
         }
         self.proxy = Proxy(logs, settings, port=place.getsockname()[1])
