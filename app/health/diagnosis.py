@@ -243,7 +243,10 @@ def auth_response(
         return Finding(HEALTHY, "The auth service answers.")
     notes = [WITHOUT_AUTH] if word in ("fails", "no decision") else []
     level = DEGRADED if word in AUTH_DEGRADED else UNHEALTHY
-    others = {"no look-up": f" answered {lookup} to it", "no decision": f": {without_decision}"}
+    others = {
+        "no look-up": f" answered {lookup} to a look-up",
+        "no decision": f": {without_decision}",
+    }
     detail = others.get(word, f" answered {status}: {text}")
     wrong = fault(f"auth.{word}", status=lookup if word == "no look-up" else status)
     return bad(level, wrong, f"{part.host}{detail}", *notes)
