@@ -119,7 +119,7 @@ def build(settings: Settings) -> Services:
     board = CircuitBoard(store, (upstream.circuit, auth_service.circuit))
     cache = _decision_cache(settings, link, store)
     flights = SingleFlight(_in_folder(settings, "locks"), settings.max_connections // 4)
-    lookup = KeyLookup(auth_service, cache=cache, flights=flights, settings=settings)
+    lookup = KeyLookup(service=auth_service, cache=cache, flights=flights, settings=settings)
     sessions = Sessions(
         link,
         store,

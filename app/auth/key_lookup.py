@@ -12,13 +12,12 @@ per client address and AUTH_CACHE_TTL, and the session has the rights of the res
 import logging
 import math
 import time
-from typing import Protocol
 
 from app.auth.cache import DecisionCache
-from app.auth.client import NotOffered
+from app.auth.client import AuthService, NotOffered
 from app.auth.single_flight import SingleFlight
 from app.request.errors import AuthServiceUnavailable, RateLimited
-from app.request.principal import Decision, Principal
+from app.request.principal import Decision
 from config import Settings
 
 log = logging.getLogger("hokusai.auth")
@@ -27,18 +26,16 @@ log = logging.getLogger("hokusai.auth")
 SHORTEST = 1.0
 
 
-class LookUp(Protocol):
-    """The client of the auth service (client.py), as far as it is used here."""
-
-    def look_up(self, key_id: str, client_ip: str) -> Principal | None:
-        """The principal of a key by its id; None if the key has ended."""
-
-
 class KeyLookup:
     """The looked-up decisions, in the decision cache. `settings` has the times and the issuer."""
 
     def __init__(
-        self, service: LookUp, *, cache: DecisionCache, flights: SingleFlight, settings: Settings
+        self,
+        *,
+        service: AuthService,
+        cache: DecisionCache,
+        flights: SingleFlight,
+        settings: Settings,
     ) -> None:
         self._service = service
         self._cache = cache
