@@ -121,6 +121,9 @@ class Settings:
     split_scopes: bool = row("SPLIT_SCOPES", parsers.flag, False, group=AUTH,
         help="Whether deleting runs, models and other objects needs the scope `delete`; otherwise `write` "
              "includes it.")
+    auth_lookup_token: str = row("AUTH_LOOKUP_TOKEN", parsers.text, "", group=AUTH, secret=True,
+        help="The proxy's own Bearer token for the auth service's look-up of keys by id. With it, browser "
+             "sessions follow their keys.")
     auth_timeout: float = row("AUTH_TIMEOUT", parsers.seconds(0.1, 60), 3.0, group=AUTH,
         help="Total time for one validation.")
     auth_cache_ttl: float = row("AUTH_CACHE_TTL", parsers.seconds(0, 3600), 60.0, group=AUTH,
