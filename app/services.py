@@ -79,7 +79,7 @@ class Services:
     @property
     def metrics_folder(self) -> Path | None:
         """The folder of the workers' metric files; None for a single process."""
-        return _in_folder(self.settings, "metrics")
+        return self.settings.in_instance_folder("metrics")
 
     def health(self) -> tuple[str, Mapping[str, Check]]:
         """Return healthy, degraded or unhealthy, and the result of each check by name."""
@@ -110,7 +110,7 @@ class Services:
 
 def build(settings: Settings) -> Services:
     """Build the services for these settings, without connecting to anything."""
-    database = InstanceDatabase(_in_folder(settings, FILE))
+    database = InstanceDatabase(settings.in_instance_folder(FILE))
     store = InstanceStore(database)
     link = RedisLink(settings.redis_url, settings.redis_timeout, settings.redis_retry_interval)
 
@@ -121,7 +121,7 @@ def build(settings: Settings) -> Services:
     upstream, auth_service = _upstream(settings, on_change), _auth_service(settings, on_change)
     board = CircuitBoard(store, (upstream.circuit, auth_service.circuit))
     cache = _decision_cache(settings, link, store)
-    flights = SingleFlight(_in_folder(settings, "locks"), settings.max_connections // 4)
+    flights = SingleFlight(settings.in_instance_folder("locks"), settings.max_connections // 4)
     lookup = KeyLookup(service=auth_service, cache=cache, flights=flights, settings=settings)
     sessions = Sessions(
         link,
@@ -156,7 +156,7 @@ def build(settings: Settings) -> Services:
         workspaces=workspaces.trouble,
     )
     results = _results(settings, store, checks, inside)
-    metrics = partial(metrics_page.registry, _in_folder(settings, "metrics"))
+    metrics = partial(metrics_page.registry, settings.in_instance_folder("metrics"))
     return Services(
         settings=settings,
         store=store,
@@ -276,7 +276,7 @@ def _results(
     settings: Settings, store: InstanceStore, checks: Checks, inside: Inside
 ) -> SharedResults:
     """Build the health checks' results, shared by the workers of this instance."""
-    instance = instance_check.InstanceCheck(_folder(settings), store)
+    instance = instance_check.InstanceCheck(settings.in_instance_folder(), store)
     questions = checks.questions() | inside.questions() | {"instance": Question(instance.ask)}
     return SharedResults(
         store, questions, ttl=settings.health_cache_ttl, timeout=settings.health_timeout
@@ -292,14 +292,3 @@ def _emf(settings: Settings) -> EmbeddedMetrics | None:
         service=settings.metrics_emf_service,
         interval=settings.metrics_emf_interval,
     )
-
-
-def _folder(settings: Settings) -> Path | None:
-    """The folder that the workers of this instance share; gunicorn.conf.py sets it."""
-    return Path(settings.instance_folder) if settings.instance_folder else None
-
-
-def _in_folder(settings: Settings, name: str) -> Path | None:
-    """A file or folder in the instance's folder; None for a single process."""
-    folder = _folder(settings)
-    return folder / name if folder else None

@@ -137,7 +137,7 @@ class Checks:
         found = diagnosis.mlflow_response(
             name, self._mlflow, status, body, has_key=self._has_key, by_mlflow=by_mlflow
         )
-        if path == HEALTH and found.status == HEALTHY and (word := self._workspaces()):
+        if name == "experiments_api" and found.status == HEALTHY and (word := self._workspaces()):
             level = UNHEALTHY if word == "mlflow.no workspaces" else DEGRADED
             return bad(level, fault(word), self._mlflow.host)
         return found
