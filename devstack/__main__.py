@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from devstack.data_folder import BASE, DataFolder, claim
 from devstack.ports import reserve
 from devstack.server import Running, ServerFailed
 from devstack.stack import Stack
 from devstack.welcome import welcome
-from devstack.workspace import BASE, Workspace, claim
 
 
 class Stopped(Exception):
@@ -56,13 +56,14 @@ def main() -> int:
     signals = Signals()
     signals.listen()
     try:
-        workspace = claim(options.folder)
+        base = BASE / "workspaces" if options.workspaces else BASE  # MLflow does not go back
+        data = claim(options.folder, base)
     except BlockingIOError as error:
         say(f"cannot start: {error}")
         return 1
-    if options.folder is None and workspace.folder != BASE:
-        say(f"Another run uses {BASE}; this one keeps its own data.")
-    return _run(workspace, options.port, signals)
+    if options.folder is None and data.folder != base:
+        say(f"Another run uses {base}; this one keeps its own data.")
+    return _run(data, options, signals)
 
 
 def _options() -> argparse.Namespace:
@@ -70,19 +71,23 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--port", type=int, default=8000, help="the proxy's; a free one if it is taken (8000)"
     )
+    parser.add_argument(
+        "--workspaces", action="store_true", help="with two teams that see only their own work"
+    )
     parser.add_argument("--folder", type=Path, help="where data and logs are kept (.devstack)")
     return parser.parse_args()
 
 
-def _run(workspace: Workspace, preferred_port: int, signals: Signals) -> int:
+def _run(data: DataFolder, options: argparse.Namespace, signals: Signals) -> int:
+    preferred_port, redis_url = options.port, os.environ.get("REDIS_URL")
     with reserve(preferred_port) as place, Running() as running:
-        stack = Stack(workspace, place=place, redis_url=os.environ.get("REDIS_URL"))
+        stack = Stack(data, place=place, redis_url=redis_url, workspaces=options.workspaces)
         if stack.proxy.port != preferred_port:
             say(f"Port {preferred_port} is taken; the proxy gets {stack.proxy.port}.")
-        say(f"Starting Redis, MLflow, the auth service and the proxy in {workspace.folder} …")
+        say(f"Starting Redis, MLflow, the auth service and the proxy in {data.folder} …")
         try:
             stack.start(running, say, signals.check)
-            say(welcome(stack, workspace))
+            say(welcome(stack, data))
             stack.watch(signals.check)
         except Stopped:
             say("\nStopping …")

@@ -12,6 +12,8 @@ from devstack.server import Server
 WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 #: The keep-alive is raised from 5 s, as it should be behind any proxy.
 SMALL = ("--workers", "1", "--uvicorn-opts", "--timeout-keep-alive 75")
+#: For `options`, too.
+WITH_WORKSPACES = ("--enable-workspaces",)
 
 
 class MLflow(Server):

@@ -5,34 +5,43 @@ import time
 from collections.abc import Callable
 
 from devstack.auth import AuthService
-from devstack.mlflow import MLflow
+from devstack.data_folder import DataFolder
+from devstack.mlflow import SMALL, WITH_WORKSPACES, MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
 from devstack.server import Running, Server
-from devstack.workspace import Workspace
 
 STEP_SECONDS = 0.1
 REPORT_SECONDS = 3.0
 
 
 class Stack:
-    """All servers of one workspace. `between` is called often during a wait; it may raise to
+    """All servers of one data folder. `between` is called often during a wait; it may raise to
     interrupt that."""
 
     def __init__(
-        self, workspace: Workspace, *, place: socket.socket, redis_url: str | None
+        self,
+        data: DataFolder,
+        *,
+        place: socket.socket,
+        redis_url: str | None,
+        workspaces: bool = False,
     ) -> None:
-        """`place` holds the proxy's port until it starts; `redis_url` is a running Redis."""
-        folder, logs = workspace.folder, workspace.logs
+        """`place` holds the proxy's port until it starts; `redis_url` is a running Redis.
+        `workspaces`: MLflow has them."""
+        self.workspaces = workspaces
+        folder, logs = data.folder, data.logs
         self.redis = None if redis_url else Redis(logs)
         self.redis_url = self.redis.url if self.redis else str(redis_url)
-        self.mlflow = MLflow(folder / "mlflow")
+        self.mlflow = MLflow(folder / "mlflow", options=SMALL + WITH_WORKSPACES * workspaces)
         self.mlflow.log = logs / self.mlflow.log.name
         self.auth = AuthService(logs, database=folder / "keys.db")
         settings = {
             "MLFLOW_SERVER_URL": self.mlflow.url,
             "HOKUSAI_AUTH_SERVICE_URL": self.auth.url,
+            "AUTH_LOOKUP_TOKEN": self.auth.lookup_token,
             "REDIS_URL": self.redis_url,
+            "MLFLOW_WORKSPACES": "on" if workspaces else "auto",
         }
         self.proxy = Proxy(logs, settings, port=place.getsockname()[1])
         self._place = place

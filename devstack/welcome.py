@@ -5,9 +5,11 @@ import re
 import time
 from pathlib import Path
 
+import requests
+
 from devstack.auth_service.keys import Grant, KeyStore
+from devstack.data_folder import BASE, DataFolder, write_private
 from devstack.stack import Stack
-from devstack.workspace import BASE, Workspace, write_private
 
 TEMPLATE = """
 Ready. The servers' logs are in {logs}.
@@ -20,6 +22,7 @@ Python:
 
   import os, mlflow
   os.environ.update(MLFLOW_TRACKING_URI="{api}", MLFLOW_TRACKING_TOKEN="{key}")
+  mlflow.set_experiment("first")
   mlflow.log_metric("loss", 0.25)
 
 Shell:
@@ -38,33 +41,69 @@ Ctrl-C ends everything; experiments and keys stay in {folder}.
 """
 
 
-def welcome(stack: Stack, workspace: Workspace) -> str:
+TEAMS = """Two teams share this MLflow, and neither sees the other's work:
+
+  team-a   {keys[team-a]}   (the key above)
+  team-b   {keys[team-b]}
+  admin    {keys[admin]}   (names its workspace: export MLFLOW_WORKSPACE=team-b)
+
+The guide is docs/tenants.md.
+"""
+
+#: The workspaces, and whose key each of the two gets.
+TEAMS_NAMES = ("team-a", "team-b")
+
+#: May do everything.
+ADMIN = "admin"
+
+
+def welcome(stack: Stack, data: DataFolder) -> str:
     """Return the text, with everything that a first-time user needs to paste."""
     database = stack.auth.database
-    return TEMPLATE.format(
-        logs=workspace.logs,
+    keys = _team_keys(stack, data) if stack.workspaces else {}
+    text = TEMPLATE.format(
+        logs=data.logs,
         api=stack.proxy.api,
         url=stack.proxy.url,
-        key=first_key(database, workspace.key_file),
+        key=keys.get(TEAMS_NAMES[0]) or key_in(data.key_file(), database, ("read", "write")),
         # The commands find the first run's database by default.
         database="" if database.parent == BASE else f" --database {database}",
         redis_url=stack.redis_url,
-        folder=workspace.folder,
+        folder=data.folder,
     )
+    return text + ("\n" + TEAMS.format(keys=keys) if keys else "")
 
 
-def first_key(database: Path, path: Path) -> str:
+def _team_keys(stack: Stack, data: DataFolder) -> dict[str, str]:
+    """Make each team's workspace and key, and the operator's key; return the keys by name."""
+    database = stack.auth.database
+    keys = {ADMIN: key_in(data.key_file(ADMIN), database, (ADMIN,))}
+    for name in TEAMS_NAMES:
+        scopes = ("read", "write", f"workspace:{name}")
+        keys[name] = key_in(data.key_file(name), database, scopes)
+        # 400 if it is there from an earlier run
+        requests.post(
+            f"{stack.proxy.api}/api/3.0/mlflow/workspaces",
+            json={"name": name},
+            headers={"Authorization": f"Bearer {keys[ADMIN]}"},
+            timeout=30,
+        )
+    return keys
+
+
+def key_in(path: Path, database: Path, scopes: tuple[str, ...]) -> str:
     """Return the key in the file; make and store one if that is missing or not active.
 
-    It is reused because the experiments are: yesterday's `export` in a shell still works. It may
-    read and write, without a limit.
+    It is reused because the experiments are: yesterday's `export` in a shell still works. It has no
+    limit.
     """
     store = KeyStore(database)
     if path.exists():
         key = store.find(secret := path.read_text().strip())
         if key is not None and key.state(time.time()) == "active":
             return secret
-    secret, _ = store.create(Grant(user_name(), rate_limit_per_hour=None), test=True)
+    grant = Grant(user_name(), scopes=scopes, rate_limit_per_hour=None)
+    secret, _ = store.create(grant, test=True)
     write_private(path, secret + "\n")
     return secret
 

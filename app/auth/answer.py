@@ -1,11 +1,16 @@
-"""The fields of the auth service's response about a valid key. A malformed field is refused."""
+"""The auth service's response: the fields about a valid key, Retry-After. A malformed field is
+refused."""
 
 import logging
+import math
 import re
+import time
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
+from app.request.errors import RateLimited
 from app.request.principal import Principal
 
 log = logging.getLogger("hokusai.auth")
@@ -48,16 +53,15 @@ def _identifier(value: object, name: str) -> str:
 
 
 def _workspaces(value: object, scopes: list[str]) -> tuple[str, ...]:
-    """The names in the answer's list, then those of scopes such as workspace:team-a, each once."""
-    if not isinstance(value or [], list):
+    """The names in the answer's list, then those of scopes such as workspace:team-a, each once. A
+    name that MLflow cannot have grants nothing, as an unknown scope does."""
+    listed = [] if value is None else value
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
         raise ValueError("workspaces")
-    listed = value if isinstance(value, list) else []
     prefix = "workspace:"
     of_scopes = [scope.removeprefix(prefix) for scope in scopes if scope.startswith(prefix)]
     names = dict.fromkeys([*listed, *of_scopes])
-    if not all(isinstance(name, str) and WORKSPACE.fullmatch(name) for name in names):
-        raise ValueError("workspaces")
-    return tuple(names)
+    return tuple(name for name in names if WORKSPACE.fullmatch(name))
 
 
 def _limit(value: object) -> int | None:
@@ -93,3 +97,24 @@ def _say_that_it_is_unread() -> None:
         "the auth service's expires_at is not ISO 8601 with a time zone and is ignored: browser "
         "sessions may outlive their key"
     )
+
+
+def throttled(seconds: int) -> RateLimited:
+    """The error for callers while the auth service throttles validations."""
+    return RateLimited(
+        "The auth service is throttling validations; repeat the request later.", seconds
+    )
+
+
+def retry_after_seconds(value: str, default: int) -> int:
+    """Parse a Retry-After, a number or a date, to whole seconds from 1 to 3600."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            seconds = default
+    if not math.isfinite(seconds):
+        seconds = default
+    return int(min(max(1.0, -(-seconds // 1)), 3600.0))

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from app.observability.record import Record, shown
-from app.request.errors import Forbidden, UpstreamUnreachable
+from app.request.errors import Forbidden, NoSuchWorkspace, UpstreamUnreachable
 from app.request.json_body import camel, parse
 
 log = logging.getLogger("hokusai.audit")
@@ -62,6 +62,8 @@ def result(record: Record) -> str | None:
         return None
     if record.outcome == Forbidden.outcome:
         return REFUSED_BY_PROXY
+    if record.outcome == NoSuchWorkspace.outcome:
+        return REFUSED
     if not record.attempts or record.outcome == UpstreamUnreachable.outcome:
         return None
     if record.error_code is not None:

@@ -7,8 +7,8 @@
     ├── Unauthenticated       401  no key, bad key
     │   └── SessionEnded           a browser's session is over
     ├── Forbidden             403  scope missing, route refused to everyone, another's workspace
-    │   └── NoSuchWorkspace        MLflow does not have the request's workspace
     ├── NoSuchPath            404  no such path
+    ├── NoSuchWorkspace       404  MLflow does not have the request's workspace
     ├── RequestTimeout        408  the client stopped sending in mid-body, or was too slow
     ├── BodyTooLarge          413  a chunked body over MAX_BUFFERED_BODY
     ├── RateLimited           429  over the key's limit, too many failed attempts, auth throttled
@@ -98,14 +98,14 @@ class Forbidden(ProxyError):
     status, code, outcome = 403, "PERMISSION_DENIED", "forbidden"
 
 
-class NoSuchWorkspace(Forbidden):
-    """MLflow answers 404 on every path then, which its client takes for a missing object."""
-
-    outcome = "no_such_workspace"
-
-
 class NoSuchPath(ProxyError):
     status, code, outcome = 404, "ENDPOINT_NOT_FOUND", "not_found"
+
+
+class NoSuchWorkspace(ProxyError):
+    """MLflow's web page leaves a workspace for this code and a message that begins as its own."""
+
+    status, code, outcome = 404, "RESOURCE_DOES_NOT_EXIST", "no_such_workspace"
 
 
 class RequestTimeout(ProxyError):

@@ -187,8 +187,8 @@ def unrelated(
         )
     if workspace and status == 404 and NO_WORKSPACE % workspace.encode() in body:
         return NoSuchWorkspace(
-            f"MLflow has no workspace {workspace!r}: it was deleted, or never created. Tell the "
-            "operator, or name another one."
+            f"Workspace '{workspace}' not found: MLflow's operator deleted it, or has not created "
+            "it yet. Tell the operator, or name another one (MLFLOW_WORKSPACE)."
         )
     return None
 

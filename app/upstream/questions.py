@@ -12,6 +12,7 @@ from app.request.errors import BadRequest, NotForwarded, UpstreamReset, Upstream
 from app.upstream import answers, circuit
 from app.upstream.forwarding import FAILURES, Upstream, paused
 from app.upstream.retries import Retries
+from config import Settings
 
 #: Seconds in Retry-After if MLflow fails to answer.
 RETRY_AFTER = 5
@@ -20,11 +21,10 @@ RETRY_AFTER = 5
 class Questions:
     """The proxy's own questions to MLflow. Shared by all threads."""
 
-    def __init__(self, upstream: Upstream, timeout: float, retry_deadline: float) -> None:
-        """`timeout` is that of MLflow's response, in seconds; `retry_deadline` as in Retries."""
+    def __init__(self, upstream: Upstream, settings: Settings) -> None:
         self._upstream = upstream
-        self._timeout = timeout
-        self._retries = Retries(retry_deadline)
+        self._timeout = settings.mlflow_read_timeout
+        self._retries = Retries(settings.mlflow_retry_deadline)
 
     def ask(
         self, path: str, workspace: str, document: dict[str, Any] | None = None

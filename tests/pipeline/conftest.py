@@ -24,6 +24,7 @@ SETTINGS = {
     "CIRCUIT_FAIL_MAX": "1000000",
     "MAX_BUFFERED_BODY": "100000",
     "MLFLOW_RETRY_DEADLINE": "0",  # what is asked once, arrives once
+    "MLFLOW_WORKSPACES": "off",  # likewise
 }
 
 

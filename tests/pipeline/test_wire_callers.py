@@ -1,4 +1,4 @@
-"""Who pays: addresses behind proxies and on a unix socket, workspaces, a session's own count."""
+"""Who pays: addresses behind proxies and on a unix socket, a session's own count."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ from tests.pipeline.signing_in import (
     cookie_of,
     sign_in,
 )
-from tests.upstreams import Answer, Received, Upstream, chunked, close, send, sized
+from tests.upstreams import Answer, Upstream, chunked, close, send, sized
 from tests.wire import bearer, call, request
 
 
@@ -150,41 +150,6 @@ def test_a_caller_without_a_usable_address_is_counted_and_logged_once(
     assert log.count("fewer entries than TRUSTED_PROXY_HOPS") == 1
     metrics = call(behind.url, "GET", "/metrics").body.decode()
     assert 'hokusai_proxy_address_fallbacks_total{reason="missing"} 3.0' in metrics
-
-
-# --- workspaces ----------------------------------------------------------------------------------
-
-
-def test_a_named_workspace_is_refused_as_mlflow_refuses_it(proxy: Proxy, writer: str) -> None:
-    """A real MLflow without workspaces; it says 500, which its client would repeat for minutes."""
-    named = (bearer(writer), "X-MLFLOW-WORKSPACE: team-a")
-    answer = call(proxy.url, "GET", f"{SEARCH}?max_results=1", *named)
-    assert answer.error == (400, "FEATURE_DISABLED")
-    assert "workspaces are not enabled on this server" in answer.json["message"]
-    assert "MLFLOW_WORKSPACE" in answer.json["message"]
-    info = call(proxy.url, "GET", "/api/mlflow/api/3.0/mlflow/server-info", *named)
-    assert info.json["workspaces_enabled"] is False
-    blank = call(
-        proxy.url, "GET", f"{SEARCH}?max_results=1", bearer(writer), "X-MLFLOW-WORKSPACE: "
-    )
-    assert blank.status == 200
-
-
-def test_with_workspaces_in_mlflow_it_is_refused_as_not_yet_supported(
-    start_front: Callable[..., Proxy], upstream: Upstream, key: str
-) -> None:
-    def mlflow(received: Received) -> Answer:
-        enabled = received.target.endswith(b"/server-info")
-        return Answer(send(sized(b'{"workspaces_enabled": true}' if enabled else b"{}")))
-
-    upstream.answers_by(mlflow)
-    own = start_front()
-    for path in (SEARCH, "/api/mlflow/v1/traces"):
-        method = "POST" if path.endswith("traces") else "GET"
-        answer = call(own.url, method, path, bearer(key), "X-MLFLOW-WORKSPACE: team-a", body=b"{}")
-        assert answer.error == (403, "PERMISSION_DENIED")
-        assert "not yet supported through this proxy" in answer.json["message"]
-    assert [asked.target for asked in upstream.requests] == [b"/api/3.0/mlflow/server-info"]
 
 
 # --- a session's own count -----------------------------------------------------------------------

@@ -218,8 +218,10 @@ ELSEWHERE = {
     "artifact name": "pipeline/test_wire_artifact_names.py::test_what_the_proxy_alone_refuses",
     "unknown path": "pipeline/test_wire_route_table.py"
     "::test_what_mlflow_cannot_have_is_404_with_what_is_near",
-    "workspace": "pipeline/test_wire_callers.py"
-    "::test_a_named_workspace_is_refused_as_mlflow_refuses_it",
+    "workspace": "pipeline/test_wire_workspaces.py::test_exactly_one_header_arrives",
+    "own workspaces": "pipeline/test_wire_workspaces.py::test_the_list_has_the_keys_own",
+    "artifact root": "pipeline/test_wire_workspaces.py"
+    "::test_nobody_deletes_the_root_and_only_an_admin_lists_it",
     "repeats": "pipeline/test_wire_retries.py::test_a_read_is_tried_three_times_at_most",
     "limit fields": "pipeline/test_sdk_limits.py::test_each_answer_says_what_is_left",
     "forgotten keys": "faults/test_redis_rights.py"

@@ -29,7 +29,9 @@ def test_it_says_what_the_key_is(
     front: Proxy, upstream: Upstream, auth_service: Any, path: str
 ) -> None:
     made = auth_service.create_key(
-        scopes=["mlflow:write", "billing"], limit=5, expires_in=30 * 86400
+        scopes=["write", "billing", "workspace:bb", "workspace:aa"],
+        limit=5,
+        expires_in=30 * 86400,
     )
     found = ask(front, bearer(made.key), path=path)
     until = found.pop("expires_at")
@@ -40,7 +42,8 @@ def test_it_says_what_the_key_is(
         "user_id": "ann",
         "key_id": made.key_id,
         "service_id": "platform",
-        "scopes": ["billing", "mlflow:write"],
+        "scopes": ["billing", "workspace:aa", "workspace:bb", "write"],
+        "workspaces": ["bb", "aa"],
         "may": ["read", "write", "delete"],
         "limit": {"requests_per_hour": 5, "remaining": 5},
     }

@@ -147,4 +147,5 @@ def test_a_permit_holds_the_very_request_that_was_authorized() -> None:
         "inbound",
         "route",
         "provider",
+        "workspace",
     ]

@@ -75,5 +75,6 @@ def test_a_principal_has_no_field_for_the_key_itself() -> None:
         "limit_per_hour",
         "is_admin",
         "expires_at",
+        "workspaces",
     }
     assert set(Principal.__slots__) == fields

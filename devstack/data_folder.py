@@ -12,7 +12,7 @@ MOST = 9
 
 
 @dataclass(frozen=True)
-class Workspace:
+class DataFolder:
     """A folder that is locked as long as `lock` is open, at most until this process ends."""
 
     folder: Path
@@ -23,23 +23,23 @@ class Workspace:
         """Where the servers' logs are."""
         return self.folder / "logs"
 
-    @property
-    def key_file(self) -> Path:
-        """Where the first API key is kept, readable by its owner only."""
-        return self.folder / "key"
+    def key_file(self, whose: str = "") -> Path:
+        """Where an API key of `make run` is kept, readable by its owner only."""
+        return self.folder / f"key{'-' if whose else ''}{whose}"
 
 
-def claim(folder: Path | None = None) -> Workspace:
-    """Lock the given folder, or the first of `.devstack`, `.devstack/2`, … that no run holds.
+def claim(folder: Path | None = None, base: Path | None = None) -> DataFolder:
+    """Lock the given folder, or the first of `base` (.devstack), `base`/2, … that no run holds.
     Raises BlockingIOError if none is free."""
-    candidates = [folder] if folder else [BASE, *(BASE / str(n) for n in range(2, MOST + 1))]
+    base = base or BASE
+    candidates = [folder] if folder else [base, *(base / str(n) for n in range(2, MOST + 1))]
     for candidate in candidates:
-        if workspace := _try(candidate.absolute()):
-            return workspace
+        if data := _try(candidate.absolute()):
+            return data
     raise BlockingIOError(f"another run uses {candidates[-1]}")
 
 
-def _try(folder: Path) -> Workspace | None:
+def _try(folder: Path) -> DataFolder | None:
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / "run.lock").open("w")
     try:
@@ -47,7 +47,7 @@ def _try(folder: Path) -> Workspace | None:
     except BlockingIOError:
         lock.close()
         return None
-    return Workspace(folder, lock)
+    return DataFolder(folder, lock)
 
 
 def write_private(path: Path, text: str) -> None:
