@@ -88,12 +88,13 @@ class _Unpacker:
     def _unpack(self, packed: bytes) -> None:
         text = b""
         while packed or len(text) == STEP:  # zlib may hold back some after a full step
+            if self._member.eof:  # gzip may have a next member, after zeros
+                if not (packed := packed.lstrip(b"\0")):
+                    return
+                self._member = zlib.decompressobj(self._wbits)
             text = self._member.decompress(packed, STEP)
             self._size += len(text)
             if self._size > MOST:
                 raise BodyTooLarge(f"The spans have more than {MOST} bytes when unpacked.")
             self._look(text)
-            packed = self._member.unconsumed_tail
-            if self._member.eof:
-                packed = self._member.unused_data.lstrip(b"\0")
-                self._member, text = zlib.decompressobj(self._wbits), b""
+            packed = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
