@@ -6,21 +6,28 @@ What a key may not write is planted in MLflow directly, as if it were older than
 
 import gzip
 import json
+import os
 import re
 import secrets
 from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import mlflow
 import pytest
+import requests
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from tests.conftest import Key, KeyedAuthService
+from tests.pipeline.conftest import connect as connect  # fixtures
+from tests.pipeline.conftest import pyfunc as pyfunc
+from tests.pipeline.conftest import unique
 from tests.wire import Response, bearer, call
 
 JSON = "Content-Type: application/json"
@@ -434,3 +441,81 @@ def test_the_admin_scope_is_not_judged(
     target = f"/ajax-api/3.0/mlflow/get-trace-artifact?request_id={quote(trace)}"
     assert through("GET", target).body == SECRET
     assert refused(alpha.send("GET", target))
+
+
+# --- MLflow's SDK in the own workspace -----------------------------------------------------------
+
+MODEL = """
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+
+
+class Twice(PythonModel):
+    def predict(self, context, model_input: list[float], params=None):
+        return [2 * number for number in model_input]
+
+
+set_model(Twice())
+"""
+
+
+@pytest.fixture
+def client(
+    connect: Callable[..., Any],
+    tenants_proxy: Proxy,
+    tenants_keys: dict[str, Key],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """The SDK's client with alpha's key, in a new experiment."""
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
+    client = connect(f"{tenants_proxy.url}/api/mlflow", tenants_keys["alpha"].key)
+    mlflow.set_experiment(unique("sdk"))
+    return client
+
+
+def test_a_model_is_logged_with_metrics_registered_and_loaded(
+    client: Any, pyfunc: Any, tmp_path: Path
+) -> None:
+    source = tmp_path / "model.py"
+    source.write_text(MODEL)
+    name = unique("twice")
+    with mlflow.start_run() as run:
+        logged = pyfunc.log_model(
+            name="model",
+            python_model=str(source),
+            pip_requirements=["mlflow"],
+            registered_model_name=name,
+        )
+        mlflow.log_metric("m", 1.0, model_id=logged.model_id)
+        mlflow.log_metrics({"n": 2.0}, model_id=logged.model_id)
+        mlflow.log_text("text", "note.txt")
+    assert {each.key for each in client.get_logged_model(logged.model_id).metrics} == {"m", "n"}
+    mlflow.register_model(f"runs:/{run.info.run_id}/model", name)
+    for uri in (f"models:/{name}/1", f"models:/{name}/2", logged.model_uri):
+        assert pyfunc.load_model(uri).predict([1.5]) == [3.0]
+    assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/note.txt") == "text"
+
+
+def test_a_trace_is_kept_with_its_attachment_and_assessments(client: Any) -> None:
+    from mlflow.tracing.attachments import Attachment
+
+    with mlflow.start_span("answer") as span:
+        picture = Attachment(content_type="image/png", content_bytes=b"picture")
+        span.set_inputs({"picture": picture})
+        mlflow.log_feedback(trace_id=span.trace_id, name="during", value=True)
+    mlflow.log_feedback(trace_id=span.trace_id, name="after", value=False)
+    trace = client.get_trace(span.trace_id)
+    assert {each.name for each in trace.info.assessments} == {"during", "after"}
+    assert trace.data.spans[0].inputs["picture"].startswith("mlflow-attachment://")
+    ajax = f"{mlflow.get_tracking_uri()}/ajax-api/3.0/mlflow/get-trace-artifact"
+    found = requests.get(
+        ajax,
+        {"request_id": span.trace_id, "path": picture.id},
+        headers={"Authorization": f"Bearer {os.environ['MLFLOW_TRACKING_TOKEN']}"},
+        timeout=60,
+    )
+    assert found.content == b"picture"
+    experiment = trace.info.experiment_id
+    assert len(client.search_traces(locations=[experiment])) == 1
+    assert client.delete_traces(experiment, trace_ids=[span.trace_id]) == 1
+    assert client.search_traces(locations=[experiment]) == []
