@@ -28,9 +28,10 @@ class DataFolder:
         return self.folder / f"key{'-' if whose else ''}{whose}"
 
 
-def claim(folder: Path | None = None, base: Path = BASE) -> DataFolder:
-    """Lock the given folder, or the first of `base`, `base`/2, … that no run holds.
+def claim(folder: Path | None = None, base: Path | None = None) -> DataFolder:
+    """Lock the given folder, or the first of `base` (.devstack), `base`/2, … that no run holds.
     Raises BlockingIOError if none is free."""
+    base = base or BASE
     candidates = [folder] if folder else [base, *(base / str(n) for n in range(2, MOST + 1))]
     for candidate in candidates:
         if data := _try(candidate.absolute()):

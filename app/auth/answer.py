@@ -48,16 +48,15 @@ def _identifier(value: object, name: str) -> str:
 
 
 def _workspaces(value: object, scopes: list[str]) -> tuple[str, ...]:
-    """The names in the answer's list, then those of scopes such as workspace:team-a, each once."""
-    if not isinstance(value or [], list):
+    """The names in the answer's list, then those of scopes such as workspace:team-a, each once. A
+    name that MLflow cannot have grants nothing, as an unknown scope does."""
+    listed = [] if value is None else value
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
         raise ValueError("workspaces")
-    listed = value if isinstance(value, list) else []
     prefix = "workspace:"
     of_scopes = [scope.removeprefix(prefix) for scope in scopes if scope.startswith(prefix)]
     names = dict.fromkeys([*listed, *of_scopes])
-    if not all(isinstance(name, str) and WORKSPACE.fullmatch(name) for name in names):
-        raise ValueError("workspaces")
-    return tuple(names)
+    return tuple(name for name in names if WORKSPACE.fullmatch(name))
 
 
 def _limit(value: object) -> int | None:

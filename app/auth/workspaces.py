@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -120,7 +121,8 @@ class Workspaces:
         if inbound.decoded_path.rstrip("/").endswith(SKIPPED):
             raise BadRequest(f"MLflow takes no workspace on a path that ends in {SKIPPED}.")
         own = own_workspaces(permit.principal)
-        wanted = _agreed(named, paths.workspaces(inbound), parameters.get("workspace_name", ""))
+        elsewhere = paths.workspaces(inbound) | _in_link(route, inbound.query)
+        wanted = _agreed(named, elsewhere, parameters.get("workspace_name", ""))
         if wanted and wanted not in own and not is_admin(permit.principal):
             raise Forbidden(_not_yours(wanted, own))
         if _is_nowhere(route):
@@ -249,13 +251,20 @@ def _named(environ: Mapping[str, Any]) -> str:
     return names.pop() if names else ""
 
 
-def _agreed(named: str, in_paths: Iterable[str], in_template: str) -> str:
-    """The one workspace that a request names: in its header, in the artifacts' paths, or in the
+def _in_link(route: Route | None, query: str) -> set[str]:
+    """The workspaces in the query of an artifact's address: a link carries no header."""
+    if "workspace=" not in query or route is None or route.kind != "artifacts":
+        return set()
+    return {value for name, value in parse_qsl(query) if name == "workspace"}
+
+
+def _agreed(named: str, elsewhere: Iterable[str], in_template: str) -> str:
+    """The one workspace that a request names: in its header, elsewhere in its address, or in the
     path of its route; "" without one. Raises Forbidden if they differ."""
-    names = {named, *in_paths} - {""}
+    names = {named, *elsewhere} - {""}
     if len(names) > 1:
         raise Forbidden(
-            "The artifact's path begins with another workspace than the request names "
+            "The artifact's address names another workspace than the request does "
             "(X-MLFLOW-WORKSPACE, MLFLOW_WORKSPACE)."
         )
     return names.pop() if names else in_template

@@ -68,8 +68,8 @@ NOT_FORWARDED_PREFIXES = (
     "proxy-",
 )
 
-#: Fields that every proxy removes or replaces, so no caller is surprised. All other fields that are
-#: not forwarded are listed in the response, in X-Hokusai-Dropped-Headers.
+#: Fields that every proxy removes or replaces, so no caller is surprised; and the workspace, which
+#: is checked. All others that are not forwarded are listed in X-Hokusai-Dropped-Headers.
 REMOVED_EVERYWHERE = (HOP_BY_HOP - {"trailer"}) | {
     "authorization",
     "content-length",
@@ -89,6 +89,7 @@ REMOVED_EVERYWHERE = (HOP_BY_HOP - {"trailer"}) | {
     "x-forwarded-scheme",
     "x-forwarded-server",
     "x-forwarded-ssl",
+    "x-mlflow-workspace",
     "x-real-ip",
     "x-request-id",
 }

@@ -10,7 +10,7 @@ from devstack import data_folder
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(data, "BASE", tmp_path / "base")
+    monkeypatch.setattr(data_folder, "BASE", tmp_path / "base")
     return tmp_path / "base"
 
 

@@ -37,6 +37,7 @@ def record() -> Record:
     made.inbound, made.route = inbound("POST", target, HTTP_TRACEPARENT=trace), CREATE
     made.principal, made.auth_source, made.auth_seconds = principal(), "hit", 0.1
     made.upstream_seconds, made.attempts, made.error_code = 0.2, 1, "X"
+    made.workspace = "team-a"
     made.body, made.dropped = b'{"run_id": "r"}', "X-User"
     return made
 
@@ -64,7 +65,12 @@ def test_the_lines_that_are_shown_have_the_fields_of_real_ones() -> None:
         "hokusai.audit": FIRST + list(audit.line(record(), "accepted")),
     }
     for logger, fields in real.items():
-        absent = {"trace_id", "error_code", "dropped_headers"}  # the usual request has none
+        absent = {
+            "trace_id",
+            "error_code",
+            "dropped_headers",
+            "workspace",
+        }  # the usual request has none
         assert shown[logger] == [field for field in fields if field not in absent]
 
 

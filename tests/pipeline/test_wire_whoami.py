@@ -29,7 +29,7 @@ def test_it_says_what_the_key_is(
     front: Proxy, upstream: Upstream, auth_service: Any, path: str
 ) -> None:
     made = auth_service.create_key(
-        scopes=["mlflow:write", "billing", "workspace:b", "workspace:a"],
+        scopes=["write", "billing", "workspace:bb", "workspace:aa"],
         limit=5,
         expires_in=30 * 86400,
     )
@@ -42,8 +42,8 @@ def test_it_says_what_the_key_is(
         "user_id": "ann",
         "key_id": made.key_id,
         "service_id": "platform",
-        "scopes": ["billing", "mlflow:write", "workspace:a", "workspace:b"],
-        "workspaces": ["b", "a"],
+        "scopes": ["billing", "workspace:aa", "workspace:bb", "write"],
+        "workspaces": ["bb", "aa"],
         "may": ["read", "write", "delete"],
         "limit": {"requests_per_hour": 5, "remaining": 5},
     }

@@ -34,7 +34,8 @@ def with_workspaces(received: Received) -> Answer:
 
 
 @pytest.fixture(scope="module")
-def own(start_front: Callable[..., Proxy]) -> Proxy:
+def own(start_front: Callable[..., Proxy], _fake: Upstream) -> Proxy:
+    _fake.answers_by(with_workspaces)  # it is asked at the start
     return start_front(MLFLOW_WORKSPACES="on")
 
 
@@ -51,36 +52,39 @@ def arrived(mlflow: Upstream) -> list[str]:
 
 @pytest.fixture(scope="module")
 def two(auth_service: Any) -> str:
-    scopes = ["read", "write", "workspace:a", "workspace:b"]
+    scopes = ["read", "write", "workspace:team-a", "workspace:team-b"]
     return bearer(auth_service.create_key(scopes=scopes).key)
 
 
 @pytest.mark.parametrize(
     ("sent", "workspace"),
     [
-        ([], "a"),
-        (["X-MLFLOW-WORKSPACE: b"], "b"),
-        (["X-MLFLOW-WORKSPACE:  b "], "b"),
-        (["X-MLFLOW-WORKSPACE: b", "x-mlflow-workspace: b"], "b"),
-        (["X-MLFLOW-WORKSPACE:"], "a"),
-        (["X_MLFLOW_WORKSPACE: b"], "a"),
-        (["Connection: X-MLFLOW-WORKSPACE"], "a"),
+        ([], "team-a"),
+        (["X-MLFLOW-WORKSPACE: team-b"], "team-b"),
+        (["X-MLFLOW-WORKSPACE:  team-b "], "team-b"),
+        (["X-MLFLOW-WORKSPACE: team-b", "x-mlflow-workspace: team-b"], "team-b"),
+        (["X-MLFLOW-WORKSPACE:"], "team-a"),
+        (["X_MLFLOW_WORKSPACE: team-b"], "team-a"),
+        (["Connection: X-MLFLOW-WORKSPACE"], "team-a"),
     ],
 )
 def test_exactly_one_header_arrives(
     own: Proxy, mlflow: Upstream, two: str, sent: list[str], workspace: str
 ) -> None:
-    assert call(own.url, "GET", SEARCH, two, *sent).status == 200
+    answer = call(own.url, "GET", SEARCH, two, *sent)
+    assert answer.status == 200
+    assert "X-Mlflow-Workspace" not in answer.all("X-Hokusai-Dropped-Headers")
     assert arrived(mlflow) == [workspace]
 
 
 @pytest.mark.parametrize(
-    "sent", [["X-MLFLOW-WORKSPACE: c"], ["X-MLFLOW-WORKSPACE: default"], ["X-MLFLOW-WORKSPACE: A"]]
+    "sent",
+    [["X-MLFLOW-WORKSPACE: team-c"], ["X-MLFLOW-WORKSPACE: default"], ["X-MLFLOW-WORKSPACE: A"]],
 )
 def test_a_foreign_one_is_refused(own: Proxy, mlflow: Upstream, two: str, sent: list[str]) -> None:
     answer = call(own.url, "GET", SEARCH, two, *sent)
     assert answer.error == (403, "PERMISSION_DENIED")
-    assert "it has a, b" in answer.json["message"]
+    assert "it has team-a, team-b" in answer.json["message"]
     assert not any(asked.target.startswith(b"/api/2.0") for asked in mlflow.requests)
 
 
@@ -104,16 +108,16 @@ def test_a_workspace_that_mlflow_does_not_have(
 
 def test_the_list_has_the_keys_own(own: Proxy, mlflow: Upstream, two: str) -> None:
     answer = call(own.url, "GET", LIST, two)
-    assert answer.json == {"workspaces": [{"name": "a"}, {"name": "b"}]}
+    assert answer.json == {"workspaces": [{"name": "team-a"}, {"name": "team-b"}]}
     assert answer.one("Cache-Control") == "no-store"
-    assert call(own.url, "GET", f"{LIST}/c", two).status == 403
+    assert call(own.url, "GET", f"{LIST}/team-c", two).status == 403
     assert call(own.url, "POST", LIST, two, body=b"{}").status == 403
 
 
 def test_a_session_with_one_workspace_has_no_picker(
     own: Proxy, mlflow: Upstream, auth_service: Any
 ) -> None:
-    for names, enabled in ((["a"], False), (["a", "b"], True)):
+    for names, enabled in ((["team-a"], False), (["team-a", "team-b"], True)):
         scopes = ["read", *(f"workspace:{name}" for name in names)]
         key = auth_service.create_key(scopes=scopes).key
         cookie = cookie_of(sign_in(own, key))
@@ -131,20 +135,26 @@ def test_nobody_deletes_the_root_and_only_an_admin_lists_it(
         "?path=",
         "?path=.",
         "?path=workspaces",
-        "?path=workspaces/a",
-        "?path=workspaces/a/",
+        "?path=workspaces/team-a",
+        "?path=workspaces/team-a/",
     ]
     for proxy, tails in ((own, roots), (front, roots[:3])):
         for tail in tails:
             answer = call(proxy.url, "GET", f"{ARTIFACTS}{tail}", two)
             assert answer.error == (403, "PERMISSION_DENIED"), tail
             assert "root of the artifacts" in answer.json["message"]
-    own_admin = (bearer(key), "X-MLFLOW-WORKSPACE: a")
+    own_admin = (bearer(key), "X-MLFLOW-WORKSPACE: team-a")
     assert call(own.url, "GET", f"{ARTIFACTS}?path=", *own_admin).status == 200
-    for tail in ("/", "/workspaces", "/workspaces/a", "/workspaces/a/", "/%2577orkspaces/a"):
+    for tail in (
+        "/",
+        "/workspaces",
+        "/workspaces/team-a",
+        "/workspaces/team-a/",
+        "/%2577orkspaces/team-a",
+    ):
         answer = call(own.url, "DELETE", f"{ARTIFACTS}{tail}", *own_admin)
         assert answer.error == (403, "PERMISSION_DENIED"), tail
-    assert call(own.url, "DELETE", f"{ARTIFACTS}/workspaces/a/0/x", two).status == 200
+    assert call(own.url, "DELETE", f"{ARTIFACTS}/workspaces/team-a/0/x", two).status == 200
     assert call(own.url, "GET", f"{ARTIFACTS}?path=0/run/artifacts", two).status == 200
 
 
@@ -169,7 +179,7 @@ def test_off_where_mlflow_has_workspaces_is_said(
     proxy = start_front(MLFLOW_WORKSPACES="off")
     assert call(proxy.url, "GET", SEARCH, two).status == 200
     assert arrived(mlflow) == []
-    assert call(proxy.url, "GET", SEARCH, two, "X-MLFLOW-WORKSPACE: a").status == 400
+    assert call(proxy.url, "GET", SEARCH, two, "X-MLFLOW-WORKSPACE: team-a").status == 400
     health = call(proxy.url, "GET", "/api/health").json["checks"]["connectivity"]
     assert health["status"] == "degraded"
     assert "MLFLOW_WORKSPACES is off" in health["message"]

@@ -74,6 +74,19 @@ def test_one_that_was_idle_is_not(client: AuthService, server: Upstream) -> None
         ({"user_id": " ann "}, {}),
         ({"service_id": "other"}, {"service_id": "other"}),
         ({"service_id": None}, {}),
+        ({"workspaces": ["team-b", "team-a"]}, {"workspaces": ("team-b", "team-a")}),
+        (
+            {"workspaces": None, "scopes": ["workspace:aa"]},
+            {"scopes": frozenset(("workspace:aa",)), "workspaces": ("aa",)},
+        ),
+        (
+            {"workspaces": ["team-b"], "scopes": ["workspace:aa", "workspace:team-b"]},
+            {
+                "scopes": frozenset(("workspace:aa", "workspace:team-b")),
+                "workspaces": ("team-b", "aa"),
+            },
+        ),
+        ({"workspaces": ["Team", "a", "a_b", "-a", "a/b", "", "x" * 64]}, {"workspaces": ()}),
         ({"scopes": []}, {"scopes": frozenset()}),
         ({"scopes": None}, {"scopes": frozenset()}),
         ({"scopes": ...}, {"scopes": frozenset()}),

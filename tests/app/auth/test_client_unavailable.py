@@ -78,6 +78,8 @@ UNAVAILABLE = {
     "no user": says({"key_id": "key-1"}),
     "a user without an id": says({"key_id": "key-1", "user": {"name": "ann"}}),
     "a user that is a text": says({"key_id": "key-1", "user": "ann"}),
+    "workspaces in one text": says(YES | {"workspaces": "team-a"}),
+    "a workspace that is a number": says(YES | {"workspaces": [1]}),
     "scopes in one text": says(YES | {"scopes": "read write"}),
     "a scope that is a number": says(YES | {"scopes": ["read", 1]}),
     "scopes in an object": says(YES | {"scopes": {"read": True}}),

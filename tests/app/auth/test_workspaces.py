@@ -85,6 +85,8 @@ def on() -> Workspaces:
         (["a", "b"], {"path": f"{ARTIFACTS}/workspaces/b/0/x"}, "b"),
         (["a", "b"], {"path": f"{ARTIFACTS}/0/x"}, "a"),
         (["a", "b"], {"path": f"{ARTIFACTS}?path=workspaces/b/0"}, "b"),
+        (["a", "b"], {"path": "/get-artifact?run_uuid=1&path=x&workspace=b"}, "b"),
+        (["a", "b"], {"path": f"{RUN}?workspace=b"}, "a"),
         (["a"], {"path": "/version"}, ""),
         ([], {"path": "/version"}, ""),
         ([], {"path": "/static-files/static/js/main.js"}, ""),
@@ -111,6 +113,7 @@ def test_the_keys_own_one(own: list[str], how: dict[str, Any], workspace: str) -
         (["default"], {"HTTP_X_MLFLOW_WORKSPACE": "default"}, "it has none"),
         (["a"], {"HTTP_X_MLFLOW_WORKSPACE": "b", "path": "/version"}, "no access"),
         (["a"], {"path": "/api/3.0/mlflow/workspaces/b"}, "no access to the workspace 'b'"),
+        (["a"], {"path": "/get-artifact?run_uuid=1&path=x&workspace=b"}, "no access"),
         (["a"], {"path": f"{ARTIFACTS}/workspaces/b/0/x"}, "no access to the workspace 'b'"),
         (["a"], {"path": f"{ARTIFACTS}/%2577orkspaces/b/x"}, "no access to the workspace 'b'"),
         (["a"], {"path": f"{ARTIFACTS}?path=workspaces%2Fb"}, "no access to the workspace 'b'"),
@@ -118,7 +121,7 @@ def test_the_keys_own_one(own: list[str], how: dict[str, Any], workspace: str) -
         (
             ["a", "b"],
             {"path": f"{ARTIFACTS}/workspaces/b/x", "HTTP_X_MLFLOW_WORKSPACE": "a"},
-            "another workspace",
+            "another workspace than",
         ),
     ],
 )

@@ -19,7 +19,16 @@ TOMORROW = int(time.time()) + 86_400
 
 
 def test_a_valid_key_is_answered_with_all_its_fields(service: Service, keys: KeyStore) -> None:
-    grant = Grant("ann", "Ann Lee", "ann@example.org", ("mlflow:read",), 250, True, (), 4102444799)
+    grant = Grant(
+        "ann",
+        "Ann Lee",
+        "ann@example.org",
+        ("mlflow:read", "workspace:team-a"),
+        250,
+        True,
+        (),
+        4102444799,
+    )
     secret, key = keys.create(grant, test=True)
     answer = service.ask(secret)
     assert answer.status_code == 200
@@ -30,7 +39,8 @@ def test_a_valid_key_is_answered_with_all_its_fields(service: Service, keys: Key
         "email": "ann@example.org",
         "key_id": key.key_id,
         "service_id": "platform",
-        "scopes": ["mlflow:read"],
+        "scopes": ["mlflow:read", "workspace:team-a"],
+        "workspaces": ["team-a"],
         "rate_limit_per_hour": 250,
         "is_admin": True,
         "roles": ["admin"],
