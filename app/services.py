@@ -15,6 +15,7 @@ from flask import Flask
 from app.auth.authentication import Authenticator
 from app.auth.cache import DecisionCache
 from app.auth.client import AuthService
+from app.auth.key_lookup import KeyLookup
 from app.auth.revocations import Revocations
 from app.auth.sessions import Sessions
 from app.auth.single_flight import SingleFlight
@@ -78,7 +79,7 @@ class Services:
     @property
     def metrics_folder(self) -> Path | None:
         """The folder of the workers' metric files; None for a single process."""
-        return _in_folder(self.settings, "metrics")
+        return self.settings.in_instance_folder("metrics")
 
     def health(self) -> tuple[str, Mapping[str, Check]]:
         """Return healthy, degraded or unhealthy, and the result of each check by name."""
@@ -109,7 +110,7 @@ class Services:
 
 def build(settings: Settings) -> Services:
     """Build the services for these settings, without connecting to anything."""
-    database = InstanceDatabase(_in_folder(settings, FILE))
+    database = InstanceDatabase(settings.in_instance_folder(FILE))
     store = InstanceStore(database)
     link = RedisLink(settings.redis_url, settings.redis_timeout, settings.redis_retry_interval)
 
@@ -120,6 +121,8 @@ def build(settings: Settings) -> Services:
     upstream, auth_service = _upstream(settings, on_change), _auth_service(settings, on_change)
     board = CircuitBoard(store, (upstream.circuit, auth_service.circuit))
     cache = _decision_cache(settings, link, store)
+    flights = SingleFlight(settings.in_instance_folder("locks"), settings.max_connections // 4)
+    lookup = KeyLookup(service=auth_service, cache=cache, flights=flights, settings=settings)
     sessions = Sessions(
         link,
         store,
@@ -127,6 +130,7 @@ def build(settings: Settings) -> Services:
         is_ended=cache.is_ended,
         lifetime=settings.session_lifetime,
         idle=settings.session_idle,
+        current=lookup.current,
     )
     limits = _limits(settings, link, WindowCounts(database))
     routes = RouteTable.load()
@@ -152,7 +156,7 @@ def build(settings: Settings) -> Services:
         workspaces=workspaces.trouble,
     )
     results = _results(settings, store, checks, inside)
-    metrics = partial(metrics_page.registry, _in_folder(settings, "metrics"))
+    metrics = partial(metrics_page.registry, settings.in_instance_folder("metrics"))
     return Services(
         settings=settings,
         store=store,
@@ -161,7 +165,7 @@ def build(settings: Settings) -> Services:
         routes=routes,
         unknown_paths=UnknownPaths(routes),
         auth_service=auth_service,
-        authenticator=_authenticator(settings, cache, auth_service, sessions, limits),
+        authenticator=_authenticator(settings, cache, flights, auth_service, sessions, limits),
         sessions=sessions,
         revocations=Revocations(link, cache.revocations),
         limits=limits,
@@ -218,6 +222,7 @@ def _auth_service(
         service_id=settings.auth_service_id,
         timeout=settings.auth_timeout,
         circuit=Circuit("auth_service", fail_max, interval, on_change),
+        lookup_token=settings.auth_lookup_token,
     )
 
 
@@ -237,6 +242,7 @@ def _decision_cache(settings: Settings, link: RedisLink, store: InstanceStore) -
 def _authenticator(
     settings: Settings,
     cache: DecisionCache,
+    flights: SingleFlight,
     auth_service: AuthService,
     sessions: Sessions,
     limits: Limits,
@@ -244,14 +250,13 @@ def _authenticator(
     """Build the authenticator. Requests wait for a call in progress longer than AUTH_TIMEOUT."""
     return Authenticator(
         cache=cache,
-        flights=SingleFlight(_in_folder(settings, "locks")),
+        flights=flights,
         service=auth_service,
         issuer=settings.key_issuer,
         timeout=2 * settings.auth_timeout,
         retry_interval=settings.auth_retry_interval,
         failures=limits,
         sessions=sessions.principal,
-        most_waiting=settings.max_connections // 4,
     )
 
 
@@ -271,7 +276,7 @@ def _results(
     settings: Settings, store: InstanceStore, checks: Checks, inside: Inside
 ) -> SharedResults:
     """Build the health checks' results, shared by the workers of this instance."""
-    instance = instance_check.InstanceCheck(_folder(settings), store)
+    instance = instance_check.InstanceCheck(settings.in_instance_folder(), store)
     questions = checks.questions() | inside.questions() | {"instance": Question(instance.ask)}
     return SharedResults(
         store, questions, ttl=settings.health_cache_ttl, timeout=settings.health_timeout
@@ -287,14 +292,3 @@ def _emf(settings: Settings) -> EmbeddedMetrics | None:
         service=settings.metrics_emf_service,
         interval=settings.metrics_emf_interval,
     )
-
-
-def _folder(settings: Settings) -> Path | None:
-    """The folder that the workers of this instance share; gunicorn.conf.py sets it."""
-    return Path(settings.instance_folder) if settings.instance_folder else None
-
-
-def _in_folder(settings: Settings, name: str) -> Path | None:
-    """A file or folder in the instance's folder; None for a single process."""
-    folder = _folder(settings)
-    return folder / name if folder else None

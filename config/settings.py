@@ -7,6 +7,7 @@ docs/configuration.md from these rows.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from math import inf
+from pathlib import Path
 from typing import Any
 
 from config import parsers
@@ -121,6 +122,9 @@ class Settings:
     split_scopes: bool = row("SPLIT_SCOPES", parsers.flag, False, group=AUTH,
         help="Whether deleting runs, models and other objects needs the scope `delete`; otherwise `write` "
              "includes it.")
+    auth_lookup_token: str = row("AUTH_LOOKUP_TOKEN", parsers.text, "", group=AUTH, secret=True,
+        help="The proxy's own Bearer token for the auth service's look-up of keys by id. With it, browser "
+             "sessions follow their keys.")
     auth_timeout: float = row("AUTH_TIMEOUT", parsers.seconds(0.1, 60), 3.0, group=AUTH,
         help="Total time for one validation.")
     auth_cache_ttl: float = row("AUTH_CACHE_TTL", parsers.seconds(0, 3600), 60.0, group=AUTH,
@@ -194,6 +198,11 @@ class Settings:
         """Requests that one worker forwards at once. Those that wait for the auth service or for a
         slot hold 35 % of the connections at most; the others stay free for health checks."""
         return min(self.max_in_flight, self.max_connections * 6 // 10)
+
+    def in_instance_folder(self, name: str = "") -> Path | None:
+        """The folder that the workers of this instance share, which gunicorn.conf.py sets, or a
+        file in it; None for a single process."""
+        return Path(self.instance_folder, name) if self.instance_folder else None
 
     @property
     def key_issuer(self) -> str:

@@ -1,5 +1,6 @@
 """The local auth service."""
 
+import secrets
 import sys
 from pathlib import Path
 
@@ -14,10 +15,16 @@ class AuthService(Server):
     in_repository = True
 
     def __init__(self, folder: Path, *, database: Path) -> None:
-        """`database` is the SQLite file of the keys, created if absent."""
+        """`database` is the SQLite file of the keys, created if absent. `lookup_token` is what a
+        proxy shows to look up keys (AUTH_LOOKUP_TOKEN)."""
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.database = database
+        self.lookup_token = secrets.token_hex(16)
         command = [sys.executable, "-m", "devstack.auth_service", "serve"]
         command += ["--bind", f"{HOST}:{self.port}"]
-        super().__init__(command, folder, {"AUTH_SERVICE_DATABASE": str(database)})
+        environment = {
+            "AUTH_SERVICE_DATABASE": str(database),
+            "AUTH_SERVICE_LOOKUP_TOKEN": self.lookup_token,
+        }
+        super().__init__(command, folder, environment)

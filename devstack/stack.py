@@ -39,6 +39,7 @@ class Stack:
         settings = {
             "MLFLOW_SERVER_URL": self.mlflow.url,
             "HOKUSAI_AUTH_SERVICE_URL": self.auth.url,
+            "AUTH_LOOKUP_TOKEN": self.auth.lookup_token,
             "REDIS_URL": self.redis_url,
             "MLFLOW_WORKSPACES": "on" if workspaces else "auto",
         }

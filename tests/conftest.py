@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from types import FrameType, SimpleNamespace
@@ -279,6 +279,12 @@ class KeyedAuthService(AuthService):
         )
         secret, key = self.store.create(grant, test=True)
         return Key(secret, key.key_id)
+
+    def change(self, key_id: str, **changes: Any) -> None:
+        """Change what a key is granted, by the names of Grant, without an announcement."""
+        key = self.store.find_by_id(key_id)
+        assert key is not None
+        self.store.change(key_id, replace(key.grant, **changes))
 
     def revoke(self, key_id: str) -> None:
         """End a key, and announce it, as the command does."""

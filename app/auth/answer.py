@@ -1,11 +1,16 @@
-"""The fields of the auth service's response about a valid key. A malformed field is refused."""
+"""The auth service's response: the fields about a valid key, Retry-After. A malformed field is
+refused."""
 
 import logging
+import math
 import re
+import time
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
+from app.request.errors import RateLimited
 from app.request.principal import Principal
 
 log = logging.getLogger("hokusai.auth")
@@ -92,3 +97,24 @@ def _say_that_it_is_unread() -> None:
         "the auth service's expires_at is not ISO 8601 with a time zone and is ignored: browser "
         "sessions may outlive their key"
     )
+
+
+def throttled(seconds: int) -> RateLimited:
+    """The error for callers while the auth service throttles validations."""
+    return RateLimited(
+        "The auth service is throttling validations; repeat the request later.", seconds
+    )
+
+
+def retry_after_seconds(value: str, default: int) -> int:
+    """Parse a Retry-After, a number or a date, to whole seconds from 1 to 3600."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            seconds = default
+    if not math.isfinite(seconds):
+        seconds = default
+    return int(min(max(1.0, -(-seconds // 1)), 3600.0))

@@ -20,8 +20,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.auth.answer import throttled
 from app.auth.cache import DecisionCache
-from app.auth.client import AuthService, throttled
+from app.auth.client import AuthService
 from app.auth.single_flight import SingleFlight
 from app.observability.metrics import count_authentication
 from app.request.addresses import network
@@ -56,7 +57,7 @@ class Authenticator:
     """The only owner of authentication: cache, single flight, auth service, sessions, and the
     limit of failed attempts."""
 
-    def __init__(  # noqa: PLR0913 (each by its name)
+    def __init__(
         self,
         *,
         cache: DecisionCache,
@@ -67,14 +68,11 @@ class Authenticator:
         retry_interval: float,
         failures: FailureLimit,
         sessions: Callable[[Sequence[str], str], Principal] | None = None,
-        most_waiting: int = 1000,
     ) -> None:
         """`timeout`: seconds to wait for another request's validation of the same key. It must
         exceed the auth service's timeout, or both requests would call. `sessions` maps browser
         session tokens and the client's address to the principal of the first valid session; raises
-        Unauthenticated or AuthServiceUnavailable. `most_waiting` bounds the requests that wait for
-        the auth service: each holds a connection, and health checks need some."""
-        self._waiting, self._most_waiting = 0, most_waiting
+        Unauthenticated or AuthServiceUnavailable."""
         self._cache = cache
         self._flights = flights
         self._service = service
@@ -129,15 +127,11 @@ class Authenticator:
         probing request waits."""
         if found := self._while_unanswered(digest):
             return found
-        if self._waiting >= self._most_waiting:
+        if self._flights.is_full:
             return self._stale_or_raise(digest, None)
-        self._waiting += 1
         since = time.time()
-        try:
-            with self._flights.lock(digest, self._timeout):
-                return self._ask_once(digest, credentials, client_ip, since)
-        finally:
-            self._waiting -= 1
+        with self._flights.lock(digest, self._timeout):
+            return self._ask_once(digest, credentials, client_ip, since)
 
     def _ask_once(
         self, digest: str, credentials: Credentials, client_ip: str, since: float

@@ -91,15 +91,23 @@ class DecisionCache:
         decision = self._last_yes(digest)
         return decision is not None and decision.age < self._kept
 
-    def put(self, digest: str, decision: Decision) -> bool:
+    def last(self, digest: str) -> Decision | None:
+        """The last decision, however old."""
+        known, decision = self._local.get(digest), self._read(digest)
+        if known is not None and (decision is None or known[0].asked_at > decision.asked_at):
+            decision = known[0]
+        return decision
+
+    def put(self, digest: str, decision: Decision, kept: float = 0.0) -> bool:
         """Store a decision of this process; False if its key was revoked since the validation
         began. A revocation right before does not end it, as no clocks differ; but the service is
-        asked again soon: it may have announced the revocation before its own commit."""
+        asked again soon: it may have announced the revocation before its own commit. `kept`: the
+        minimum for which last() finds it."""
         revoked_at = self.revocations.heard_at(decision)
         if decision.asked_at <= revoked_at:
             return False
-        lifetime = self._kept
-        if decision.principal is None and not self.was_good(digest):
+        lifetime = max(self._kept, kept)
+        if decision.principal is None and not kept and not self.was_good(digest):
             lifetime = self._negative_ttl  # else outlive a positive decision that others may hold
         beyond_skew = math.nextafter(revoked_at + CLOCK_SKEW, math.inf)
         newer = Decision(decision.principal, max(decision.asked_at, beyond_skew))
@@ -115,9 +123,7 @@ class DecisionCache:
 
     def _last_yes(self, digest: str) -> Decision | None:
         """The last decision, if it is positive."""
-        known, decision = self._local.get(digest), self._read(digest)
-        if known is not None and (decision is None or known[0].asked_at > decision.asked_at):
-            decision = known[0]
+        decision = self.last(digest)
         return decision if decision and decision.principal else None
 
     def _read(self, digest: str) -> Decision | None:

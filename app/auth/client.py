@@ -1,4 +1,4 @@
-"""Client of the auth service: validate a key; translate its responses and failures.
+"""Client of the auth service: validate a key, look one up; translate its responses and failures.
 
 The auth service's contract lists its responses. Anything not clearly valid or invalid (5xx,
 timeout, refused, not JSON, fields of the wrong type) is "unavailable", never "invalid": an outage
@@ -8,34 +8,26 @@ must not tell users that their keys are bad.
 import math
 import time
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
+from functools import partial
 from typing import Any, NoReturn
 
-import certifi
 import orjson
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
-from urllib3.connection import HTTPSConnection
+from urllib3 import Timeout
 from urllib3.exceptions import HTTPError
-from urllib3.util.ssl_ import create_urllib3_context
 
-from app.auth.answer import read_principal
+from app.auth.answer import read_principal, retry_after_seconds, throttled
+from app.auth.connections import bare_session
 from app.observability.metrics import count_auth_answer
 from app.request.errors import AuthServiceUnavailable, RateLimited
 from app.request.principal import Principal
 from app.upstream.circuit import Circuit, Open
-from app.upstream.connection import Connection
-from app.upstream.request_head import TARGET
 
 MAX_ANSWER = 64 * 1024  # bytes of the longest response that is read; a real one has a few hundred
 
-#: Seconds for which a connection is reused: after its last use, as gunicorn closes it 2 s later and
-#: uvicorn 5 s, and after connecting, as the service's name may move.
-MAX_IDLE, MAX_AGE = 1.0, 60.0
-
 INVALID = (401, 403, 404)
+NOT_OFFERED = (404, 405, 501)  # of a look-up, whose response about an ended key is a 200
+NOBODY = "hokusai-health-check"  # no key's id
 THROTTLED_FOR = 10  # seconds in Retry-After if the service throttles and names none
 
 #: Timeout in seconds of the probe without a key, sent after a call about a possible fake failed.
@@ -51,17 +43,24 @@ class _NoDecision(Exception):
     one caller's key must not lock out the others."""
 
 
+class NotOffered(Exception):
+    """The service is up, but has no look-up of keys. The message has its status."""
+
+
 class AuthService:
     """The auth service at `url`, for keys of `service_id`. Thread-safe."""
 
-    def __init__(self, url: str, *, service_id: str, timeout: float, circuit: Circuit) -> None:
+    def __init__(
+        self, url: str, *, service_id: str, timeout: float, circuit: Circuit, lookup_token: str = ""
+    ) -> None:
         """`timeout` is in seconds. The circuit spares callers the timeout while the service is
-        down; it is separate from MLflow's."""
-        self._url = f"{url}/api/v1/keys/validate"
+        down; it is separate from MLflow's. `lookup_token` as AUTH_LOOKUP_TOKEN."""
+        self._url, self._lookup_url = f"{url}/api/v1/keys/validate", f"{url}/api/v1/keys/lookup"
+        self._lookup_token = lookup_token
         self._service_id = service_id
         self._timeout = timeout
         self.circuit = circuit
-        self._session = _bare_session(url)
+        self._session = bare_session(url)
         self._in_a_row, self._last_failure, self._failed_at = 0, "", -math.inf
 
     @property
@@ -79,14 +78,28 @@ class AuthService:
 
         Raises RateLimited if the service throttles, AuthServiceUnavailable if it gives no decision.
         """
+        return self._decision(partial(self._validate, key, client_ip), was_good)
+
+    def look_up(self, key_id: str, client_ip: str) -> Principal | None:
+        """Ask what a key is granted now; None if it has ended. A failure of the look-up alone opens
+        no circuit. Raises as validate(), and NotOffered."""
+        return self._decision(partial(self._look_up, key_id, client_ip), lambda: False)
+
+    def _decision(
+        self, ask: Callable[[], Principal | None], was_good: Callable[[], bool]
+    ) -> Principal | None:
+        """Ask through the circuit, and count the response."""
         answer = "unavailable"
         try:
             with self.circuit.attempt((AuthServiceUnavailable,)):
-                principal = self._answer_about(key, client_ip, was_good)
+                principal = self._asked(ask, was_good)
             answer, self._in_a_row = "valid" if principal else "invalid", 0
             return principal
         except RateLimited:
             answer = "throttled"
+            raise
+        except NotOffered:
+            answer = "not_offered"
             raise
         except Open:
             answer = "not_asked"
@@ -104,12 +117,12 @@ class AuthService:
         self._in_a_row += 1
         self._last_failure, self._failed_at = why, time.monotonic()
 
-    def _answer_about(
-        self, key: str, client_ip: str, was_good: Callable[[], bool]
+    def _asked(
+        self, ask: Callable[[], Principal | None], was_good: Callable[[], bool]
     ) -> Principal | None:
-        """Validate; raise _NoDecision for a failure that the key may have caused."""
+        """Ask; raise _NoDecision for a failure that the key, or the look-up, may have caused."""
         try:
-            return self._validate(key, client_ip)
+            return ask()
         except AuthServiceUnavailable as why:
             if not self.circuit.is_about_to_open or was_good() or not self._is_there():
                 raise
@@ -131,8 +144,34 @@ class AuthService:
             {"service_id": self._service_id, "client_ip": client_ip},
             {"Authorization": f"Bearer {key}"},
         )
-        if status in INVALID:
-            return None
+        return None if status in INVALID else self._read(status, headers, body)
+
+    def _look_up(self, key_id: str, client_ip: str) -> Principal | None:
+        status, headers, body = self._ask_about(key_id, client_ip)
+        if status in NOT_OFFERED:
+            raise NotOffered(str(status))
+        principal = self._read(status, headers, body)
+        if principal is not None and principal.key_id != key_id:
+            raise _NoDecision("sent the decision about another key")
+        return principal
+
+    def lookup_status(self, timeout: float) -> int:
+        """Look up a key that does not exist, bypassing the circuit. The status should be 200.
+        Raises AuthServiceUnavailable if there is no usable response."""
+        try:
+            return self._ask_about(NOBODY, "127.0.0.1", timeout)[0]
+        except _NoDecision as why:
+            self._give_up(str(why))
+
+    def _ask_about(
+        self, key_id: str, client_ip: str, timeout: float | None = None
+    ) -> tuple[int, Any, bytes]:
+        question = {"service_id": self._service_id, "client_ip": client_ip, "key_id": key_id}
+        token = {"Authorization": f"Bearer {self._lookup_token}"}
+        return self._ask(question, token, timeout, self._lookup_url)
+
+    def _read(self, status: int, headers: Any, body: bytes) -> Principal | None:
+        """Read a response; None for an invalid key."""
         if status == 429:
             raise throttled(retry_after_seconds(headers.get("Retry-After", ""), THROTTLED_FOR))
         if 400 <= status < 500:
@@ -214,87 +253,3 @@ class AuthService:
             "API keys cannot be validated: the auth service is unavailable. This says nothing "
             "about your key. Repeat the request later."
         ) from RuntimeError(f"the auth service {why}")
-
-
-def throttled(seconds: int) -> RateLimited:
-    """The error for callers while the auth service throttles validations."""
-    return RateLimited(
-        "The auth service is throttling validations; repeat the request later.", seconds
-    )
-
-
-def retry_after_seconds(value: str, default: int) -> int:
-    """Parse a Retry-After, a number or a date, to whole seconds from 1 to 3600."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
-            seconds = default
-    if not math.isfinite(seconds):
-        seconds = default
-    return int(min(max(1.0, -(-seconds // 1)), 3600.0))
-
-
-def _bare_session(url: str) -> requests.Session:
-    """Build a session that adds nothing to a request: no .netrc, no proxy variables (trust_env), no
-    cookie carried from one response to the next request. No retries: the caller decides."""
-    session = requests.Session()
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    scheme = url.partition(":")[0].lower()
-    adapter = _AdapterTLS if scheme == "https" else _Adapter
-    session.mount(f"{scheme}://", adapter(pool_maxsize=16))
-    return session
-
-
-class _Connection(Connection):
-    """MLflow's Connection with its bounds and its write timeout, adapted to requests."""
-
-    reuse_for = MAX_IDLE
-    max_age = MAX_AGE
-    counted = False
-    held = (ConnectionError, TimeoutError)  # so of two addresses, one that hangs is tried last
-
-    def request(
-        self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any
-    ) -> None:
-        """Send the request with the target and the Host that http.client would add."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        if self.port != self.default_port:
-            host = f"{host}:{self.port}"
-        super().request(method, url, body, {**headers, TARGET: url, "Host": host}, **options)
-
-
-class _ConnectionTLS(_Connection, HTTPSConnection):
-    """_Connection over TLS."""
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _PoolTLS(HTTPSConnectionPool):
-    ConnectionCls = _ConnectionTLS
-
-
-class _Adapter(HTTPAdapter):  # makes requests use these connections
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
-
-
-class _AdapterTLS(_Adapter):
-    """Adapter that trusts the CAs of MLflow's connections (the system store, or SSL_CERT_FILE) and
-    certifi's, the only ones that requests would trust. Loading them takes 60 ms of CPU."""
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        trust = create_urllib3_context()
-        trust.load_default_certs()
-        trust.load_verify_locations(certifi.where())
-        super().init_poolmanager(*arguments, **options, ssl_context=trust)
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Called for each request. The base class would reload certifi's CAs each time."""
-        conn.cert_reqs = "CERT_REQUIRED"

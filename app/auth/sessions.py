@@ -1,11 +1,11 @@
 """Browser sessions: a random token in a cookie; Redis maps its hash to who signed in.
 
-The key itself is not stored, so it cannot be validated again. A session ends when its key is
-announced as revoked, when the key expires, on sign-out, after SESSION_IDLE without a request, and
-after SESSION_LIFETIME. It is valid only from the network of the sign-in, as the key was validated
-for an address, and only where the same auth service decides: deployments may share a Redis. While
-Redis is unavailable, sessions in Redis are refused; a new sign-in stores its session in the
-instance's own store.
+The key itself is not stored, so it cannot be validated again; key_lookup.py asks by its id, where
+that is set up. A session ends when its key is announced as revoked or the look-up says so, when the
+key expires, on sign-out, after SESSION_IDLE without a request, and after SESSION_LIFETIME. It is
+valid only from the network of the sign-in, as the key was validated for an address, and only where
+the same auth service decides: deployments may share a Redis. While Redis is unavailable, sessions
+in Redis are refused; a new sign-in stores its session in the instance's own store.
 """
 
 import hashlib
@@ -13,7 +13,8 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -52,7 +53,8 @@ class Session:
 
 class Sessions:
     """The sessions of all instances. Times are in seconds; `issuer` names whose keys count here;
-    `is_ended` returns whether a decision's key has expired or was revoked."""
+    `is_ended` returns whether a decision's key has expired or was revoked; `current` returns the
+    decision that counts now about a session's key at its address."""
 
     def __init__(
         self,
@@ -63,11 +65,13 @@ class Sessions:
         is_ended: Callable[[Decision], bool],
         lifetime: float,
         idle: float,
+        current: Callable[[Decision, str], Decision] = lambda decision, client_ip: decision,
     ) -> None:
         self._link = link
         self._store = store
         self._issuer = issuer
         self._is_ended = is_ended
+        self._current = current
         self._lifetime = lifetime
         self._idle = min(idle, lifetime)
 
@@ -92,16 +96,20 @@ class Sessions:
         """Return who signed in, and restart the idle time. Raises as find()."""
         return self.find(tokens, client_ip, self._idle).principal
 
-    def find(self, tokens: Sequence[str], client_ip: str, idle: float = 0.0) -> Session:
-        """Find the first valid session. Its idle time restarts if `idle` is given.
+    def find(
+        self, tokens: Sequence[str], client_ip: str, idle: float = 0.0, as_stored: bool = False
+    ) -> Session:
+        """Find the first valid session. Its idle time restarts if `idle` is given. `as_stored`:
+        with the rights of its sign-in, which needs no auth service.
 
-        If none is valid, raises AuthServiceUnavailable if one could not be looked up (Redis is
-        unavailable), else Unauthenticated.
+        If none is valid, raises AuthServiceUnavailable if one could not be looked up (Redis or the
+        auth service is unavailable), else Unauthenticated.
         """
         refused: list[Unauthenticated | AuthServiceUnavailable] = []
         for token in tokens:
             try:
-                return self._find_one(token, client_ip, idle)
+                session = self._find_one(token, client_ip, idle)
+                return session if as_stored else self._up_to_date(session, token)
             except (Unauthenticated, AuthServiceUnavailable) as why:
                 refused.append(why)
         refused.sort(key=lambda why: isinstance(why, Unauthenticated))
@@ -119,6 +127,15 @@ class Sessions:
         if time.time() >= session.until or self._is_ended(session.decision):
             raise SessionEnded(ENDED)
         return session
+
+    def _up_to_date(self, session: Session, token: str) -> Session:
+        """The session with the rights that its key has now. It ends for good if the key has."""
+        decision = self._current(session.decision, session.client_ip)
+        if decision.principal is None:
+            with suppress(AuthServiceUnavailable):
+                self._end_one(_name(token))
+            raise SessionEnded(ENDED)
+        return replace(session, decision=decision)
 
     def end(self, tokens: Sequence[str]) -> None:
         """End sessions on all instances. Raises AuthServiceUnavailable if the store fails."""

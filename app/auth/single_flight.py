@@ -21,12 +21,20 @@ class SingleFlight:
     taken from the subject: no files to clean up, and the lock of a process that dies is released
     (POSIX record locks, fcntl(2))."""
 
-    def __init__(self, lock_file: Path | None) -> None:
-        """`lock_file` is shared by the instance's workers; None with a single process."""
+    def __init__(self, lock_file: Path | None, most_waiting: int = 1000) -> None:
+        """`lock_file` is shared by the instance's workers; None with a single process.
+        `most_waiting` bounds the requests that wait for the auth service: each holds a connection,
+        and health checks need some."""
+        self._waiting, self._most_waiting = 0, most_waiting
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
         self._guard = threading.Lock()
         self._path = lock_file
         self._file: _LockFile | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further request may wait."""
+        return self._waiting >= self._most_waiting
 
     @contextlib.contextmanager
     def lock(self, subject: str, timeout: float) -> Iterator[None]:
@@ -43,11 +51,13 @@ class SingleFlight:
         with self._guard:
             lock, waiting = self._locks.get(subject, (threading.Lock(), 0))
             self._locks[subject] = (lock, waiting + 1)
+            self._waiting += 1
             return lock
 
     def _leave(self, subject: str) -> None:
         with self._guard:
             lock, waiting = self._locks[subject]
+            self._waiting -= 1
             if waiting == 1:
                 del self._locks[subject]
             else:

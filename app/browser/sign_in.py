@@ -41,14 +41,16 @@ class SignIn:
         """TRUSTED_PROXY_HOPS."""
         return self.services.settings.trusted_proxy_hops
 
-    def session(self) -> Session | None:
+    def session(self, as_stored: bool = False) -> Session | None:
         """The session of this request, without extending its idle time: these pages refresh
-        themselves. None if there is none or it has ended. Raises AuthServiceUnavailable."""
+        themselves. None if there is none or it has ended. `as_stored` as in Sessions. Raises
+        AuthServiceUnavailable."""
         tokens = session_tokens(request.environ, self.hops)
         if tokens is None:
             return None
         try:
-            return self.services.sessions.find(tokens.sessions, self._client_ip())
+            sessions, client_ip = self.services.sessions, self._client_ip()
+            return sessions.find(tokens.sessions, client_ip, as_stored=as_stored)
         except Unauthenticated:
             return None
 
@@ -88,7 +90,7 @@ class SignIn:
 
     def end(self) -> None:
         """End the session of this request, if there is one. Raises AuthServiceUnavailable."""
-        if (session := self.session()) is not None:
+        if (session := self.session(as_stored=True)) is not None:
             _log("a session was ended", session.principal, self._client_ip())
         self._end_session()
 

@@ -63,6 +63,9 @@ class AuthService(Protocol):
     def without_decision(self) -> str:
         """Why its last answers about keys were none; "" where one was."""
 
+    def lookup_status(self, timeout: float) -> int:
+        """The status of the look-up of a key that does not exist."""
+
     def ping(self, timeout: float, beside: str = "") -> tuple[int, str, bytes]:
         """Status, Content-Type and body of the response to a request without a key."""
 
@@ -87,6 +90,7 @@ class Checks:
         self._note = f" {fault('check.password')}" if settings.mlflow_upstream_username else ""
         #: Why the first request of this round got no response; each round has a thread.
         self._round = threading.local()
+        self._looks_up = bool(settings.auth_lookup_token)
         self._upstream = upstream
         self._link = link
         self._auth_service = auth_service
@@ -133,7 +137,7 @@ class Checks:
         found = diagnosis.mlflow_response(
             name, self._mlflow, status, body, has_key=self._has_key, by_mlflow=by_mlflow
         )
-        if path == HEALTH and found.status == HEALTHY and (word := self._workspaces()):
+        if name == "experiments_api" and found.status == HEALTHY and (word := self._workspaces()):
             level = UNHEALTHY if word == "mlflow.no workspaces" else DEGRADED
             return bad(level, fault(word), self._mlflow.host)
         return found
@@ -175,7 +179,14 @@ class Checks:
         except ProxyError as error:
             return diagnosis.auth_no_response(self._auth, error)
         why = self._auth_service.without_decision
-        return diagnosis.auth_response(self._auth, *response, same_beside, why)
+        lookup = self._lookup_status() if self._looks_up and response[0] < 500 else "200"
+        return diagnosis.auth_response(self._auth, *response, same_beside, why, lookup)
+
+    def _lookup_status(self) -> str:
+        try:
+            return str(self._auth_service.lookup_status(self._timeout))
+        except ProxyError:
+            return "none"
 
     def _circuits(self) -> Finding:
         mlflow = self._board.not_closed(self._upstream.circuit)

@@ -210,7 +210,7 @@ def auth_no_response(part: Part, error: BaseException) -> Finding:
 DECISION = frozenset(("valid", "is_valid", "user_id", "user"))
 
 #: Not certain, or not for everybody: a service may answer 404 for keys that it does not know.
-AUTH_DEGRADED = frozenset(("throttled", "no path", "no decision"))
+AUTH_DEGRADED = frozenset(("throttled", "no path", "no look-up", "no decision"))
 
 
 def auth_response(
@@ -220,10 +220,12 @@ def auth_response(
     body: bytes,
     same_beside: bool,
     without_decision: str = "",
+    lookup: str = "200",
 ) -> Finding:
     """What the response to a request without a key means; 401 is right, and 200 with a decision.
     `same_beside`: a path that does not exist gets the same response. `without_decision`: why the
-    last requests with a key got no decision; "" where one did."""
+    last requests with a key got no decision; "" where one did. `lookup`: the status of a look-up,
+    "none" without a response."""
     text, document = _text(body), _json(body)
     is_page = "html" in content_type or text.startswith("<")
     is_decision = isinstance(document, dict) and not DECISION.isdisjoint(document)
@@ -233,6 +235,7 @@ def auth_response(
         (status >= 500, "fails"),
         (is_page or 300 <= status < 400 or status == 405, "another"),
         (status < 300 and not is_decision, "another"),
+        (lookup != "200", "no look-up"),
         (bool(without_decision), "no decision"),
     )
     word = _first(cases)
@@ -240,8 +243,13 @@ def auth_response(
         return Finding(HEALTHY, "The auth service answers.")
     notes = [WITHOUT_AUTH] if word in ("fails", "no decision") else []
     level = DEGRADED if word in AUTH_DEGRADED else UNHEALTHY
-    detail = f" answered {status}: {text}" if word != "no decision" else f": {without_decision}"
-    return bad(level, fault(f"auth.{word}", status=status), f"{part.host}{detail}", *notes)
+    others = {
+        "no look-up": f" answered {lookup} to a look-up",
+        "no decision": f": {without_decision}",
+    }
+    detail = others.get(word, f" answered {status}: {text}")
+    wrong = fault(f"auth.{word}", status=lookup if word == "no look-up" else status)
+    return bad(level, wrong, f"{part.host}{detail}", *notes)
 
 
 def circuits(mlflow: Mapping[str, str], auth: Mapping[str, str]) -> Finding:

@@ -99,10 +99,12 @@ AUTHENTICATIONS = _counter(
     "source result",
     "Decisions about keys and sessions, by source (cache hit, miss, stale, session).",
 )
+AUTH_RESULTS = ("valid", "invalid", "throttled", "unavailable", "not_asked", "not_offered")
 AUTH_ANSWERS = _counter(
     "auth_service_answers_total",
     "answer",
-    "Calls of the auth service by response; not_asked: its circuit was open.",
+    "Calls of the auth service by response; not_asked: its circuit was open; not_offered: it looks "
+    "up no keys.",
 )
 LIMIT_DECISIONS = _counter("limit_decisions_total", "limit decision", "Decisions of the limiter.")
 LIMIT_FALLBACKS = _counter(
@@ -168,7 +170,7 @@ def count_authentication(source: str, accepted: bool) -> None:
 
 
 def count_auth_answer(answer: str) -> None:
-    """`answer`: valid, invalid, throttled, unavailable, or not_asked."""
+    """`answer`: valid, invalid, throttled, unavailable, not_asked or not_offered."""
     labelled(AUTH_ANSWERS, answer).inc()
 
 
@@ -250,7 +252,7 @@ def _begin() -> None:
     known: tuple[tuple[Any, tuple[tuple[str, ...], ...]], ...] = (
         (CIRCUIT_CHANGES, (CIRCUITS, STATES)),
         (AUTHENTICATIONS, (("hit", "miss", "stale", "session"), ("accepted", "refused"))),
-        (AUTH_ANSWERS, (("valid", "invalid", "throttled", "unavailable", "not_asked"),)),
+        (AUTH_ANSWERS, (AUTH_RESULTS,)),
         (LIMIT_DECISIONS, (("key", "session"), ("granted", "refused"))),
         (LIMIT_DECISIONS, (("address", "in_flight_of_key", "in_flight", "writes"), ("refused",))),
         (LIMIT_FALLBACKS, (("key", "session", "address"),)),

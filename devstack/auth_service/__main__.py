@@ -221,15 +221,23 @@ def _announce(redis_url: str, key_id: str) -> None:
     default="warning",
     help="info: a line per call.",
 )
+@option(
+    "--lookup-token",
+    metavar="TOKEN",
+    envvar="AUTH_SERVICE_LOOKUP_TOKEN",
+    default="",
+    show_default=False,
+    help="What a proxy must show to look up keys by id; without it there is no look-up.",
+)
 @database_option
-def serve(bind: str, log_level: str, database: Path) -> None:
+def serve(bind: str, log_level: str, lookup_token: str, database: Path) -> None:
     """Serve over HTTP until a signal arrives.
 
-    It responds to POST /api/v1/keys/validate and GET /health.
+    It responds to POST /api/v1/keys/validate, POST /api/v1/keys/lookup and GET /health.
     """
     from devstack.auth_service import service  # here: importing Flask takes half a second
 
-    service.serve(service.create_app(_store(database)), bind, log_level)
+    service.serve(service.create_app(_store(database), lookup_token), bind, log_level)
 
 
 def _store(database: Path) -> KeyStore:

@@ -49,7 +49,7 @@ class StoreUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Grant:
-    """Who gets a key, and what it may do: decided when it is created, never changed.
+    """Who gets a key, and what it may do.
 
     `rate_limit_per_hour` counts requests, None means unlimited. `expires_at` None means never. An
     empty `allowed_networks` means every address.
@@ -98,7 +98,7 @@ class Key:
 
 
 class KeyStore:
-    """Creates, finds, lists and revokes keys; safe under several threads and processes.
+    """Creates, finds, lists, changes and revokes keys; safe under several threads and processes.
 
     Each call opens and closes its own connection. Every method raises StoreUnavailable when SQLite
     fails.
@@ -136,13 +136,28 @@ class KeyStore:
             row = connection.execute(query, (_hash(secret),)).fetchone()
         return _from_row(row) if row else None
 
+    def find_by_id(self, key_id: str) -> Key | None:
+        """Return the key with this id, in any state; None if there is none."""
+        with self._connection() as connection:
+            query = "SELECT * FROM keys WHERE key_id = ?"
+            row = connection.execute(query, (key_id,)).fetchone()
+        return _from_row(row) if row else None
+
+    def change(self, key_id: str, grant: Grant) -> Key | None:
+        """Replace what is granted to a key. None if there is no such key."""
+        columns = _columns(grant)
+        new = ", ".join(f"{column} = :{column}" for column in columns)
+        with self._connection() as connection:
+            values = columns | {"key_id": key_id}
+            connection.execute(f"UPDATE keys SET {new} WHERE key_id = :key_id", values)
+        return self.find_by_id(key_id)
+
     def revoke(self, key_id: str) -> Key | None:
         """Revoke for good; a second time changes nothing. None if there is no such key."""
         with self._connection() as connection:
             mark = "UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL"
             connection.execute(mark, (int(self._clock()), key_id))
-            row = connection.execute("SELECT * FROM keys WHERE key_id = ?", (key_id,)).fetchone()
-        return _from_row(row) if row else None
+        return self.find_by_id(key_id)
 
     def list(self) -> tuple[Key, ...]:
         """Return all keys, the oldest first."""
@@ -184,12 +199,15 @@ def _hash(secret: str) -> bytes:
 
 def _to_row(key: Key, secret: str) -> dict[str, object]:
     """Return the row of a new key. Missing columns are NULL."""
-    return asdict(key.grant) | {
-        "key_id": key.key_id,
-        "key_hash": _hash(secret),
-        "scopes": json.dumps(key.grant.scopes),
-        "allowed_networks": json.dumps([str(network) for network in key.grant.allowed_networks]),
-        "created_at": key.created_at,
+    own = {"key_id": key.key_id, "key_hash": _hash(secret), "created_at": key.created_at}
+    return _columns(key.grant) | own
+
+
+def _columns(grant: Grant) -> dict[str, object]:
+    """Return the columns that hold a grant."""
+    return asdict(grant) | {
+        "scopes": json.dumps(grant.scopes),
+        "allowed_networks": json.dumps([str(network) for network in grant.allowed_networks]),
     }
 
 

@@ -1,5 +1,6 @@
-"""The HTTP service: `POST /api/v1/keys/validate` and `GET /health`, served by gunicorn."""
+"""The HTTP service: `POST /api/v1/keys/validate` and `/lookup`, `GET /health`, under gunicorn."""
 
+import hmac
 import logging
 import re
 import signal
@@ -38,8 +39,8 @@ _formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
 _key = re.compile(f"({'|'.join(PREFIXES)})[A-Za-z0-9]+")
 
 
-def create_app(store: KeyStore) -> Flask:
-    """Build the WSGI application."""
+def create_app(store: KeyStore, lookup_token: str = "") -> Flask:
+    """Build the WSGI application. Without a `lookup_token` it looks up no keys: 404."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
@@ -49,6 +50,18 @@ def create_app(store: KeyStore) -> Flask:
         key = _identify(store)
         _judge(key, client_ip)
         log.info("valid key_id=%s service=%r", key.key_id, service_id)
+        return _description(key) | {"service_id": service_id}
+
+    @app.post("/api/v1/keys/lookup")
+    def look_up() -> dict[str, Any]:
+        _require(lookup_token)
+        body: Any = request.get_json(force=True, silent=True)
+        service_id, client_ip = _question(body)
+        key = store.find_by_id(str(body.get("key_id")))
+        is_valid = key and key.state(time.time()) == "active" and key.grant.admits(client_ip)
+        log.info("look-up of key_id=%s: %s", body.get("key_id"), "valid" if is_valid else "ended")
+        if key is None or not is_valid:
+            return {"valid": False}
         return _description(key) | {"service_id": service_id}
 
     @app.get("/health")
@@ -79,6 +92,15 @@ def _question(body: Any) -> tuple[str, Address | None]:
     except ValueError:
         abort(400, "client_ip must be an IPv4 or IPv6 address.")
     return service_id, address
+
+
+def _require(lookup_token: str) -> None:
+    """Refuse whoever does not show the token: 401."""
+    if not lookup_token:
+        abort(404)
+    shown = request.authorization and request.authorization.token
+    if not hmac.compare_digest((shown or "").encode(), lookup_token.encode()):
+        _refuse(401, "Send the look-up token as Authorization: Bearer <token>.", "look-up token")
 
 
 def _identify(store: KeyStore) -> Key:

@@ -182,6 +182,7 @@ BAD = {
     "MLFLOW_POOL_SIZE": [*BAD_COUNTS, "0", "10001"],
     "HOKUSAI_AUTH_SERVICE_URL": BAD_URLS,
     "HOKUSAI_AUTH_SERVICE_ID": BAD_TEXT,
+    "AUTH_LOOKUP_TOKEN": BAD_TEXT,
     "AUTH_TIMEOUT": [*BAD_SECONDS, "0", "61"],
     "AUTH_CACHE_TTL": [*BAD_SECONDS, "3601"],
     "AUTH_NEGATIVE_TTL": [*BAD_SECONDS, "3601"],
@@ -261,6 +262,7 @@ def test_all_complaints_come_at_once() -> None:
 def test_what_may_hold_a_password_is_secret() -> None:
     assert SECRETS == [
         "AUTH_CACHE_SECRET",
+        "AUTH_LOOKUP_TOKEN",
         "MLFLOW_UPSTREAM_PASSWORD",
         "MLFLOW_UPSTREAM_TOKEN",
         "REDIS_URL",

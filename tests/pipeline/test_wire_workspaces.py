@@ -180,6 +180,6 @@ def test_off_where_mlflow_has_workspaces_is_said(
     assert call(proxy.url, "GET", SEARCH, two).status == 200
     assert arrived(mlflow) == []
     assert call(proxy.url, "GET", SEARCH, two, "X-MLFLOW-WORKSPACE: team-a").status == 400
-    health = call(proxy.url, "GET", "/api/health").json["checks"]["connectivity"]
+    health = call(proxy.url, "GET", "/api/health").json["checks"]["experiments_api"]
     assert health["status"] == "degraded"
     assert "MLFLOW_WORKSPACES is off" in health["message"]

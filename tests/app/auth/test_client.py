@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from app.auth import answer
-from app.auth.client import AuthService, retry_after_seconds
+from app.auth.answer import retry_after_seconds
+from app.auth.client import AuthService
 from app.request.errors import AuthServiceUnavailable, RateLimited
 from app.request.principal import Principal
 from tests.app.auth.auth_service import ANN, IP, PATIENT, YES, says

@@ -205,6 +205,14 @@ def test_an_auth_service_that_refuses_no_key_and_fails_at_each_one() -> None:
     assert found.detail == f"auth.internal: {why}"
 
 
+@pytest.mark.parametrize("lookup", ["401", "404", "500", "none"])
+def test_an_auth_service_that_looks_up_no_keys(lookup: str) -> None:
+    found = diagnosis.auth_response(AUTH, 401, "application/json", b"{}", False, "why", lookup)
+    assert found.status == DEGRADED
+    assert found.message.startswith(str(fault("auth.no look-up", status=lookup)))
+    assert found.detail == f"auth.internal answered {lookup} to a look-up"
+
+
 REDIS_WORDS = [key.removeprefix("redis.") for key in FAULTS if key.startswith("redis.")]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from app.auth import client as auth_service
+from app.auth import connections
 from app.auth.client import AuthService
 from app.state import redis_client
 from app.state.redis_faults import FAILURES
@@ -265,7 +265,7 @@ def test_connections_to_the_auth_service_end_with_their_age(
             timeout=5,
             circuit=Circuit("auth_service", 5, 1),
         )
-        monkeypatch.setattr(auth_service._Connection, "max_age", 0.3)
+        monkeypatch.setattr(connections._Connection, "max_age", 0.3)
         for _ in range(3):
             assert asked.validate("hk_test_a", "203.0.113.7") is None
         assert service.connections == 1
