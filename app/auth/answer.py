@@ -84,8 +84,8 @@ def _time(value: object) -> float | None:
         parsed = datetime.fromisoformat(str(value))
     except ValueError:
         parsed = datetime.min
-    if parsed.tzinfo:
-        return parsed.timestamp()
+    if parsed.tzinfo:  # Go's zero time (year 1) is none
+        return parsed.timestamp() if parsed.timestamp() > SOME_TIME else None
     _say_that_it_is_unread()
     return None
 

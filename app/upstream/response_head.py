@@ -133,6 +133,8 @@ class UpstreamResponse(http.client.HTTPResponse):
         self.chunk_left: int | None = None
         self.length = 0 if bodiless else None if self.chunked else length
         ends = self._check_close()  # type: ignore[attr-defined]
+        # After an exception that nobody caught, uvicorn sends this, and closes without saying so.
+        ends = ends or (status == 500 and fields.get("content-type", "").startswith("text/plain"))
         self.will_close = ends or not (self.chunked or self.length is not None)
 
     def _read_next_chunk_size(self) -> int:

@@ -201,6 +201,7 @@ def test_a_retry_after_may_be_a_date(ahead: float, seconds: int) -> None:
         ("2030-01-01T01:00:00+01:00", 1893456000.0, False),
         (1893456000, 1893456000.0, False),
         (0, None, False),
+        ("0001-01-01T00:00:00Z", None, False),
         ("2030-01-01T00:00:00", None, True),
         (1893456000000, None, True),
         ("next week", None, True),

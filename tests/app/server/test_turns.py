@@ -37,10 +37,44 @@ WAYS = {
 }
 
 
+#: Counts the passes of the loop until as many connections are accepted as wait, beside 40 others.
+#: A pass takes as long as the busy connections need.
+ACCEPTING = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, socket
+from gevent.pool import Pool
+from gunicorn.workers import ggevent
+import app.server.worker
+open_ones = Pool(1000)
+for _ in range(40):
+    open_ones.spawn(gevent.sleep, 60)
+listening = socket.create_server(("127.0.0.1", 0), backlog=200)
+clients = [socket.create_connection(listening.getsockname()) for _ in range(200)]
+server = ggevent.StreamServer(listening, handle=lambda *_: gevent.sleep(60), spawn=open_ones)
+server.max_accept = 1  # as gunicorn does, if there are several workers
+server.start()
+passes = 0
+while len(open_ones) < 240:
+    gevent.sleep(1e-9)
+    passes += 1
+print(passes)
+"""
+
+
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_a_turn_is_one_for_those_too_whose_bytes_have_just_come(way: str) -> None:
+    assert counted(PROGRAM.format(give_way=way)) <= 3
+
+
+def test_a_new_connection_does_not_wait_for_each_one_before_it() -> None:
+    """A health check came after all that came at once, at one of them in each pass."""
+    assert counted(ACCEPTING) < 40
+
+
+def counted(program: str) -> int:
     told = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(give_way=way)],
+        [sys.executable, "-c", program],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
@@ -48,4 +82,4 @@ def test_a_turn_is_one_for_those_too_whose_bytes_have_just_come(way: str) -> Non
         check=True,
         timeout=60,
     )
-    assert int(told.stdout) <= 3
+    return int(told.stdout)

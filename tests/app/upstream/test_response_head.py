@@ -282,6 +282,19 @@ BODILESS = {
 }
 
 
+def test_an_exception_that_nobody_caught_ends_its_connection(
+    mlflow: Upstream, forwarder: Forwarder
+) -> None:
+    """uvicorn 0.54 closes then, without Connection: close; the next POST would meet that."""
+    text = ("Content-Type", "text/plain; charset=utf-8")
+    mlflow.answers(Answer(send(sized(b"Internal Server Error", 500, text))), Answer(send(sized())))
+    assert get(forwarder)[0].status == 500
+    assert get(forwarder)[0].status == 200
+    assert [asked.connection for asked in mlflow.requests] == [1, 2]
+    get(forwarder)
+    assert mlflow.requests[-1].connection == 2
+
+
 @pytest.mark.parametrize("name", BODILESS)
 def test_an_answer_without_a_body_ends_with_its_head(
     mlflow: Upstream, forwarder: Forwarder, name: str
