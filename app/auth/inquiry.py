@@ -193,6 +193,6 @@ def _reference(source: str) -> tuple[str, ...] | None:
         return None
     if parts.scheme == "runs":
         return RUN, first
-    if not rest:
+    if not rest and first.startswith("m-"):
         return MODEL, first
-    return (VERSION, first, rest[0]) if len(rest) == 1 else None
+    return (VERSION, first, rest[0]) if len(rest) == 1 and rest[0].isdecimal() else None
