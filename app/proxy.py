@@ -141,7 +141,7 @@ def _pass_on(
         with services.buffered_bodies.new(counted) as aside:
             is_judged = services.fence.reads(permit)
             body = request_body(inbound, streams, aside, record.came, is_judged)
-            record.body = body.content if isinstance(body.content, bytes) else None
+            record.body = body.short
             sent = time.monotonic()
             try:
                 body = services.fence.checked(permit, body, record.parameters)

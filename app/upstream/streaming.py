@@ -42,6 +42,13 @@ class Body:
         """Whether it can be sent a second time."""
         return self.content is None or isinstance(self.content, bytes)
 
+    @property
+    def short(self) -> bytes | None:
+        """The content, if it is whole and has at most WHOLE bytes."""
+        if isinstance(self.content, bytes) and len(self.content) <= WHOLE:
+            return self.content
+        return None
+
     def when_last_piece(self, go: Callable[[], None]) -> "Body":
         """Return the same body; `go` is called once the client has sent it all, before the last
         piece is forwarded."""
