@@ -84,7 +84,7 @@ class Settings:
     mlflow_upstream_password: str = row("MLFLOW_UPSTREAM_PASSWORD", parsers.text, "", group=MLFLOW, secret=True,
         help="The password of that user.")
     mlflow_identity_secret: str = row("MLFLOW_IDENTITY_SECRET", parsers.secret, "", group=MLFLOW, secret=True,
-        help="Signs who calls, for MLflow's own permissions; see docs/deployment.md.")
+        help="Signs who calls, for MLflow's own permissions. docs/deployment.md says how.")
     mlflow_connect_timeout: float = row("MLFLOW_CONNECT_TIMEOUT", parsers.seconds(0.05, 60), 2.0, group=MLFLOW,
         help="Time to connect to MLflow, with name lookup and TLS handshake.")
     mlflow_read_timeout: float = row("MLFLOW_READ_TIMEOUT", parsers.seconds(0.1, 3600), 40.0, group=MLFLOW,

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 from flask import Response, request
 from mlflow.exceptions import MlflowException
+from mlflow.gateway.constants import MLFLOW_GATEWAY_AUTH_HEADER
 from mlflow.server import auth
 from werkzeug.datastructures import Authorization
 
@@ -49,7 +50,8 @@ class Refused(Exception):
 def authenticate() -> Authorization | Response:
     """Return who calls, or a 401. MLflow asks several times for one request, also at its end, when
     the signature may be too old: the first answer counts."""
-    if found := request.environ.get(FOUND):
+    found: Authorization | Response | None = request.environ.get(FOUND)
+    if found:
         return found
     try:
         found = _of_signature() if "X-Hokusai-Signature" in request.headers else _of_password()
@@ -122,7 +124,7 @@ def _of_password() -> Authorization | Response:
     """Do what MLflow does without this file: also for its jobs, which call the gateway with a
     token of their own as the password."""
     if auth._strip_static_prefix(request.path).startswith("/gateway/"):
-        if given := request.headers.get(auth.MLFLOW_GATEWAY_AUTH_HEADER):
+        if given := request.headers.get(MLFLOW_GATEWAY_AUTH_HEADER):
             request.authorization = Authorization.from_header(given)
         token = os.environ.get("_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN", "").encode()
         own = request.authorization
