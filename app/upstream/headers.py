@@ -231,8 +231,9 @@ def _identity(permit: Permit) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=1024)
 def _header_text(value: str) -> str:
-    """Percent-encode the characters that a header value must not contain."""
-    return quote(value, safe=" !#$%&'()*+,-./:;<=>?@[]^_`{|}~")
+    """Percent-encode the characters that a header value must not contain, and `%`: two ids never
+    get the same value."""
+    return quote(value, safe=" !#$&'()*+,-./:;<=>?@[]^_`{|}~")
 
 
 def returned_status(status: int, reason: str) -> str:
