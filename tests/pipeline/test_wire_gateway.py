@@ -6,7 +6,7 @@ import pytest
 
 from devstack.proxy import Proxy
 from tests.upstreams import Upstream
-from tests.wire import Response, bearer, call
+from tests.wire import Response, call
 
 CHAT = "/api/mlflow/gateway/openai/v1/chat/completions"
 SEARCH = "/api/mlflow/api/2.0/mlflow/runs/search"
@@ -36,7 +36,14 @@ def test_the_providers_credential_goes_on_and_ours_does_not(
 
 
 @pytest.mark.parametrize(
-    "forms", [["X-API-Key: {}", "Authorization: Bearer {}"], ["Authorization: Bearer {}"]]
+    "forms",
+    [
+        ["Authorization: Bearer {}"],
+        *(
+            ["X-API-Key: {}", f"Authorization: {form}"]
+            for form in ("Bearer {}", "{}", "Token {}", 'Bearer "{}"', "Bearer: {}", "Key key={}")
+        ),
+    ],
 )
 def test_our_key_never_goes_to_a_provider(
     front: Proxy, upstream: Upstream, gateway_key: str, forms: list[str]
@@ -45,8 +52,12 @@ def test_our_key_never_goes_to_a_provider(
     assert upstream.requests[-1].all("Authorization") == []
 
 
-def test_two_keys_of_ours_are_refused(front: Proxy, upstream: Upstream, gateway_key: str) -> None:
-    answer = ask(front, f"X-API-Key: {gateway_key}", bearer("hk_test_another"))
+@pytest.mark.parametrize("form", ["Bearer {}", "Token {}"])
+def test_two_keys_of_ours_are_refused(
+    front: Proxy, upstream: Upstream, gateway_key: str, form: str
+) -> None:
+    another = f"Authorization: {form.format('hk_test_another')}"
+    answer = ask(front, f"X-API-Key: {gateway_key}", another)
     assert answer.error == (400, "BAD_REQUEST")
     assert upstream.requests == []
 
