@@ -141,6 +141,8 @@ def _at_gateway(provider: str, own: str) -> Iterator[tuple[str, str]]:
     if own:
         is_mlflows = provider or own.startswith("Basic ")
         yield "X-MLflow-Authorization" if is_mlflows else "Authorization", own
+        if not is_mlflows:  # by the User-Agent of some programs, MLflow takes it for the client's
+            yield "User-Agent", "hokusai-mlflow-proxy"
     if provider:
         yield "Authorization", provider
 

@@ -52,6 +52,24 @@ def test_our_key_never_goes_to_a_provider(
     assert upstream.requests[-1].all("Authorization") == []
 
 
+def test_the_proxys_own_token_is_not_taken_for_the_clients(
+    start_front: Any, upstream: Upstream, gateway_key: str
+) -> None:
+    """MLflow passes Authorization on to the provider for programs that have these names."""
+    behind = start_front(MLFLOW_UPSTREAM_TOKEN="token")
+    program = "User-Agent: codex_cli_rs/0.1"
+    assert ask(behind, f"Authorization: Bearer {gateway_key}", program).status == 200
+    seen = upstream.requests[-1]
+    assert seen.all("Authorization") == ["Bearer token"]
+    assert "codex" not in str(seen.all("User-Agent"))
+    fields = (f"X-API-Key: {gateway_key}", f"Authorization: {PROVIDERS}", program)
+    assert ask(behind, *fields).status == 200
+    seen = upstream.requests[-1]
+    assert seen.all("X-MLflow-Authorization") == ["Bearer token"]
+    assert seen.all("Authorization") == [PROVIDERS]
+    assert f"User-Agent: {seen.one('User-Agent')}" == program
+
+
 @pytest.mark.parametrize("form", ["Bearer {}", "Token {}"])
 def test_two_keys_of_ours_are_refused(
     front: Proxy, upstream: Upstream, gateway_key: str, form: str
