@@ -52,6 +52,16 @@ def test_our_key_never_goes_to_a_provider(
     assert upstream.requests[-1].all("Authorization") == []
 
 
+@pytest.mark.parametrize("field", ["x-goog-api-key", "api-key"])
+def test_a_field_for_a_providers_key_goes_on_unless_it_has_ours(
+    front: Proxy, upstream: Upstream, gateway_key: str, field: str
+) -> None:
+    for value, sent in (("AIza-of-the-provider", ["AIza-of-the-provider"]), (gateway_key, [])):
+        own = f"Authorization: Bearer {gateway_key}"
+        assert ask(front, own, f"{field}: {value}").status == 200
+        assert upstream.requests[-1].all(field) == sent
+
+
 def test_the_proxys_own_token_is_not_taken_for_the_clients(
     start_front: Any, upstream: Upstream, gateway_key: str
 ) -> None:
