@@ -34,14 +34,20 @@ class Unanswered:
         if time.monotonic() < until:
             return throttled_for
         noted = self._values.get(self._name(digest))
-        return None if noted is None else int(noted)
+        if noted is None:
+            return None
+        if not noted.startswith(b"+"):
+            self._remember(digest, 0, int(noted))
+        return int(noted)
 
     def extend(self, digest: str, seconds: float) -> None:
-        """Extend this process's own entry, so only the probing request waits. Not one that ended
-        `seconds` ago or earlier: another process may have got a response since."""
+        """Extend an entry known to this process, so only the probing request waits. Not one that
+        ended `seconds` ago or earlier: another process may have got a response since. With a "+",
+        as nobody extends what was only extended: that would go on for ever."""
         until, throttled_for = self._local.get(digest, (-math.inf, 0))
         if time.monotonic() < until + seconds:
-            self.note(digest, seconds, throttled_for)
+            self._remember(digest, seconds, throttled_for)
+            self._values.set(self._name(digest), b"+%d" % throttled_for, seconds)
 
     def clear(self, digest: str) -> None:
         """Remove an entry after a response to this process or another."""
