@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> Flask:
 def _mount_health(app: Flask, services: Services) -> None:
     """Mount health, self-test and metrics, which bypass the pipeline."""
     hops = services.settings.trusted_proxy_hops
-    require_a_key = partial(health.require_a_key, services.authenticator.authenticate, hops)
+    require_a_key = partial(account.require_a_key, services)
     app.register_blueprint(
         health.blueprint(services.results, services.readiness, services.inside, require_a_key)
     )

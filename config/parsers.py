@@ -26,6 +26,13 @@ def text(value: str) -> str:
     return value
 
 
+def secret(value: str) -> str:
+    """A key to sign with, valid in a list with commas."""
+    if not re.fullmatch(r"[\x21-\x2b\x2d-\x7e]{32,}", value):
+        raise ValueError("must have at least 32 characters, printable ASCII without blank or comma")
+    return value
+
+
 def cloudwatch_name(value: str) -> str:
     """A namespace or dimension value for CloudWatch: up to 255 printable ASCII characters, not
     starting with a colon. The prefix AWS/ is reserved."""

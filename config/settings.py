@@ -84,6 +84,8 @@ class Settings:
         help="The proxy's own Basic user for MLflow. An admin: searches leave out what it may not see.")
     mlflow_upstream_password: str = row("MLFLOW_UPSTREAM_PASSWORD", parsers.text, "", group=MLFLOW, secret=True,
         help="The password of that user.")
+    mlflow_identity_secret: str = row("MLFLOW_IDENTITY_SECRET", parsers.secret, "", group=MLFLOW, secret=True,
+        help="Signs who calls, for MLflow's own permissions. docs/deployment.md says how.")
     mlflow_connect_timeout: float = row("MLFLOW_CONNECT_TIMEOUT", parsers.seconds(0.05, 60), 2.0, group=MLFLOW,
         help="Time to connect to MLflow, with name lookup and TLS handshake.")
     mlflow_read_timeout: float = row("MLFLOW_READ_TIMEOUT", parsers.seconds(0.1, 3600), 40.0, group=MLFLOW,
@@ -267,6 +269,10 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         (
             username and settings.mlflow_upstream_token,
             "MLFLOW_UPSTREAM_TOKEN and MLFLOW_UPSTREAM_USERNAME exclude each other; set one",
+        ),
+        (
+            username and settings.mlflow_identity_secret,
+            "MLFLOW_IDENTITY_SECRET and MLFLOW_UPSTREAM_USERNAME exclude each other; set one",
         ),
         (
             in_memory and settings.web_concurrency > 1,

@@ -30,7 +30,7 @@ from config import Settings
 from devstack.auth import AuthService
 from devstack.auth_service import revocation
 from devstack.auth_service.keys import Grant, KeyStore
-from devstack.environments import MLFLOW_SERVER, ROOT, is_whole
+from devstack.environments import BASIC_AUTH_SERVER, MLFLOW_SERVER, ROOT, is_whole
 from devstack.mlflow import MLflow
 from devstack.proxy import Proxy
 from devstack.redis import Redis
@@ -164,6 +164,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if _needed(session, "mlflow_python"):
         _make_mlflow_environment()
+    if _needed(session, "basic_auth_environment"):
+        _make_basic_auth_environment()
     if _needed(session, "mlflow_server"):
         _the_mlflow(session.config)
 
@@ -188,6 +190,19 @@ def _make_mlflow_environment() -> None:
     if not is_whole(MLFLOW_SERVER):
         command = [sys.executable, "-m", "devstack.environments", "mlflow-server"]
         subprocess.run(command, cwd=ROOT, env=DEVELOPERS_ENVIRONMENT, check=True)
+
+
+def _make_basic_auth_environment() -> bool:
+    command = [sys.executable, "-m", "devstack.environments", "basic-auth-server"]
+    made = subprocess.run(command, cwd=ROOT, env=DEVELOPERS_ENVIRONMENT, check=False)
+    return made.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def basic_auth_environment() -> None:
+    """An environment for MLflow with users of its own. Skips where none can be made."""
+    if not is_whole(BASIC_AUTH_SERVER) and not _make_basic_auth_environment():
+        pytest.skip("MLflow with basic-auth cannot be installed here")
 
 
 @pytest.fixture(scope="session")

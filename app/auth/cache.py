@@ -112,7 +112,6 @@ class DecisionCache:
         beyond_skew = math.nextafter(revoked_at + CLOCK_SKEW, math.inf)
         newer = Decision(decision.principal, max(decision.asked_at, beyond_skew))
         self._remember(digest, newer, RECHECK if newer == decision else RECHECK_REVOKED)
-        self.unanswered.clear(digest)
         if lifetime > 0:
             self._values.hand_over(PREFIX + digest, dump(decision), lifetime)
         return True
@@ -134,6 +133,7 @@ class DecisionCache:
     def _remember(self, digest: str, decision: Decision, recheck: float = RECHECK) -> None:
         self._local[digest] = (decision, time.monotonic() + recheck)
         self._local.move_to_end(digest)
+        self.unanswered.clear(digest)
         while len(self._local) > MAX_LOCAL:
             self._local.popitem(last=False)
 

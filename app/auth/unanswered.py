@@ -3,6 +3,7 @@
 One request probes; the others do not wait for it.
 """
 
+import math
 import time
 
 from app.state.shared_values import SharedValues
@@ -35,16 +36,21 @@ class Unanswered:
         noted = self._values.get(self._name(digest))
         if noted is None:
             return None
-        self._remember(digest, 0, int(noted))
+        if not noted.startswith(b"+"):
+            self._remember(digest, 0, int(noted))
         return int(noted)
 
     def extend(self, digest: str, seconds: float) -> None:
-        """Extend an entry known to this process, so only the probing request waits."""
-        if digest in self._local:
-            self.note(digest, seconds, self._local[digest][1])
+        """Extend an entry known to this process, so only the probing request waits. Not one that
+        ended `seconds` ago or earlier: another process may have got a response since. With a "+",
+        as nobody extends what was only extended: that would go on for ever."""
+        until, throttled_for = self._local.get(digest, (-math.inf, 0))
+        if time.monotonic() < until + seconds:
+            self._remember(digest, seconds, throttled_for)
+            self._values.set(self._name(digest), b"+%d" % throttled_for, seconds)
 
     def clear(self, digest: str) -> None:
-        """Remove an entry after a response."""
+        """Remove an entry after a response to this process or another."""
         if self._local.pop(digest, None):
             self._values.forget(self._name(digest))
 

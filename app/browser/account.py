@@ -1,4 +1,4 @@
-"""What a key is and what is left of its limit: as JSON at whoami, and on the page after sign-in."""
+"""Who calls: for paths that any valid key may use, as JSON at whoami, on the page after sign-in."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,6 @@ from flask import Blueprint, Response, g, request
 from app.auth.authorization import granted
 from app.auth.workspaces import own_workspaces
 from app.request.credentials import Counted, SessionTokens, identify
-from app.request.cross_site import refuse_cross_site
 from app.request.inbound import check_query, client_address
 from app.request.principal import Principal, utc
 from app.request.route_table import Access
@@ -30,22 +29,27 @@ RIGHTS = {
 def blueprint(services: Services) -> Blueprint:
     """whoami, for any valid key or session. It needs no scope and counts against no limit."""
     routes = Blueprint("account", __name__)
-    settings = services.settings
 
     def whoami() -> Response:
-        environ, hops = request.environ, settings.trusted_proxy_hops
-        check_query(request.query_string.decode("latin-1"))
-        refuse_cross_site(environ, hops)
-        credentials = identify(environ, hops)
-        found = services.authenticator.authenticate(credentials, client_address(environ, hops))
-        g.record.principal, g.record.auth_source = found.principal, found.source
-        counted: Counted = "session" if isinstance(credentials, SessionTokens) else "key"
-        g.record.limit_fields = left = services.limits.left(found.principal, counted)
-        return json_response(describe(found.principal, settings.split_scopes, left))
+        require_a_key(services)
+        split_scopes = services.settings.split_scopes
+        return json_response(describe(g.record.principal, split_scopes, g.record.limit_fields))
 
     for path in PATHS:
         routes.add_url_rule(path, "whoami", whoami)
     return routes
+
+
+def require_a_key(services: Services) -> None:
+    """Raise unless this request has a valid key or session. Record whose it is, and what is left of
+    its limit."""
+    environ, hops = request.environ, services.settings.trusted_proxy_hops
+    check_query(request.query_string.decode("latin-1"))
+    credentials = identify(environ, hops)
+    found = services.authenticator.authenticate(credentials, client_address(environ, hops))
+    g.record.principal, g.record.auth_source = found.principal, found.source
+    counted: Counted = "session" if isinstance(credentials, SessionTokens) else "key"
+    g.record.limit_fields = services.limits.left(found.principal, counted)
 
 
 def describe(principal: Principal, split_scopes: bool, left: Mapping[str, str]) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from app.auth.authentication import Authentication
 from app.auth.sessions import Session
+from app.browser.account import require_a_key
 from app.request.credentials import (
     SESSION_COOKIES,
     Credentials,
-    SessionTokens,
     checked,
-    identify,
     sends_key,
     session_tokens,
 )
@@ -57,11 +56,13 @@ class SignIn:
     def current_user(self) -> Principal | None:
         """The user who is signed in, or of the request's key. Basic does not count: a browser may
         send that of another application. Raises Unauthenticated for an invalid key."""
-        environ = request.environ
-        if sends_key(environ):
-            return self._validated(identify(environ, self.hops)).principal
-        session = self.session()
-        return session.principal if session else None
+        if sends_key(request.environ):
+            require_a_key(self.services)
+        elif session := self.session():
+            g.record.principal = session.principal
+            g.record.limit_fields = self.left(session.principal)
+        principal: Principal | None = g.record.principal
+        return principal
 
     def begin(self, key: str) -> str:
         """Begin a session for this key and return its token. Raises the pipeline's errors.
@@ -109,7 +110,7 @@ class SignIn:
                 samesite="Lax",
             )
 
-    def _validated(self, credentials: Credentials | SessionTokens) -> Authentication:
+    def _validated(self, credentials: Credentials) -> Authentication:
         found = self.services.authenticator.authenticate(credentials, self._client_ip())
         g.record.principal, g.record.auth_source = found.principal, found.source
         return found

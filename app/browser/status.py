@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from app.browser import pages
 from app.browser.charts import WINDOW, draw
@@ -49,7 +49,6 @@ def blueprint(services: Services, current_user: Callable[[], Principal | None]) 
             principal = current_user()
         except AuthServiceUnavailable as unknown:
             note = unknown.message
-        g.record.principal = principal
         state, checks = services.health()
         details = principal and {
             "charts": draw(services.samples.points(), time.time()),

@@ -86,7 +86,10 @@ class Checks:
         """`workspaces` returns the fault's key if MLflow differs from MLFLOW_WORKSPACES."""
         self._timeout = settings.health_timeout
         self._frozen_after = QUIET + sum(PROBES) * settings.health_timeout
-        self._has_key = bool(settings.mlflow_upstream_token or settings.mlflow_upstream_username)
+        self._signs = bool(settings.mlflow_identity_secret)
+        self._has_key = bool(
+            self._signs or settings.mlflow_upstream_token or settings.mlflow_upstream_username
+        )
         self._note = f" {fault('check.password')}" if settings.mlflow_upstream_username else ""
         #: Why the first request of this round got no response; each round has a thread.
         self._round = threading.local()
@@ -132,15 +135,29 @@ class Checks:
             if path == HEALTH:
                 self._round.missing = found
             return found
-        by_mlflow = is_of_mlflow(response.headers, response.data)
-        status, body = response.status, response.data
         found = diagnosis.mlflow_response(
-            name, self._mlflow, status, body, has_key=self._has_key, by_mlflow=by_mlflow
+            name,
+            self._mlflow,
+            response.status,
+            response.data,
+            has_key=self._has_key,
+            signs=self._signs,
+            by_mlflow=is_of_mlflow(response.headers, response.data),
         )
-        if name == "experiments_api" and found.status == HEALTHY and (word := self._workspaces()):
+        if name != "experiments_api" or found.status != HEALTHY:
+            return found
+        if word := self._workspaces():
             level = UNHEALTHY if word == "mlflow.no workspaces" else DEGRADED
             return bad(level, fault(word), self._mlflow.host)
-        return found
+        return self._who_we_are() if self._signs else found
+
+    def _who_we_are(self) -> Finding:
+        """Ask MLflow for its user: without the module it believes no signature."""
+        try:
+            response = self._send("/api/2.0/mlflow/users/current")
+        except ProxyError as error:
+            return self._no_response(error, time.monotonic() - SERVED)
+        return diagnosis.mlflow_user(self._mlflow, response.status, response.data)
 
     def _no_response(self, error: ProxyError, served_since: float) -> Finding:
         """MLflow did not respond. If it has served a caller since, it is busy and not gone."""

@@ -15,6 +15,7 @@ from app.state.redis_link import Trouble
 from app.state.redis_rights import explain
 from app.state.redis_sentinel import MasterAlone
 from app.upstream.answers import NO_PERMISSION
+from app.upstream.identity import OWN_USER
 
 HEALTHY, DEGRADED, UNHEALTHY = "healthy", "degraded", "unhealthy"
 
@@ -112,14 +113,25 @@ MLFLOW_DEGRADED = frozenset(("no artifacts", "throttled"))
 
 
 def mlflow_response(
-    check: str, part: Part, status: int, body: bytes, *, has_key: bool, by_mlflow: bool = False
+    check: str,
+    part: Part,
+    status: int,
+    body: bytes,
+    *,
+    has_key: bool,
+    signs: bool = False,
+    by_mlflow: bool = False,
 ) -> Finding:
     """What MLflow's response to a check means. `has_key`: the proxy sends MLflow credentials.
-    `by_mlflow`: as far as one can tell, MLflow itself wrote the response."""
+    `signs`: they name a user who may do nothing. `by_mlflow`: as far as one can tell, MLflow itself
+    wrote the response."""
     text, document = _text(body), _json(body)
     is_object = isinstance(document, dict)
+    word: str | None
     if status == 200:
         word = _mlflow_200(check, text, document)
+    elif signs and status == 403 and text == NO_PERMISSION:
+        word = None  # it knows this user
     elif status == 508 or (is_object and {"error_code", "request_id"} <= {*document}):
         word = "loop"  # MLflow's errors have no request id
     elif check == "artifacts_api" and is_object and "error_code" in document:
@@ -133,6 +145,16 @@ def mlflow_response(
         detail = f"mlflow server --allowed-hosts {part.host}"
     level = DEGRADED if word in MLFLOW_DEGRADED else UNHEALTHY
     return bad(level, fault(f"mlflow.{word}", status=status), detail)
+
+
+def mlflow_user(part: Part, status: int, body: bytes) -> Finding:
+    """What it means whom MLflow takes for the caller of a signed request."""
+    document = _json(body)
+    user = document.get("user") if isinstance(document, dict) else None
+    if isinstance(user, dict) and user.get("username") == OWN_USER:
+        return Finding(HEALTHY, "MLflow answers.")
+    detail = f"{part.host} answered {status}: {_text(body)}"
+    return bad(DEGRADED, fault("mlflow.unsigned"), detail)
 
 
 def _mlflow_failure(status: int, text: str, has_key: bool, is_api: bool) -> str:

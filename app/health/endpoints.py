@@ -8,14 +8,12 @@ what readiness is.
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from app.health.checks import CHECKS, ESSENTIAL, overall
 from app.health.diagnosis import DEGRADED, HEALTHY, UNHEALTHY
 from app.health.internals import Inside
 from app.health.results import Check, SharedResults
-from app.request.credentials import Credentials, SessionTokens, identify
-from app.request.inbound import check_query, client_address
 from app.responses import json_response
 from app.state.instance_store import InstanceStore
 from config.version import VERSION
@@ -56,15 +54,6 @@ class Readiness:
         bad = [name for name, check in checks.items() if check.status != HEALTHY]
         lines = {name: f"{name}: {checks[name].message}" for name in bad}
         return [lines.pop(name) for name in missing], list(lines.values())
-
-
-def require_a_key(
-    authenticate: Callable[[Credentials | SessionTokens, str], object], hops: int
-) -> None:
-    """Raise unless this request has a valid key: `authenticate` does. `hops` is
-    TRUSTED_PROXY_HOPS."""
-    check_query(request.query_string.decode("latin-1"))
-    authenticate(identify(request.environ, hops), client_address(request.environ, hops))
 
 
 def blueprint(

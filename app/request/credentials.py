@@ -92,6 +92,7 @@ def identify_at_gateway(environ: Mapping[str, Any], hops: int) -> Credentials | 
         others = _from_authorization(authorization)
     except Unauthenticated:
         others = set()  # a scheme that is not ours
+    others |= set(re.split(r'[\s,:="]+', authorization))  # a key in a form that is not ours, too
     ours = {key for key in others if key in own or key.startswith(OURS)}
     if len(own | ours) > 1:
         raise BadRequest("The request carries two different API keys; send one.")

@@ -53,7 +53,7 @@ NO_PERMISSION, BAD_HOST = "Permission denied", "Invalid Host header"
 REFUSALS = {
     "credentials": "MLflow rejects this proxy's credentials, or requires some and the proxy has "
     "none. Your key is not the cause; tell the operator (MLFLOW_UPSTREAM_TOKEN, _USERNAME, "
-    "_PASSWORD).",
+    "_PASSWORD, or MLFLOW_IDENTITY_SECRET; MLflow's log has the reason).",
     "permission": "The MLflow account of this proxy lacks the permission for this call. "
     "Your key is not the cause; tell the operator (MLFLOW_UPSTREAM_USERNAME).",
     "host": "MLflow rejects the host name under which this proxy calls it (Invalid Host header). "
@@ -161,23 +161,37 @@ class _Rest(io.RawIOBase):
 
 
 def refuse(
-    route: Route | None, answer: urllib3.BaseHTTPResponse, body: bytes, workspace: str = ""
+    route: Route | None,
+    answer: urllib3.BaseHTTPResponse,
+    body: bytes,
+    workspace: str = "",
+    *,
+    signed: bool = False,
 ) -> None:
     """Raise UpstreamRefusal or UpstreamOverloaded for a response unrelated to this request, and
-    NoSuchWorkspace for one about its `workspace`."""
-    if error := unrelated(route, answer.status, answer.headers, body, workspace):
+    NoSuchWorkspace for one about its `workspace`. With `signed`, MLflow knows the caller, so a
+    missing permission is the caller's."""
+    error = unrelated(route, answer.status, answer.headers, body, workspace, signed=signed)
+    if error is not None:
         answer.close()
         raise error
 
 
 def unrelated(
-    route: Route | None, status: int, headers: Mapping[str, str], body: bytes, workspace: str
+    route: Route | None,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    workspace: str,
+    *,
+    signed: bool = False,
 ) -> ProxyError | None:
     """The error that `refuse` raises for such a response."""
     kind = route.kind if route else ""
     # MLflow relays a refusal by its artifact store (S3, say) in the form of its own errors.
     relays = kind == "gateway" or (kind == "artifacts" and b'"error_code"' in body)
-    if word := refusal(status, headers, body, relays):
+    word = refusal(status, headers, body, relays)
+    if word and not (signed and word == "permission"):
         return UpstreamRefusal(REFUSALS[word])
     if is_pool_limit(status, body) and not (route and route.partial):
         return UpstreamOverloaded(

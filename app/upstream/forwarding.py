@@ -5,9 +5,8 @@ urllib3's pool is used directly: requests' Session costs three to five times as 
 authorized. See docs/decisions/upstream-client.md.
 """
 
-import base64
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +29,7 @@ from app.request.route_table import Access, Route
 from app.upstream import answers
 from app.upstream import circuit as circuits
 from app.upstream.headers import upstream_headers
+from app.upstream.identity import Signer, own_credentials
 from app.upstream.liveness import Liveness
 from app.upstream.pool import open_pool
 from app.upstream.request_head import COPY, TARGET, Copy
@@ -62,7 +62,8 @@ class Upstream:
         parts = urlsplit(self.url)
         self._base_path = parts.path
         self._host = parts.netloc
-        self._own = {**_own_credentials(settings), **HOP}
+        self._own = {**own_credentials(settings), **HOP}
+        self._signer = Signer(settings.mlflow_identity_secret)
         self._connect_timeout = settings.mlflow_connect_timeout
         self._read_timeout = settings.mlflow_read_timeout
         self._slow_timeout = settings.mlflow_artifact_read_timeout
@@ -128,7 +129,8 @@ class Upstream:
 
     def _headers(self) -> dict[str, str]:
         """Return the headers of a request that the proxy makes itself."""
-        return {**self._own, "Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
+        named = {"Host": self._host, "User-Agent": "hokusai-mlflow-proxy"}
+        return self._own | named | self._signer.own
 
     def connections_opened(self) -> int:
         """Connections to MLflow that this worker has opened so far."""
@@ -210,7 +212,8 @@ class Upstream:
             raise UpstreamTimeout("MLflow's response began, and then stalled.") from why
         except HTTPError as why:
             raise UpstreamReset("MLflow's response broke off.") from why
-        answers.refuse(permit.route, answer, page, permit.workspace)
+        is_signed = bool(self._signer)
+        answers.refuse(permit.route, answer, page, permit.workspace, signed=is_signed)
         if answer.status < 500 and permit.route and permit.route.kind not in NO_API:
             self.served = time.monotonic()
         return answer, page
@@ -236,6 +239,7 @@ class Upstream:
     ) -> urllib3.BaseHTTPResponse:
         """Send one request on one connection, and translate urllib3's errors."""
         headers[TARGET] = self._base_path + target
+        self._signer.sign(method, headers)
         if body.content is not None and body.length is not None:
             headers["Content-Length"] = str(body.length)
         connect = max(self._connect_timeout, timeout if pool is self._probes else 0)
@@ -281,13 +285,3 @@ def paused(seconds: int) -> CircuitOpen:
         f"sent; repeat the request in {seconds} s.",
         seconds,
     )
-
-
-def _own_credentials(settings: Settings) -> Mapping[str, str]:
-    """Return the proxy's credentials for MLflow: a token, a user name and password, or nothing."""
-    if settings.mlflow_upstream_token:
-        return {"Authorization": f"Bearer {settings.mlflow_upstream_token}"}
-    if settings.mlflow_upstream_username:
-        pair = f"{settings.mlflow_upstream_username}:{settings.mlflow_upstream_password}"
-        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
-    return {}

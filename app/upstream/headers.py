@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
+from app.request.credentials import OURS
 from app.request.permit import Permit
 from app.request.route_table import Access
 
@@ -141,6 +142,8 @@ def _at_gateway(provider: str, own: str) -> Iterator[tuple[str, str]]:
     if own:
         is_mlflows = provider or own.startswith("Basic ")
         yield "X-MLflow-Authorization" if is_mlflows else "Authorization", own
+        if not is_mlflows:  # by the User-Agent of some programs, MLflow takes it for the client's
+            yield "User-Agent", "hokusai-mlflow-proxy"
     if provider:
         yield "Authorization", provider
 
@@ -181,7 +184,9 @@ def _cleaned(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if not variable.startswith("HTTP_") or variable == SERVER_DROPPED:
             continue
         field = _fields[variable]
-        if field.forwarded and field.name not in named_by_connection:
+        for_provider = field.name in ("X-Goog-Api-Key", "Api-Key")  # MLflow may pass it on
+        is_ours = for_provider and value.startswith(OURS)
+        if field.forwarded and not is_ours and field.name not in named_by_connection:
             yield field.name, value
     if content_type := environ.get("CONTENT_TYPE"):
         yield "Content-Type", content_type
@@ -231,8 +236,9 @@ def _identity(permit: Permit) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=1024)
 def _header_text(value: str) -> str:
-    """Percent-encode the characters that a header value must not contain."""
-    return quote(value, safe=" !#$%&'()*+,-./:;<=>?@[]^_`{|}~")
+    """Percent-encode the characters that a header value must not contain, and `%`: two ids never
+    get the same value."""
+    return quote(value, safe=" !#$&'()*+,-./:;<=>?@[]^_`{|}~")
 
 
 def returned_status(status: int, reason: str) -> str:

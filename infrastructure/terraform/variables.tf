@@ -193,7 +193,7 @@ variable "proxy_environment" {
   default     = {}
 
   validation {
-    condition     = length(setintersection(keys(var.proxy_environment), ["MLFLOW_SERVER_URL", "HOKUSAI_AUTH_SERVICE_URL", "HOKUSAI_AUTH_SERVICE_ID", "BIND", "REDIS_URL", "AUTH_CACHE_SECRET", "AUTH_LOOKUP_TOKEN", "MLFLOW_UPSTREAM_TOKEN", "MLFLOW_UPSTREAM_PASSWORD"])) == 0
+    condition     = length(setintersection(keys(var.proxy_environment), ["MLFLOW_SERVER_URL", "HOKUSAI_AUTH_SERVICE_URL", "HOKUSAI_AUTH_SERVICE_ID", "BIND", "REDIS_URL", "AUTH_CACHE_SECRET", "AUTH_LOOKUP_TOKEN", "MLFLOW_IDENTITY_SECRET", "MLFLOW_UPSTREAM_TOKEN", "MLFLOW_UPSTREAM_PASSWORD"])) == 0
     error_message = "Addresses have variables of their own, and secrets belong into proxy_secret_arns."
   }
 }
@@ -207,8 +207,8 @@ variable "proxy_secret_arns" {
     error_message = "AUTH_CACHE_SECRET is missing: tasks without a common one do not share what they know."
   }
   validation {
-    condition     = length(setsubtract(keys(var.proxy_secret_arns), ["AUTH_CACHE_SECRET", "AUTH_LOOKUP_TOKEN", "MLFLOW_UPSTREAM_TOKEN", "MLFLOW_UPSTREAM_PASSWORD"])) == 0
-    error_message = "Only AUTH_CACHE_SECRET, AUTH_LOOKUP_TOKEN, MLFLOW_UPSTREAM_TOKEN and MLFLOW_UPSTREAM_PASSWORD are secret; Redis has variables of its own."
+    condition     = length(setsubtract(keys(var.proxy_secret_arns), ["AUTH_CACHE_SECRET", "AUTH_LOOKUP_TOKEN", "MLFLOW_IDENTITY_SECRET", "MLFLOW_UPSTREAM_TOKEN", "MLFLOW_UPSTREAM_PASSWORD"])) == 0
+    error_message = "Only AUTH_CACHE_SECRET, AUTH_LOOKUP_TOKEN, MLFLOW_IDENTITY_SECRET, MLFLOW_UPSTREAM_TOKEN and MLFLOW_UPSTREAM_PASSWORD are secret; Redis has variables of its own."
   }
   validation {
     condition     = alltrue([for arn in values(var.proxy_secret_arns) : can(regex("^arn:[^:]+:secretsmanager:", arn))])

@@ -171,6 +171,7 @@ BAD = {
     "MLFLOW_UPSTREAM_TOKEN": BAD_TEXT,
     "MLFLOW_UPSTREAM_USERNAME": BAD_TEXT,
     "MLFLOW_UPSTREAM_PASSWORD": BAD_TEXT,
+    "MLFLOW_IDENTITY_SECRET": [*BAD_TEXT, "s3cret" * 5, "s3cret," * 5, "s3cret " * 5],
     "MLFLOW_CONNECT_TIMEOUT": [*BAD_SECONDS, "0.04", "61"],
     "MLFLOW_READ_TIMEOUT": [*BAD_SECONDS, "0", "3601"],
     "MLFLOW_ARTIFACT_READ_TIMEOUT": [*BAD_SECONDS, "0", "3601"],
@@ -273,6 +274,7 @@ def test_what_may_hold_a_password_is_secret() -> None:
     assert SECRETS == [
         "AUTH_CACHE_SECRET",
         "AUTH_LOOKUP_TOKEN",
+        "MLFLOW_IDENTITY_SECRET",
         "MLFLOW_UPSTREAM_PASSWORD",
         "MLFLOW_UPSTREAM_TOKEN",
         "REDIS_URL",
@@ -314,6 +316,14 @@ def test_no_secret_stands_in_the_settings_repr() -> None:
                 "MLFLOW_UPSTREAM_PASSWORD": "s3cret",
             },
             "exclude each other",
+        ),
+        (
+            {
+                "MLFLOW_IDENTITY_SECRET": "s3cret" * 6,
+                "MLFLOW_UPSTREAM_USERNAME": "ann",
+                "MLFLOW_UPSTREAM_PASSWORD": "s3cret",
+            },
+            "MLFLOW_IDENTITY_SECRET and MLFLOW_UPSTREAM_USERNAME exclude each other",
         ),
         ({"REDIS_URL": "memory://", "WEB_CONCURRENCY": "2"}, "WEB_CONCURRENCY must be 1"),
         ({"MAX_BUFFERED_TOTAL": "1000"}, "MAX_BUFFERED_BODY must not be above"),

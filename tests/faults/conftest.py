@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from devstack.environments import BASIC_AUTH_SERVER, CLIENTS, INSTALLER_LOCK, ROOT, is_whole
+from devstack.environments import CLIENTS, INSTALLER_LOCK, ROOT, is_whole
 from tests.conftest import DEVELOPERS_ENVIRONMENT
 from tests.drills.stage import Stage
 from tests.fault_proxy import FaultProxy
@@ -88,8 +88,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if "client_environments" in needed:
         _make_client_environments()
-    if "basic_auth" in needed and not is_whole(BASIC_AUTH_SERVER):
-        _run("-m", "devstack.environments", "basic-auth-server")
 
 
 def _make_client_environments() -> bool:

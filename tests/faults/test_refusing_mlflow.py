@@ -1,8 +1,6 @@
 """Real MLflows that refuse: the proxy's credentials, its account, or what they do not serve."""
 
 import base64
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -10,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from devstack.environments import BASIC_AUTH_SERVER, ROOT, is_whole
 from devstack.mlflow import BasicAuthMLflow, MLflow
 from devstack.proxy import Proxy
 from devstack.server import Running
-from tests.conftest import DEVELOPERS_ENVIRONMENT
 from tests.drills.load import Client, Load
 from tests.drills.stage import Stage
 from tests.upstreams import eventually
@@ -30,13 +26,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def basic_auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BasicAuthMLflow]:
+def basic_auth(
+    basic_auth_environment: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BasicAuthMLflow]:
     """An MLflow with users and passwords, and a user `bob` who may read only."""
-    if not is_whole(BASIC_AUTH_SERVER):
-        command = [sys.executable, "-m", "devstack.environments", "basic-auth-server"]
-        made = subprocess.run(command, cwd=ROOT, env=DEVELOPERS_ENVIRONMENT, check=False)
-        if made.returncode != 0:
-            pytest.skip("MLflow with basic-auth cannot be installed here")
     # With one worker it starts sooner, and its password hashes compete.
     server = BasicAuthMLflow(tmp_path_factory.mktemp("basic-auth"), options=("--workers", "1"))
     with Running(kill=True) as running:

@@ -6,7 +6,7 @@ import pytest
 
 from devstack.proxy import Proxy
 from tests.upstreams import Upstream
-from tests.wire import Response, bearer, call
+from tests.wire import Response, call
 
 CHAT = "/api/mlflow/gateway/openai/v1/chat/completions"
 SEARCH = "/api/mlflow/api/2.0/mlflow/runs/search"
@@ -36,7 +36,14 @@ def test_the_providers_credential_goes_on_and_ours_does_not(
 
 
 @pytest.mark.parametrize(
-    "forms", [["X-API-Key: {}", "Authorization: Bearer {}"], ["Authorization: Bearer {}"]]
+    "forms",
+    [
+        ["Authorization: Bearer {}"],
+        *(
+            ["X-API-Key: {}", f"Authorization: {form}"]
+            for form in ("Bearer {}", "{}", "Token {}", 'Bearer "{}"', "Bearer: {}", "Key key={}")
+        ),
+    ],
 )
 def test_our_key_never_goes_to_a_provider(
     front: Proxy, upstream: Upstream, gateway_key: str, forms: list[str]
@@ -45,8 +52,40 @@ def test_our_key_never_goes_to_a_provider(
     assert upstream.requests[-1].all("Authorization") == []
 
 
-def test_two_keys_of_ours_are_refused(front: Proxy, upstream: Upstream, gateway_key: str) -> None:
-    answer = ask(front, f"X-API-Key: {gateway_key}", bearer("hk_test_another"))
+@pytest.mark.parametrize("field", ["x-goog-api-key", "api-key"])
+def test_a_field_for_a_providers_key_goes_on_unless_it_has_ours(
+    front: Proxy, upstream: Upstream, gateway_key: str, field: str
+) -> None:
+    for value, sent in (("AIza-of-the-provider", ["AIza-of-the-provider"]), (gateway_key, [])):
+        own = f"Authorization: Bearer {gateway_key}"
+        assert ask(front, own, f"{field}: {value}").status == 200
+        assert upstream.requests[-1].all(field) == sent
+
+
+def test_the_proxys_own_token_is_not_taken_for_the_clients(
+    start_front: Any, upstream: Upstream, gateway_key: str
+) -> None:
+    """MLflow passes Authorization on to the provider for programs that have these names."""
+    behind = start_front(MLFLOW_UPSTREAM_TOKEN="token")
+    program = "User-Agent: codex_cli_rs/0.1"
+    assert ask(behind, f"Authorization: Bearer {gateway_key}", program).status == 200
+    seen = upstream.requests[-1]
+    assert seen.all("Authorization") == ["Bearer token"]
+    assert "codex" not in str(seen.all("User-Agent"))
+    fields = (f"X-API-Key: {gateway_key}", f"Authorization: {PROVIDERS}", program)
+    assert ask(behind, *fields).status == 200
+    seen = upstream.requests[-1]
+    assert seen.all("X-MLflow-Authorization") == ["Bearer token"]
+    assert seen.all("Authorization") == [PROVIDERS]
+    assert f"User-Agent: {seen.one('User-Agent')}" == program
+
+
+@pytest.mark.parametrize("form", ["Bearer {}", "Token {}"])
+def test_two_keys_of_ours_are_refused(
+    front: Proxy, upstream: Upstream, gateway_key: str, form: str
+) -> None:
+    another = f"Authorization: {form.format('hk_test_another')}"
+    answer = ask(front, f"X-API-Key: {gateway_key}", another)
     assert answer.error == (400, "BAD_REQUEST")
     assert upstream.requests == []
 

@@ -89,6 +89,7 @@ def test_an_identity_in_the_trailers_stays_behind(
         ("北斎", "%E5%8C%97%E6%96%8E"),
         ("zoë", "zo%C3%AB"),
         ("a\r\nX-Hokusai-User-Id: root", "a%0D%0AX-Hokusai-User-Id: root"),
+        ("a%0D", "a%250D"),
     ],
 )
 def test_a_user_id_that_no_header_can_hold_is_percent_encoded(

@@ -13,6 +13,13 @@ from tests.wire import bearer, call
 
 PATHS = ("/api/mlflow/whoami", "/mlflow/whoami")
 
+#: Other paths that any valid key may use.
+OWN_PATHS = (
+    "/api/health/mlflow/detailed",
+    "/mlflow/health/mlflow/self-test/seen",
+    "/status",
+)
+
 WEEK = 7 * 86400
 
 
@@ -92,11 +99,22 @@ def test_every_answer_says_that_the_key_expires_soon(
         ("GET", "/api/mlflow/version", 200),
         ("POST", "/api/mlflow/api/2.0/mlflow/runs/create", 403),
         ("GET", PATHS[0], 200),
+        *(("GET", path, 200) for path in OWN_PATHS),
     ):
         answer = call(front.url, method, path, bearer(key))
         assert answer.status == status
         named = answer.all("X-Hokusai-Key-Expires")
         assert [abs(_seconds(n) - time.time() - left) < 60 for n in named] == [True] * is_soon
+
+
+@pytest.mark.parametrize("path", OWN_PATHS)
+def test_the_proxys_own_answers_show_what_is_left(
+    front: Proxy, auth_service: Any, path: str
+) -> None:
+    key = auth_service.create_key(scopes=["read"], limit=9).key
+    assert call(front.url, "GET", path, bearer(key)).one("X-RateLimit-Remaining") == "9"
+    cookie = cookie_of(sign_in(front, key))
+    assert call(front.url, "GET", path, cookie).one("X-RateLimit-Remaining") == "8"
 
 
 def test_the_page_after_sign_in_shows_the_limit_and_the_expiry(

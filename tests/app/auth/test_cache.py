@@ -419,6 +419,33 @@ def test_for_how_long_it_throttles_is_known_to_all_workers(
     assert other.unanswered.get(digest) == 17
 
 
+def test_while_one_asks_again_the_others_know_and_only_then(
+    make_cache: MakeCache, cache: DecisionCache, other: DecisionCache, digest: str
+) -> None:
+    """Else one throttling comes back with a later question, maybe hours later, and for ever."""
+    third = make_cache()
+    cache.unanswered.note(digest, 0.05, throttled_for=17)
+    assert other.unanswered.get(digest) == 17
+    time.sleep(0.06)
+    other.unanswered.extend(digest, 0.2)
+    assert third.unanswered.get(digest) == 17
+    time.sleep(0.21)
+    third.unanswered.extend(digest, 5)  # knows of an extension only
+    cache.unanswered.extend(digest, 0.2)  # its own is too long ago
+    assert cache.unanswered.get(digest) is None
+
+
+def test_an_answer_that_another_worker_got_ends_it(
+    cache: DecisionCache, other: DecisionCache, digest: str, key_id: str
+) -> None:
+    cache.unanswered.note(digest, 0.05, throttled_for=17)
+    time.sleep(0.06)
+    other.put(digest, yes(key_id))
+    assert cache.fresh(digest)
+    cache.unanswered.extend(digest, 5)
+    assert other.unanswered.get(digest) is None
+
+
 def test_it_says_nothing_about_another_key(cache: DecisionCache, digest: str) -> None:
     cache.unanswered.note(digest, 5)
     assert cache.unanswered.get(cache.digest("another", "192.0.2.1", "platform")) is None

@@ -149,6 +149,27 @@ def test_an_account_without_a_right_is_not_one_that_is_unknown() -> None:
     assert found.message == str(fault("mlflow.permission"))
 
 
+def test_the_proxys_own_user_may_do_nothing_where_it_signs() -> None:
+    body = b"Permission denied"
+    found = diagnosis.mlflow_response("artifacts_api", MLFLOW, 403, body, has_key=True, signs=True)
+    assert found.status == HEALTHY
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_known"),
+    [
+        (200, b'{"user": {"id": 4, "username": "hokusai-proxy"}}', True),
+        (200, b'{"user": {"username": "admin"}}', False),
+        (404, b"<!doctype html>", False),  # without basic-auth
+        (200, b"[]", False),
+    ],
+)
+def test_whom_mlflow_takes_the_proxy_for(status: int, body: bytes, is_known: bool) -> None:
+    found = diagnosis.mlflow_user(MLFLOW, status, body)
+    assert found.status == (HEALTHY if is_known else DEGRADED)
+    assert is_known or found.message == str(fault("mlflow.unsigned"))
+
+
 def test_an_error_page_of_mlflow_itself_is_not_somebody_elses() -> None:
     found = diagnosis.mlflow_response(
         "models_api", MLFLOW, 503, PAGE, has_key=False, by_mlflow=True
