@@ -37,7 +37,8 @@ from app.request.inbound import (
 from app.request.otlp import as_exporters_read_it
 from app.request.permit import Permit
 from app.request.principal import utc
-from app.upstream.headers import dropped_names, returned_headers, returned_status
+from app.upstream.headers import dropped_names
+from app.upstream.returned_headers import returned_headers, returned_status
 from app.upstream.streaming import body_length, response_body
 
 log = logging.getLogger("hokusai.proxy")

@@ -156,7 +156,7 @@ def build(settings: Settings) -> Services:
         link=link,
         auth_service=auth_service,
         board=board,
-        workspaces=workspaces.trouble,
+        lacks_workspaces=workspaces.are_missing,
     )
     results = _results(settings, store, checks, inside)
     metrics = partial(metrics_page.registry, settings.in_instance_folder("metrics"))
@@ -197,13 +197,14 @@ def patient_checks(settings: Settings, timeout: float) -> Checks:
     link = RedisLink(settings.redis_url, timeout, timeout)
     link.exercise = count_as_the_limiter
     upstream, auth_service = _upstream(settings), _auth_service(settings)
+    workspaces = Workspaces(upstream.ask, timeout, settings.mlflow_workspaces)
     return Checks(
         settings=settings,
         upstream=upstream,
         link=link,
         auth_service=auth_service,
         board=CircuitBoard(InstanceStore.at(None)),
-        workspaces=Workspaces(upstream.ask, timeout, settings.mlflow_workspaces).trouble,
+        lacks_workspaces=workspaces.are_missing,
     )
 
 

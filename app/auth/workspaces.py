@@ -180,21 +180,13 @@ class Workspaces:
         self._until = time.monotonic() + age
 
     def _say(self, are_there: bool) -> None:
-        """Log what differs from MLFLOW_WORKSPACES, once per change."""
-        if are_there is self._info.get("workspaces_enabled") or self._mode == "auto":
-            return
-        if self._mode == "on" and not are_there:
+        """Log an MLflow that lacks what MLFLOW_WORKSPACES=on needs, once per change."""
+        if self._mode == "on" and not are_there and self._info.get("workspaces_enabled", True):
             log.error("MLFLOW_WORKSPACES=on, but MLflow has no workspaces. %s", FLAG)
-        if self._mode == "off" and are_there:
-            log.warning("MLFLOW_WORKSPACES=off, but MLflow has workspaces: keys work in `default`")
 
-    def trouble(self) -> str | None:
-        """The key of the fault (app/health/faults.tsv) if MLflow differs from MLFLOW_WORKSPACES."""
-        if self._mode == "auto" or (are_there := self.are_there()) is None:
-            return None
-        if are_there is (self._mode == "on"):
-            return None
-        return "mlflow.no workspaces" if self._mode == "on" else "mlflow.workspaces ignored"
+    def are_missing(self) -> bool:
+        """Whether MLflow lacks what MLFLOW_WORKSPACES=on needs."""
+        return self._mode == "on" and self.are_there() is False
 
     def own_answer(self, permit: Permit, is_session: bool) -> dict[str, Any] | None:
         """The proxy's own answer in place of MLflow's; None to forward the request.

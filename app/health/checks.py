@@ -81,9 +81,9 @@ class Checks:
         link: RedisLink,
         auth_service: AuthService,
         board: CircuitBoard,
-        workspaces: Callable[[], str | None] = lambda: None,
+        lacks_workspaces: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`workspaces` returns the fault's key if MLflow differs from MLFLOW_WORKSPACES."""
+        """`lacks_workspaces`: whether MLflow lacks what MLFLOW_WORKSPACES=on needs."""
         self._timeout = settings.health_timeout
         self._frozen_after = QUIET + sum(PROBES) * settings.health_timeout
         self._signs = bool(settings.mlflow_identity_secret)
@@ -98,7 +98,7 @@ class Checks:
         self._link = link
         self._auth_service = auth_service
         self._board = board
-        self._workspaces = workspaces
+        self._lacks_workspaces = lacks_workspaces
         self._mlflow = diagnosis.mlflow_at(settings.mlflow_server_url)
         self._auth = diagnosis.auth_service_at(settings.auth_service_url)
         self._redis = diagnosis.redis_at(settings.redis_url)
@@ -146,9 +146,8 @@ class Checks:
         )
         if name != "experiments_api" or found.status != HEALTHY:
             return found
-        if word := self._workspaces():
-            level = UNHEALTHY if word == "mlflow.no workspaces" else DEGRADED
-            return bad(level, fault(word), self._mlflow.host)
+        if self._lacks_workspaces():
+            return bad(UNHEALTHY, fault("mlflow.no workspaces"), self._mlflow.host)
         return self._who_we_are() if self._signs else found
 
     def _who_we_are(self) -> Finding:

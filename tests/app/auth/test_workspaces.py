@@ -159,8 +159,9 @@ def test_an_mlflow_without_workspaces(answer: ProbeResponse) -> None:
         chosen(Workspaces(MLflow(answer).ask, 1.0, "on"), "a")
     off = Workspaces(MLflow(answer).ask, 1.0, "off")
     assert chosen(off, "a") == ""
-    assert off.trouble() is None
-    assert Workspaces(MLflow(answer).ask, 1.0, "on").trouble() == "mlflow.no workspaces"
+    assert not off.are_missing()
+    assert Workspaces(MLflow(answer).ask, 1.0, "on").are_missing()
+    assert not Workspaces(MLflow(ON).ask, 1.0, "on").are_missing()
 
 
 @pytest.mark.parametrize(
@@ -204,8 +205,8 @@ def test_off_asks_nobody_and_keeps_the_header_from_mlflow() -> None:
     assert chosen(off, "a") == ""
     with pytest.raises(FeatureDisabled):
         chosen(off, "a", HTTP_X_MLFLOW_WORKSPACE="a")
+    assert not off.are_missing()
     assert mlflow.asked == []
-    assert off.trouble() == "mlflow.workspaces ignored"
 
 
 # --- the proxy's own answers ---------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.upstream.headers import public_location, returned_headers, upstream_headers
+from app.upstream.headers import upstream_headers
+from app.upstream.returned_headers import public_location, returned_headers
 from tests.app.samples import inbound, permit, principal
 
 MLFLOW = "http://mlflow.internal:5000"
