@@ -150,8 +150,17 @@ class Inquiry:
             raise BadRequest(f"Name at most {AT_ONCE * QUESTIONS} traces in one request.")
         for first in range(0, len(ids), AT_ONCE):
             chosen = {"trace_ids": ids[first : first + AT_ONCE]}
-            answer = self.ask(f"{TRACES}/batchGetInfos", self.workspace, chosen)
-            yield from at(answer, "trace_infos")
+            yield from at(self._of_traces("batchGetInfos", chosen), "trace_infos")
+
+    def _of_traces(self, question: str, document: dict[str, Any]) -> dict[str, Any]:
+        """MLflow's answer, which it has for unknown traces, too."""
+        answer = self.ask(f"{TRACES}/{question}", self.workspace, document)
+        if answer is None:
+            raise Forbidden(
+                f"This MLflow is too old to say where its traces are ({question}), so only a key "
+                "with the admin scope may do this."
+            )
+        return answer
 
     def archived(self, experiment: str) -> Iterator[Mapping[str, Any]]:
         """The same of an experiment's traces with a location of archived spans."""
@@ -162,7 +171,7 @@ class Inquiry:
             "max_results": AT_ONCE,
         }
         for _ in range(QUESTIONS):
-            answer = self.ask(f"{TRACES}/search", self.workspace, search) or {}
+            answer = self._of_traces("search", search)
             yield from at(answer, "traces")
             if not answer.get("next_page_token"):
                 return

@@ -357,6 +357,18 @@ def test_own_traces_are_deleted_by_id_and_by_time(alpha: Tenant) -> None:
     assert alpha.send("GET", f"{V3}/traces/{second}").status == 404
 
 
+def test_what_is_not_there_is_mlflows_to_say(alpha: Tenant, beta: Tenant) -> None:
+    for trace in ("tr-none", beta.trace):
+        assert alpha.send("GET", f"{V3}/traces/get?trace_id={trace}").status == 404
+        target = f"/ajax-api/3.0/mlflow/get-trace-artifact?request_id={trace}"
+        assert alpha.send("GET", target).status in (404, 500)
+    for experiment in ("999", beta.experiment):
+        delete = {"experiment_id": experiment, "max_timestamp_millis": 1}
+        answer = alpha.send("POST", f"{V3}/traces/delete-traces", delete)
+        assert answer.status in (200, 404)
+        assert answer.json.get("traces_deleted", 0) == 0
+
+
 def test_no_file_of_a_model_version_is_read_elsewhere(
     direct: Callable[..., Response], alpha: Tenant, beta: Tenant
 ) -> None:

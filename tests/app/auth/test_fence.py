@@ -25,6 +25,10 @@ VERSION = "/model-versions/get-artifact?path=x&name=n&version=1"
 URI = f"{V2}/model-versions/get-download-uri?name=n&version=1"
 
 
+#: MLflow's answers about traces that it does not have.
+NO_TRACES: dict[str, Any] = {f"{V3}/traces/batchGetInfos": {}, f"{V3}/traces/search": {}}
+
+
 class MLflow:
     """Answers by path; None for anything else. `asked` holds the paths, and what was posted."""
 
@@ -104,10 +108,15 @@ def test_without_an_answer_nothing_passes() -> None:
 
 
 def test_what_mlflow_does_not_have_is_left_to_it() -> None:
-    mlflow = MLflow()
+    mlflow = MLflow(**NO_TRACES)
     judge(mlflow, "GET", VERSION)
     judge(mlflow, "GET", "/ajax-api/3.0/mlflow/get-trace-artifact?request_id=t")
     assert (f"{V3}/traces/batchGetInfos", {"trace_ids": ["t"]}) in mlflow.asked
+
+
+def test_an_mlflow_that_cannot_say_where_traces_are() -> None:
+    with pytest.raises(Forbidden, match="too old"):
+        judge(MLflow(), "GET", f"{V3}/traces/get?trace_id=t")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +160,7 @@ def test_a_source_that_leads_elsewhere(answers: dict[str, Any]) -> None:
 
 
 def test_many_traces_are_asked_for_in_parts() -> None:
-    mlflow = MLflow()
+    mlflow = MLflow(**NO_TRACES)
     delete = {"experiment_id": "1", "request_ids": [f"t{n}" for n in range(150)]}
     judge(mlflow, "POST", f"{V3}/traces/delete-traces", delete)
     assert [len(document["trace_ids"]) for _, document in mlflow.asked[:2]] == [100, 50]
