@@ -52,13 +52,14 @@ class Questions:
         )
 
     def _answer(self, path: str, workspace: str, body: bytes | None) -> answers.ProbeResponse:
-        began, tries = time.monotonic(), 0
+        upstream, began, tries = self._upstream, time.monotonic(), 0
         self._retries.request_made()
         while True:
             tries += 1
             try:
-                with self._upstream.circuit.attempt(FAILURES, self._upstream.is_there):
-                    return self._upstream.ask(path, self._timeout, workspace, body)
+                closed = upstream.circuit.attempt(FAILURES, upstream.is_there)
+                with closed, upstream.liveness.waiting():
+                    return upstream.ask(path, self._timeout, workspace, body)
             except circuit.Open as why:
                 raise paused(why.retry_after) from None
             except (UpstreamUnreachable, UpstreamReset) as why:

@@ -13,13 +13,14 @@ from app.request.errors import (
     UpstreamOverloaded,
     UpstreamRefusal,
     UpstreamReset,
+    UpstreamTimeout,
     UpstreamUnreachable,
 )
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream as Client
 from app.upstream.questions import Questions
 from config import Settings
-from tests.upstreams import Answer, Upstream, reset, send, sized
+from tests.upstreams import Answer, Upstream, eventually, reset, send, silence, sized
 
 GONE = b'{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"Workspace \'a\' not found"}'
 NO_RUN = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Run not found"}'
@@ -88,3 +89,15 @@ def test_failed_connects_open_the_circuit() -> None:
             asking.ask("/get", "")
     with pytest.raises(CircuitOpen):
         asking.ask("/get", "")
+
+
+def test_silence_opens_the_circuit() -> None:
+    with Upstream() as fake:
+        fake.answers(Answer(silence()))
+        settings = Settings(
+            mlflow_server_url=fake.url, mlflow_read_timeout=0.2, health_timeout=0.05
+        )
+        circuit = Circuit("mlflow", 3, 30.0)
+        with pytest.raises(UpstreamTimeout):
+            Questions(Client(settings, circuit), settings).ask("/get", "")
+        eventually(lambda: circuit.state == "open", "the opening")
