@@ -8,7 +8,6 @@ import math
 import queue
 import threading
 import time
-from contextlib import closing, suppress
 from typing import Any
 
 from app.auth.revocation_marks import RevocationMarks
@@ -51,7 +50,7 @@ class Revocations:
         self._failure: BaseException | None = None
         self._lost_at = math.inf  # when a subscription ended, if there was one
         self._is_said = False
-        self._silent: Any = None  # the last subscription, until the next one is confirmed
+        self._silent: Any = None  # the subscription before this one, until this one is replaced
         self._unmarked: queue.SimpleQueue[tuple[str, float]] = queue.SimpleQueue()
 
     def start(self) -> None:
@@ -151,7 +150,6 @@ class Revocations:
         confirmed before the old one closes, so no message is lost in between. If the new one fails
         (no connection left, say), the old one stays."""
         channel = self._subscribe()
-        self._close_silent()
         try:
             self._note_begin()
             while self._listen_on(channel):
@@ -161,24 +159,32 @@ class Revocations:
                     if is_refusal(why):
                         raise
                     continue
-                self._silent, channel = channel, following
-                self._close_silent()
+                self._keep(channel)
+                self._keep(None)
+                channel = following
         except BaseException:
             channel.close()
             raise
-        self._silent = channel
+        self._keep(channel)
         if isinstance(self._link.client, Master):  # its idle connections lead to the same server
             self._link.client.connection_pool.disconnect(inuse_connections=False)
 
-    def _close_silent(self) -> None:
-        """Close the subscription before this one, after what it still holds: if Redis stood still,
-        it delivers what was announced meanwhile."""
-        channel, self._silent = self._silent, None
-        if channel is None:
-            return
-        with suppress(*FAILURES), closing(channel):
-            while self._take(channel.get_message(timeout=0)):
+    def _keep(self, silent: Any) -> None:
+        """Keep a silent subscription, and close the one that was kept."""
+        self._take_late()
+        if self._silent is not None:
+            self._silent.close()
+        self._silent = silent
+
+    def _take_late(self) -> None:
+        """Take what the kept subscription delivers after all: Redis stood still, or the network
+        dropped packets. TCP sends them again after up to the length of the outage."""
+        try:
+            while self._silent and self._take(self._silent.get_message(timeout=0)):
                 pass
+        except FAILURES:
+            self._silent.close()
+            self._silent = None
 
     def _subscribe(self) -> Any:
         """Subscribe, and wait for Redis to confirm. Raises TimeoutError after SILENCE."""
@@ -198,6 +204,7 @@ class Revocations:
         heard = began
         self._marks.note_subscribed(since, heard + SILENCE)
         while True:
+            self._take_late()
             message = channel.get_message(timeout=PING_INTERVAL)
             is_silent = message is None and time.monotonic() - heard >= SILENCE
             if is_silent:  # or this process was paused: messages may wait in the socket

@@ -131,6 +131,29 @@ def test_what_is_announced_while_redis_stands_still_is_heard_afterwards(
     eventually(lambda: "key-1" in marks._revoked, "the key's end")
 
 
+def test_what_comes_late_over_the_subscription_before_is_heard(
+    start_redis: Callable[[], Redis], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After an outage of the network TCP waits before it sends again what was lost; meanwhile a new
+    connection is there."""
+    monkeypatch.setattr(revocations, "SILENCE", 1.0)
+    server = start_redis()
+    with FaultProxy(server.port) as before, FaultProxy(before.port) as way:
+        link = RedisLink(f"redis://{way.address}/0", 2, 1)
+        marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+        listener = Revocations(link, marks)
+        listener.start()
+        assert listener.listening.wait(10)
+        before.stall()
+        with redis.Redis(port=server.port) as client:
+            assert client.publish(CHANNEL, "key-1")
+        eventually(lambda: not listener.listening.is_set(), "that it is silent")
+        way.lead_to(server.port, with_reset=False)
+        assert listener.listening.wait(10)
+        before.heal()
+        eventually(lambda: "key-1" in marks._revoked, "the key's end")
+
+
 def test_of_many_announcements_none_waits_for_redis_to_mark_those_before(
     start_redis: Callable[[], Redis], tmp_path: Path
 ) -> None:
