@@ -178,10 +178,11 @@ class Revocations:
 
     def _take_late(self) -> None:
         """Take what the kept subscription delivers after all: Redis stood still, or the network
-        dropped packets. TCP sends them again after up to the length of the outage."""
+        dropped packets. TCP sends them again after up to the length of the outage. Of a message in
+        two packets the second one is waited for."""
         try:
-            while self._silent and self._take(self._silent.get_message(timeout=0)):
-                pass
+            while self._silent and self._silent.connection.can_read(timeout=0):
+                self._take(self._silent.get_message(timeout=PING_INTERVAL))
         except FAILURES:
             self._silent.close()
             self._silent = None
@@ -220,11 +221,10 @@ class Revocations:
             if heard - began > MAX_AGE:
                 return True
 
-    def _take(self, message: Any) -> bool:
-        """Handle a message; False if there was none."""
+    def _take(self, message: Any) -> None:
+        """Handle a message, if it is one and no pong."""
         if message is not None and message["type"] == "message":
             self._end(message["data"])
-        return message is not None
 
     def _end(self, data: bytes) -> None:
         key_id = data.decode("utf-8", "replace").strip()
