@@ -1,6 +1,6 @@
 """Revocations on a Redis channel: announce revoked keys; end the decisions of announced ones.
 
-While the listener is down, a revoked key works until its decision's TTL. It retries every second.
+While the listener is down, a revoked key works until its decision's TTL.
 """
 
 import logging
@@ -24,6 +24,10 @@ PING_INTERVAL, SILENCE = 1.0, 3.0
 #: Seconds after which a subscription is renewed: the name may have moved to another server, or the
 #: cluster may have dropped this node, which still responds.
 MAX_AGE = 60.0
+
+#: The minimum in seconds between two tries to subscribe. A broken subscription that was older is
+#: renewed at once: what is announced meanwhile is lost.
+RETRY_INTERVAL = 1.0
 
 #: Seconds from the end of a subscription to its log line; a refusal is logged at once.
 SAID_AFTER = 10.0
@@ -105,6 +109,7 @@ class Revocations:
 
     def _run(self) -> None:
         while True:
+            next_try = time.monotonic() + RETRY_INTERVAL
             try:
                 self._listen()
                 self._note_end(TimeoutError("the subscription is silent"))
@@ -114,7 +119,7 @@ class Revocations:
                 log.exception("the revocation listener failed; restarting it")
                 self._note_end(why)
             self._marks.note_subscribed(math.inf, 0.0)
-            time.sleep(1.0)
+            time.sleep(max(0.0, next_try - time.monotonic()))
 
     def _note_begin(self) -> None:
         """Record that Redis confirmed the subscription."""

@@ -107,6 +107,34 @@ def test_who_listens_keeps_to_what_it_has_where_no_new_connection_is_left(
         eventually(lambda: len(marks._revoked) == 101, "all of them")
 
 
+def test_who_listens_subscribes_again_at_once_where_redis_is_well(
+    start_redis: Callable[[], Redis], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Something between has closed the connection; what is announced until then is lost."""
+    monkeypatch.setattr(revocations, "RETRY_INTERVAL", 0.1)
+    pauses: list[float] = []
+    sleep = time.sleep
+
+    def note(seconds: float) -> None:
+        if threading.current_thread().name == "revocations":
+            pauses.append(seconds)
+        sleep(seconds)
+
+    server = start_redis()
+    link = RedisLink(server.url, 2, 1)
+    marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+    listener = Revocations(link, marks)
+    listener.start()
+    assert listener.listening.wait(10)
+    sleep(0.1)
+    monkeypatch.setattr(time, "sleep", note)
+    with redis.Redis(port=server.port) as client:
+        client.client_kill_filter(_type="pubsub")
+        eventually(lambda: client.publish(CHANNEL, "key-1"), "the next subscription")
+    eventually(lambda: "key-1" in marks._revoked, "the key's end")
+    assert max(pauses) == 0
+
+
 def test_what_is_announced_while_redis_stands_still_is_heard_afterwards(
     start_redis: Callable[[], Redis], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
