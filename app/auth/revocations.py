@@ -12,9 +12,9 @@ from typing import Any
 
 from app.auth.revocation_marks import RevocationMarks
 from app.observability.metrics import show_listener
+from app.state.redis_client import CHANNEL
 from app.state.redis_faults import FAILURES, is_refusal, message_of
 from app.state.redis_link import RedisLink
-from app.state.redis_rights import CHANNEL
 from app.state.redis_sentinel import Master
 
 #: Seconds between pings on a silent subscription, and of silence before it is replaced: after a

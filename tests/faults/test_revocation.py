@@ -30,8 +30,8 @@ from app.auth.single_flight import SingleFlight
 from app.request.credentials import Credentials
 from app.request.errors import AuthServiceUnavailable, Unauthenticated
 from app.state.instance_store import InstanceStore
-from app.state.redis_link import RedisLink
-from app.state.redis_rights import CHANNEL
+from app.state.redis_client import CHANNEL
+from app.state.redis_link import RedisLink, RedisUnavailable
 from app.state.shared_values import SharedValues
 from app.upstream.circuit import Circuit
 from devstack.environments import ROOT
@@ -157,6 +157,33 @@ def test_what_is_announced_while_redis_stands_still_is_heard_afterwards(
         os.kill(server.pid, signal.SIGCONT)
         assert published.result()
     eventually(lambda: "key-1" in marks._revoked, "the key's end")
+
+
+def test_a_command_that_fails_in_a_cluster_breaks_no_subscription(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """redis-py makes all connections of its pool for that node anew."""
+    monkeypatch.setattr(revocations, "PING_INTERVAL", 0.2)
+    cluster = Cluster(tmp_path / "cluster")
+    with cluster.running(), ThreadPoolExecutor(1) as thread:
+        link = RedisLink(cluster.url, 0.5, 1)
+        marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+        listener = Revocations(link, marks)
+        listener.start()
+        assert listener.listening.wait(10)
+        port = link.client.get_node_from_key(CHANNEL).port
+        (node,) = (node for node in cluster.nodes if node.port == port)
+        with redis.Redis(port=port, socket_timeout=60) as client:
+            client.ping()
+            os.kill(node.pid, signal.SIGSTOP)
+            published = thread.submit(client.publish, CHANNEL, "key-1")
+            with pytest.raises(RedisUnavailable):
+                link.call(link.client.get, CHANNEL)
+            time.sleep(0.5)  # more than the listener waits for one message
+            os.kill(node.pid, signal.SIGCONT)
+            assert published.result()
+        eventually(lambda: "key-1" in marks._revoked, "the key's end")
+        link.client.close()
 
 
 def test_what_comes_late_over_the_subscription_before_is_heard(
