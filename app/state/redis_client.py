@@ -233,6 +233,8 @@ class LazyCluster:
         covered = sum(last - first + 1 for first, last in self.cluster_slots())
         if covered < SLOTS:
             raise SlotNotCoveredError(f"{SLOTS - covered} of {SLOTS} slots are not covered")
+        if len(self.nodes_manager.slots_cache) < SLOTS:
+            self.nodes_manager.initialize()  # redis-py read them before the cluster was whole
 
     def spread(self, name: str) -> list[str]:
         """Return names with this prefix, one for each primary: keys with it in braces are there."""
