@@ -100,5 +100,5 @@ ENV BIND=0.0.0.0:8000
 EXPOSE 8000
 # Liveness only, and without curl: whoever routes requests asks /ready.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import http.client as h, os, socket as s; at = os.environ['BIND']; at = '0.0.0.0' + at if at[0] == ':' else at; local = at.startswith('unix:'); c = h.HTTPConnection('localhost' if local else at, timeout=4); c.sock = s.socket(s.AF_UNIX) if local else None; local and c.sock.connect(at[5:]); c.request('GET', '/health'); exit(c.getresponse().status != 200)"]
+    CMD ["python", "-c", "import http.client as h, os, socket as s; at = os.environ['BIND'].strip() or ':8000'; at = '0.0.0.0' + at if at[0] == ':' else at; local = at.startswith('unix:'); c = h.HTTPConnection('localhost' if local else at, timeout=4); c.sock = s.socket(s.AF_UNIX) if local else None; local and c.sock.connect(at[5:]); c.request('GET', '/health'); exit(c.getresponse().status != 200)"]
 CMD ["gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]

@@ -1,6 +1,6 @@
 """Revocations on a Redis channel: announce revoked keys; end the decisions of announced ones.
 
-While the listener is down, a revoked key works until its decision's TTL. It retries every second.
+While the listener is down, a revoked key works until its decision's TTL.
 """
 
 import logging
@@ -8,14 +8,13 @@ import math
 import queue
 import threading
 import time
-from contextlib import closing, suppress
 from typing import Any
 
 from app.auth.revocation_marks import RevocationMarks
 from app.observability.metrics import show_listener
+from app.state.redis_client import CHANNEL
 from app.state.redis_faults import FAILURES, is_refusal, message_of
 from app.state.redis_link import RedisLink
-from app.state.redis_rights import CHANNEL
 from app.state.redis_sentinel import Master
 
 #: Seconds between pings on a silent subscription, and of silence before it is replaced: after a
@@ -25,6 +24,10 @@ PING_INTERVAL, SILENCE = 1.0, 3.0
 #: Seconds after which a subscription is renewed: the name may have moved to another server, or the
 #: cluster may have dropped this node, which still responds.
 MAX_AGE = 60.0
+
+#: The minimum in seconds between two tries to subscribe. A broken subscription that was older is
+#: renewed at once: what is announced meanwhile is lost.
+RETRY_INTERVAL = 1.0
 
 #: Seconds from the end of a subscription to its log line; a refusal is logged at once.
 SAID_AFTER = 10.0
@@ -51,7 +54,7 @@ class Revocations:
         self._failure: BaseException | None = None
         self._lost_at = math.inf  # when a subscription ended, if there was one
         self._is_said = False
-        self._silent: Any = None  # the last subscription, until the next one is confirmed
+        self._silent: Any = None  # the subscription before this one, until this one is replaced
         self._unmarked: queue.SimpleQueue[tuple[str, float]] = queue.SimpleQueue()
 
     def start(self) -> None:
@@ -106,6 +109,7 @@ class Revocations:
 
     def _run(self) -> None:
         while True:
+            next_try = time.monotonic() + RETRY_INTERVAL
             try:
                 self._listen()
                 self._note_end(TimeoutError("the subscription is silent"))
@@ -115,7 +119,7 @@ class Revocations:
                 log.exception("the revocation listener failed; restarting it")
                 self._note_end(why)
             self._marks.note_subscribed(math.inf, 0.0)
-            time.sleep(1.0)
+            time.sleep(max(0.0, next_try - time.monotonic()))
 
     def _note_begin(self) -> None:
         """Record that Redis confirmed the subscription."""
@@ -151,7 +155,6 @@ class Revocations:
         confirmed before the old one closes, so no message is lost in between. If the new one fails
         (no connection left, say), the old one stays."""
         channel = self._subscribe()
-        self._close_silent()
         try:
             self._note_begin()
             while self._listen_on(channel):
@@ -161,24 +164,33 @@ class Revocations:
                     if is_refusal(why):
                         raise
                     continue
-                self._silent, channel = channel, following
-                self._close_silent()
+                self._keep(channel)
+                self._keep(None)
+                channel = following
         except BaseException:
             channel.close()
             raise
-        self._silent = channel
+        self._keep(channel)
         if isinstance(self._link.client, Master):  # its idle connections lead to the same server
             self._link.client.connection_pool.disconnect(inuse_connections=False)
 
-    def _close_silent(self) -> None:
-        """Close the subscription before this one, after what it still holds: if Redis stood still,
-        it delivers what was announced meanwhile."""
-        channel, self._silent = self._silent, None
-        if channel is None:
-            return
-        with suppress(*FAILURES), closing(channel):
-            while self._take(channel.get_message(timeout=0)):
-                pass
+    def _keep(self, silent: Any) -> None:
+        """Keep a silent subscription, and close the one that was kept."""
+        self._take_late()
+        if self._silent is not None:
+            self._silent.close()
+        self._silent = silent
+
+    def _take_late(self) -> None:
+        """Take what the kept subscription delivers after all: Redis stood still, or the network
+        dropped packets. TCP sends them again after up to the length of the outage. Of a message in
+        two packets the second one is waited for."""
+        try:
+            while self._silent and self._silent.connection.can_read(timeout=0):
+                self._take(self._silent.get_message(timeout=PING_INTERVAL))
+        except FAILURES:
+            self._silent.close()
+            self._silent = None
 
     def _subscribe(self) -> Any:
         """Subscribe, and wait for Redis to confirm. Raises TimeoutError after SILENCE."""
@@ -198,6 +210,7 @@ class Revocations:
         heard = began
         self._marks.note_subscribed(since, heard + SILENCE)
         while True:
+            self._take_late()
             message = channel.get_message(timeout=PING_INTERVAL)
             is_silent = message is None and time.monotonic() - heard >= SILENCE
             if is_silent:  # or this process was paused: messages may wait in the socket
@@ -213,11 +226,10 @@ class Revocations:
             if heard - began > MAX_AGE:
                 return True
 
-    def _take(self, message: Any) -> bool:
-        """Handle a message; False if there was none."""
+    def _take(self, message: Any) -> None:
+        """Handle a message, if it is one and no pong."""
         if message is not None and message["type"] == "message":
             self._end(message["data"])
-        return message is not None
 
     def _end(self, data: bytes) -> None:
         key_id = data.decode("utf-8", "replace").strip()

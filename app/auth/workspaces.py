@@ -22,10 +22,12 @@ from app.request.errors import (
     BadRequest,
     FeatureDisabled,
     Forbidden,
+    LoopDetected,
     NotForwarded,
     ProxyError,
     UpstreamRefusal,
 )
+from app.request.inbound import LOOP
 from app.request.permit import Permit
 from app.request.principal import Principal
 from app.request.route_table import Route
@@ -75,9 +77,11 @@ class Answer(Protocol):
 
 def _read(answer: Answer) -> dict[str, Any] | None:
     """The document of server-info, with `workspaces_enabled`; None if that is no answer. Raises
-    UpstreamRefusal if MLflow refuses the proxy."""
+    UpstreamRefusal or LoopDetected if it is one to the proxy itself."""
     if answer.status == 404:  # older than workspaces
         return {"workspaces_enabled": False}
+    if answer.status == LoopDetected.status:
+        raise LoopDetected(LOOP)
     if word := refusal(answer.status, answer.headers, answer.data, relays=False):
         raise UpstreamRefusal(REFUSALS[word])
     try:

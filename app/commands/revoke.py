@@ -5,8 +5,8 @@ import click
 from app.auth.revocations import NotAnnounced, Revocations
 from app.health.faults import FAULTS
 from app.observability.record import without_keys
+from app.state.redis_client import CHANNEL
 from app.state.redis_faults import word
-from app.state.redis_rights import CHANNEL
 
 
 def revoke(revocations: Revocations, lifetime: float, stale: float) -> click.Command:

@@ -65,6 +65,10 @@ _PARAMETER = re.compile(
 _KEY_SHAPED = re.compile(r"hk_(?:live|test)_\w{6}")
 _WHOLE_KEY = re.compile(r"hk_(?:live|test)_[A-Za-z0-9]{16}")  # no name of a file or a model
 
+LOOP = (
+    "MLFLOW_SERVER_URL points back at this proxy, or at another one, instead of at MLflow. The "
+    "proxy's operator must set it to MLflow's own address."
+)
 KEY_IN_URL = (
     "An API key must not be in the URL, where logs keep it. Send it as the header "
     "'Authorization: Bearer <key>' or 'X-API-Key: <key>', and replace this key."
@@ -178,10 +182,7 @@ def request_id_of(environ: Mapping[str, Any]) -> str:
 def refuse_loop(environ: Mapping[str, Any]) -> None:
     """Raise LoopDetected for a request from one of these proxies that takes this one for MLflow."""
     if environ.get("HTTP_X_HOKUSAI_HOP") == HOP["X-Hokusai-Hop"]:
-        raise LoopDetected(
-            "MLFLOW_SERVER_URL points back at this proxy, or at another one, instead of at MLflow. "
-            "The proxy's operator must set it to MLflow's own address."
-        )
+        raise LoopDetected(LOOP)
 
 
 def client_address(environ: Mapping[str, Any], hops: int) -> str:

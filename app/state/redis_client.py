@@ -6,6 +6,7 @@ One server, a Sentinel's master, or a cluster; the URL's grammar is in config/re
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import redis
@@ -18,6 +19,8 @@ from redis.retry import Retry
 from app.state.redis_connection import PlainConnection
 from app.state.redis_sentinel import master_of
 from config.redis_url import RedisUrl, parse
+
+CHANNEL = "hokusai:auth:revoked"
 
 #: Maximum connections of one worker to each server; redis_link.py needs fewer.
 MAX_CONNECTIONS = 128
@@ -169,6 +172,7 @@ class SomeNodesFail(RedisClusterException):
 
 def _cluster(address: RedisUrl, options: dict[str, Any]) -> Any:
     """Return a client for a cluster, discovered through any of its nodes."""
+    of_one = dict(options)
     if address.is_tls:
         options["ssl"] = True
 
@@ -187,15 +191,23 @@ def _cluster(address: RedisUrl, options: dict[str, Any]) -> Any:
         made.RedisClusterRequestTTL = REDIRECTS
         return made
 
-    return LazyCluster(make)
+    def alone(node: ClusterNode) -> OneServer:
+        place = ((node.host, node.port),)
+        return _one_server(replace(address, kind="redis", hosts=place), dict(of_one))
+
+    return LazyCluster(make, alone)
 
 
 class LazyCluster:
     """A RedisCluster that contacts its nodes at first use, not when it is made: a proxy starts
     while the cluster is down, as it does with a single Redis, and works without it."""
 
-    def __init__(self, make: Callable[[], RedisCluster]) -> None:
+    def __init__(
+        self, make: Callable[[], RedisCluster], alone: Callable[[ClusterNode], OneServer]
+    ) -> None:
+        """`alone` makes a client for one node."""
         self._make = make
+        self._alone = alone
         self._made: RedisCluster | None = None
 
     def register_script(self, script: bytes) -> Script:
@@ -221,6 +233,8 @@ class LazyCluster:
         covered = sum(last - first + 1 for first, last in self.cluster_slots())
         if covered < SLOTS:
             raise SlotNotCoveredError(f"{SLOTS - covered} of {SLOTS} slots are not covered")
+        if len(self.nodes_manager.slots_cache) < SLOTS:
+            self.nodes_manager.initialize()  # redis-py read them before the cluster was whole
 
     def spread(self, name: str) -> list[str]:
         """Return names with this prefix, one for each primary: keys with it in braces are there."""
@@ -237,8 +251,14 @@ class LazyCluster:
             return None if isinstance(why, NoPermissionError) else why  # a refusal is a response
         return None
 
+    def pubsub(self, **options: Any) -> Any:
+        """Return a subscription on a connection apart. Where a command fails, redis-py makes all
+        connections of the node anew; what a subscription there holds would be lost in silence."""
+        one = self._alone(self.get_node_from_key(CHANNEL))
+        return one.pubsub(**options)  # type: ignore[no-untyped-call]
+
     def publish(self, channel: str, message: str) -> int:
-        """Publish through the node where redis-py subscribes: a node counts only its listeners."""
+        """Publish through the node of the subscriptions: a node counts only its listeners."""
         options = {"target_nodes": self.get_node_from_key(channel)}
         return int(self.execute_command("PUBLISH", channel, message, **options))
 

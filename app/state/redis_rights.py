@@ -15,13 +15,11 @@ from typing import Any, TypeVar
 
 from redis.exceptions import NoScriptError
 
-from app.state.redis_client import SomeNodesFail
+from app.state.redis_client import CHANNEL, SomeNodesFail
 from app.state.redis_faults import FAILURES, causes, word
 from app.state.redis_sentinel import SentinelFailed
 
 T = TypeVar("T")
-
-CHANNEL = "hokusai:auth:revoked"
 
 #: Every trial uses names with this tag in braces: they share a node of a cluster.
 TAG = "LIMITER/hokusai-probe"

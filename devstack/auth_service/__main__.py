@@ -196,7 +196,7 @@ def revoke(key_id: str, database: Path, redis_url: str | None) -> None:
 
 def _announce(redis_url: str, key_id: str) -> None:
     # Here, because importing Redis takes half a second.
-    from app.state.redis_rights import CHANNEL
+    from app.state.redis_client import CHANNEL
     from devstack.auth_service import revocation
 
     try:

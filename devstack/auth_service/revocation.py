@@ -2,9 +2,8 @@
 
 from contextlib import closing
 
-from app.state.redis_client import connect
+from app.state.redis_client import CHANNEL, connect
 from app.state.redis_faults import FAILURES, message_of
-from app.state.redis_rights import CHANNEL
 
 TIMEOUT = 1.0  # seconds, to connect and for a response
 

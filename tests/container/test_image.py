@@ -195,7 +195,7 @@ def test_the_proxy_serves_is_checked_and_ends_in_order(
 
 
 @pytest.mark.parametrize(
-    "where", ["unix:WRITABLE/proxy.sock", "127.0.0.2:", ":", "[::]:", "[::1]:"]
+    "where", ["unix:WRITABLE/proxy.sock", "127.0.0.2:", ":", "[::]:", " [::1]:"]
 )
 def test_a_proxy_is_checked_where_it_listens(start: Callable[..., Container], where: str) -> None:
     """Who depends on its health would never start, and Swarm would end it."""

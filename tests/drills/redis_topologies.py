@@ -200,15 +200,20 @@ class Cluster:
     def running(self) -> Iterator[None]:
         """Runs the nodes, as one cluster."""
         with running(*self.nodes):
-            self._join()
+            self.assign()
+            self.join()
             yield
 
-    def _join(self) -> None:
-        first, *others = self.nodes
+    def assign(self) -> None:
+        """Gives each node its third; they do not know of each other yet."""
         for number, node in enumerate(self.nodes):
             slots = SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1
             node.ask("CLUSTER ADDSLOTSRANGE", *slots)
             node.ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
+
+    def join(self) -> None:
+        """Makes them one cluster."""
+        first, *others = self.nodes
         for node in others:
             bus = first.command[first.command.index("--cluster-port") + 1]
             node.ask("CLUSTER MEET", self._way.host, first.port, bus)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,10 @@ import pytest
 import redis
 
 from app.auth.cache import RECHECK
+from app.state import redis_link
+from app.state.redis_link import RedisLink, RedisUnavailable
 from devstack.environments import ROOT
+from devstack.ports import HOST
 from devstack.proxy import Proxy
 from tests.drills.auth_outage import AuthService, key_id_of, says
 from tests.drills.counts import ask, count_together, granted
@@ -138,6 +141,28 @@ def test_hundreds_of_requests_that_begin_together_are_counted_together(
             left = {wire.read().one("X-RateLimit-Remaining") for wire in wires}
         assert left == {str(number) for number in range(700, 1000)}
         stage.clear()
+
+
+def test_a_cluster_that_was_not_whole_at_first_is_used_once_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """redis-py keeps the slots that it has read, and asks for no other."""
+    monkeypatch.setattr(redis_link, "REFUSAL_INTERVAL", 0.2)
+    made = Cluster(tmp_path / "redis")
+    with running(*made.nodes):
+        made.assign()
+        link = RedisLink(f"redis+cluster://{HOST}:{made.nodes[1].port}", 2, 1)
+
+        def is_used() -> bool:
+            with suppress(RedisUnavailable):
+                link.call(link.client.get, "k1")  # of the third node
+                return True
+            return False
+
+        assert not is_used()
+        made.join()
+        eventually(is_used, "its use")
+        link.client.close()
 
 
 def the_second_one_need_not_ask(proxies: list[Proxy], service: AuthService) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from app.state.redis_client import CHANNEL
 from app.state.redis_link import RedisLink
-from app.state.redis_rights import CHANNEL
 from app.state.windows import count_as_the_limiter
 from devstack.auth_service import revocation
 from devstack.ports import HOST

@@ -30,8 +30,8 @@ from app.auth.single_flight import SingleFlight
 from app.request.credentials import Credentials
 from app.request.errors import AuthServiceUnavailable, Unauthenticated
 from app.state.instance_store import InstanceStore
-from app.state.redis_link import RedisLink
-from app.state.redis_rights import CHANNEL
+from app.state.redis_client import CHANNEL
+from app.state.redis_link import RedisLink, RedisUnavailable
 from app.state.shared_values import SharedValues
 from app.upstream.circuit import Circuit
 from devstack.environments import ROOT
@@ -107,6 +107,34 @@ def test_who_listens_keeps_to_what_it_has_where_no_new_connection_is_left(
         eventually(lambda: len(marks._revoked) == 101, "all of them")
 
 
+def test_who_listens_subscribes_again_at_once_where_redis_is_well(
+    start_redis: Callable[[], Redis], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Something between has closed the connection; what is announced until then is lost."""
+    monkeypatch.setattr(revocations, "RETRY_INTERVAL", 0.1)
+    pauses: list[float] = []
+    sleep = time.sleep
+
+    def note(seconds: float) -> None:
+        if threading.current_thread().name == "revocations":
+            pauses.append(seconds)
+        sleep(seconds)
+
+    server = start_redis()
+    link = RedisLink(server.url, 2, 1)
+    marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+    listener = Revocations(link, marks)
+    listener.start()
+    assert listener.listening.wait(10)
+    sleep(0.1)
+    monkeypatch.setattr(time, "sleep", note)
+    with redis.Redis(port=server.port) as client:
+        client.client_kill_filter(_type="pubsub")
+        eventually(lambda: client.publish(CHANNEL, "key-1"), "the next subscription")
+    eventually(lambda: "key-1" in marks._revoked, "the key's end")
+    assert max(pauses) == 0
+
+
 def test_what_is_announced_while_redis_stands_still_is_heard_afterwards(
     start_redis: Callable[[], Redis], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -129,6 +157,56 @@ def test_what_is_announced_while_redis_stands_still_is_heard_afterwards(
         os.kill(server.pid, signal.SIGCONT)
         assert published.result()
     eventually(lambda: "key-1" in marks._revoked, "the key's end")
+
+
+def test_a_command_that_fails_in_a_cluster_breaks_no_subscription(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """redis-py makes all connections of its pool for that node anew."""
+    monkeypatch.setattr(revocations, "PING_INTERVAL", 0.2)
+    cluster = Cluster(tmp_path / "cluster")
+    with cluster.running(), ThreadPoolExecutor(1) as thread:
+        link = RedisLink(cluster.url, 0.5, 1)
+        marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+        listener = Revocations(link, marks)
+        listener.start()
+        assert listener.listening.wait(10)
+        port = link.client.get_node_from_key(CHANNEL).port
+        (node,) = (node for node in cluster.nodes if node.port == port)
+        with redis.Redis(port=port, socket_timeout=60) as client:
+            client.ping()
+            os.kill(node.pid, signal.SIGSTOP)
+            published = thread.submit(client.publish, CHANNEL, "key-1")
+            with pytest.raises(RedisUnavailable):
+                link.call(link.client.get, CHANNEL)
+            time.sleep(0.5)  # more than the listener waits for one message
+            os.kill(node.pid, signal.SIGCONT)
+            assert published.result()
+        eventually(lambda: "key-1" in marks._revoked, "the key's end")
+        link.client.close()
+
+
+def test_what_comes_late_over_the_subscription_before_is_heard(
+    start_redis: Callable[[], Redis], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After an outage of the network TCP waits before it sends again what was lost; meanwhile a new
+    connection is there."""
+    monkeypatch.setattr(revocations, "SILENCE", 1.0)
+    server = start_redis()
+    with FaultProxy(server.port) as before, FaultProxy(before.port) as way:
+        link = RedisLink(f"redis://{way.address}/0", 2, 1)
+        marks = RevocationMarks(SharedValues(link, InstanceStore.at(tmp_path / "store")), 660)
+        listener = Revocations(link, marks)
+        listener.start()
+        assert listener.listening.wait(10)
+        before.stall()
+        with redis.Redis(port=server.port) as client:
+            assert client.publish(CHANNEL, "key-1")
+        eventually(lambda: not listener.listening.is_set(), "that it is silent")
+        way.lead_to(server.port, with_reset=False)
+        assert listener.listening.wait(10)
+        before.heal()
+        eventually(lambda: "key-1" in marks._revoked, "the key's end")
 
 
 def test_of_many_announcements_none_waits_for_redis_to_mark_those_before(

@@ -11,7 +11,7 @@ from redis import Redis
 
 from app.auth.cache import PREFIX
 from app.request.principal import STORED_VERSION
-from app.state.redis_rights import CHANNEL
+from app.state.redis_client import CHANNEL
 from devstack.environments import ROOT
 from devstack.proxy import Proxy
 from tests.drills.rollback import Release, checkout

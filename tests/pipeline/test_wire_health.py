@@ -332,6 +332,7 @@ def test_a_proxy_that_is_its_own_mlflow_says_so(
         "WEB_CONCURRENCY": "2",
         "GRACEFUL_TIMEOUT": "2",
         "MLFLOW_UPSTREAM_TOKEN": "hk_test_0123456789",
+        "MLFLOW_WORKSPACES": "off",  # else nothing is forwarded: that question loops, too
     }
     proxy = Proxy(tmp_path / "loop", settings, port=port, ready="/health")
     proxy.start()
