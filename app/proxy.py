@@ -139,10 +139,12 @@ def _pass_on(
     try:
         streams = route is not None and route.takes_chunked
         with services.buffered_bodies.new(counted) as aside:
-            body = request_body(inbound, streams, aside, record.came)
-            record.body = body.content if isinstance(body.content, bytes) else None
+            is_judged = services.fence.reads(permit)
+            body = request_body(inbound, streams, aside, record.came, is_judged)
+            record.body = body.short
             sent = time.monotonic()
             try:
+                body = services.fence.checked(permit, body, record.parameters)
                 answer = upstream.forward(permit, body, record.tried)
             finally:
                 record.upstream_seconds = time.monotonic() - sent

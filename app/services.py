@@ -15,6 +15,7 @@ from flask import Flask
 from app.auth.authentication import Authenticator
 from app.auth.cache import DecisionCache
 from app.auth.client import AuthService
+from app.auth.fence import Fence
 from app.auth.key_lookup import KeyLookup
 from app.auth.revocations import Revocations
 from app.auth.sessions import Sessions
@@ -44,6 +45,7 @@ from app.state.windows import count_as_the_limiter
 from app.upstream.buffered_bodies import BufferedBodies
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream
+from app.upstream.questions import Questions
 from config import Settings
 
 
@@ -66,6 +68,7 @@ class Services:
     limits: Limits
     in_flight: InFlight
     workspaces: Workspaces
+    fence: Fence
     buffered_bodies: BufferedBodies
     upstream: Upstream
     # health and metrics
@@ -171,6 +174,7 @@ def build(settings: Settings) -> Services:
         limits=limits,
         in_flight=in_flight,
         workspaces=workspaces,
+        fence=Fence(Questions(upstream, settings).ask, settings.allowed_locations),
         buffered_bodies=BufferedBodies(settings.max_buffered_body, settings.max_buffered_total),
         upstream=upstream,
         results=results,

@@ -76,6 +76,17 @@ def bind(value: str) -> str:
     return value
 
 
+def locations(value: str) -> str:
+    """Storage locations, with commas: URIs with a scheme, or absolute paths."""
+    for location in text(value).split(","):
+        is_whole = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*:)?/[^?#\\]*", location.strip())
+        if not is_whole or {".", ".."} & {*location.strip().split("/")}:
+            raise ValueError("must list locations such as mlflow-artifacts:/,s3://bucket/folder")
+        if re.search(r"//[^/]*:[^/]*@", location):
+            raise ValueError("must not hold credentials")
+    return value
+
+
 def flag(value: str) -> bool:
     """1/true/yes/on or 0/false/no/off, in any case."""
     if value.lower() not in TRUE + FALSE:

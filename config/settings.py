@@ -117,6 +117,10 @@ class Settings:
         help="Whether MLflow has workspaces; auto asks it. Set on where keys rely on them, off to work in "
              "`default` only.")
 
+    allowed_locations: str = row("ALLOWED_LOCATIONS", parsers.locations, "mlflow-artifacts:/", group=MLFLOW,
+        help="Storage locations that keys without the admin scope may use, with commas. With workspaces, "
+             "only workspaces/<own>/ below each, or where it says `{workspace}`.")
+
     auth_service_url: str = row("HOKUSAI_AUTH_SERVICE_URL", parsers.http_url, "http://127.0.0.1:8001", group=AUTH,
         help="The auth service's address; /api/v1/keys/validate is added.")
     auth_service_id: str = row("HOKUSAI_AUTH_SERVICE_ID", parsers.text, "platform", group=AUTH,

@@ -19,9 +19,9 @@ from app.health.results import Check, Question
 from app.request.errors import ProxyError, UpstreamReset, UpstreamTimeout, UpstreamUnreachable
 from app.state.circuits import CircuitBoard
 from app.state.redis_link import RedisLink
-from app.upstream.answers import is_of_mlflow
+from app.upstream.answers import ProbeResponse, is_of_mlflow
 from app.upstream.circuit import Circuit
-from app.upstream.forwarding import HEALTH, ProbeResponse, Upstream
+from app.upstream.forwarding import HEALTH, Upstream
 from app.upstream.liveness import PROBES, QUIET
 from app.upstream.names import NAMES
 from config import Settings

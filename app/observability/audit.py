@@ -15,10 +15,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-import orjson
-
 from app.observability.record import Record, shown
 from app.request.errors import Forbidden, NoSuchWorkspace, UpstreamUnreachable
+from app.request.json_body import camel, parse
 
 log = logging.getLogger("hokusai.audit")
 
@@ -46,14 +45,8 @@ PLAIN = (str, int, float)
 ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
 REFUSED_BY_PROXY = "refused by proxy"
 
-
-def _camel(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(map(str.capitalize, others))
-
-
 #: The name for every spelling that MLflow accepts: protobuf takes `runId` for `run_id`.
-SPELLINGS = {spelling: name for name in NAMES for spelling in (name, _camel(name))}
+SPELLINGS = {spelling: name for name in NAMES for spelling in (name, camel(name))}
 
 
 def write(record: Record) -> None:
@@ -135,21 +128,9 @@ def _text(value: object) -> str:
 
 
 def _in_body(body: bytes | None) -> Mapping[str, Any]:
-    """Parse the fields of a JSON object as MLflow does: Python's json accepts more than orjson
-    (NaN, UTF-16), and old clients send the object as a string."""
-    if not body:
-        return {}
+    """The fields of a JSON object, as MLflow reads it."""
     try:
-        found = _parsed(body)
-        if isinstance(found, str):
-            found = _parsed(found.encode())
-    except (ValueError, RecursionError):
+        found = parse(body) if body else {}
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _parsed(text: bytes) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text)

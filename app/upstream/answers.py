@@ -10,6 +10,7 @@ import io
 import re
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import urllib3
 
@@ -18,6 +19,8 @@ from app.request.errors import (
     ProxyError,
     UpstreamOverloaded,
     UpstreamRefusal,
+    UpstreamReset,
+    UpstreamTimeout,
 )
 from app.request.route_table import Route
 
@@ -36,6 +39,9 @@ POOL_LIMIT = re.compile(rb'(?:\A|"(?:message|detail)": ?")QueuePool limit of siz
 #: Statuses whose body is inspected, and the maximum bytes read of it.
 JUDGED = frozenset((400, 401, 403, 502, 503, 504))
 LONGEST = 16 * 1024
+
+#: The longest response to a question of the proxy itself, in bytes.
+LONGEST_WHOLE = 16 * 1024 * 1024
 
 #: Seconds after which no further piece of such a body is read.
 READ_TIMEOUT = 2.0
@@ -60,6 +66,14 @@ NO_WORKSPACE = b'"message":"Workspace \'%s\' not found"'
 
 #: Seconds in Retry-After while MLflow is overloaded.
 OVERLOADED = 5
+
+
+class ProbeResponse(NamedTuple):
+    """MLflow's response to a request that the proxy makes itself."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
 
 
 def beginning(
@@ -97,6 +111,24 @@ def _first_bytes(answer: urllib3.BaseHTTPResponse) -> bytes:
         if len(first) == LONGEST or time.monotonic() > deadline:
             break
     return first
+
+
+def whole(answer: urllib3.BaseHTTPResponse, timeout: float) -> ProbeResponse:
+    """Read the body of a response to the proxy itself, within so many seconds, and close it. Raises
+    UpstreamTimeout or UpstreamReset."""
+    deadline, body = time.monotonic() + timeout, bytearray()
+    try:
+        while more := answer.read1():
+            body += more
+            if time.monotonic() > deadline:
+                raise UpstreamTimeout(f"MLflow's response was incomplete after {timeout:g} s.")
+            if len(body) > LONGEST_WHOLE:
+                raise UpstreamReset("MLflow's response to a question of the proxy is too long.")
+    except urllib3.exceptions.HTTPError as why:
+        raise UpstreamReset("MLflow's response broke off.") from why
+    finally:
+        answer.close()
+    return ProbeResponse(answer.status, answer.headers, bytes(body))
 
 
 class _Rest(io.RawIOBase):
@@ -139,27 +171,40 @@ def refuse(
     """Raise UpstreamRefusal or UpstreamOverloaded for a response unrelated to this request, and
     NoSuchWorkspace for one about its `workspace`. With `signed`, MLflow knows the caller, so a
     missing permission is the caller's."""
+    error = unrelated(route, answer.status, answer.headers, body, workspace, signed=signed)
+    if error is not None:
+        answer.close()
+        raise error
+
+
+def unrelated(
+    route: Route | None,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    workspace: str,
+    *,
+    signed: bool = False,
+) -> ProxyError | None:
+    """The error that `refuse` raises for such a response."""
     kind = route.kind if route else ""
     # MLflow relays a refusal by its artifact store (S3, say) in the form of its own errors.
     relays = kind == "gateway" or (kind == "artifacts" and b'"error_code"' in body)
-    error: ProxyError | None = None
-    word = refusal(answer.status, answer.headers, body, relays)
+    word = refusal(status, headers, body, relays)
     if word and not (signed and word == "permission"):
-        error = UpstreamRefusal(REFUSALS[word])
-    elif is_pool_limit(answer.status, body) and not (route and route.partial):
-        error = UpstreamOverloaded(
+        return UpstreamRefusal(REFUSALS[word])
+    if is_pool_limit(status, body) and not (route and route.partial):
+        return UpstreamOverloaded(
             "MLflow is overloaded: no database connection became free in time (QueuePool limit). "
             f"Nothing was done; repeat the request in {OVERLOADED} s.",
             OVERLOADED,
         )
-    elif workspace and answer.status == 404 and NO_WORKSPACE % workspace.encode() in body:
-        error = NoSuchWorkspace(
+    if workspace and status == 404 and NO_WORKSPACE % workspace.encode() in body:
+        return NoSuchWorkspace(
             f"Workspace '{workspace}' not found: MLflow's operator deleted it, or has not created "
             "it yet. Tell the operator, or name another one (MLFLOW_WORKSPACE)."
         )
-    if error is not None:
-        answer.close()
-        raise error
+    return None
 
 
 def is_of_intermediary(status: int, headers: Mapping[str, str], body: bytes) -> bool:

@@ -6,9 +6,9 @@ authorized. See docs/decisions/upstream-client.md.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
@@ -49,14 +49,6 @@ EXPORT = "ExportTraces"
 
 #: MLflow's /health needs neither a thread nor the database: it responds while requests wait.
 HEALTH = "/health"
-
-
-class ProbeResponse(NamedTuple):
-    """MLflow's response to a request that the proxy makes itself."""
-
-    status: int
-    headers: Mapping[str, str]
-    data: bytes
 
 
 class Upstream:
@@ -105,28 +97,21 @@ class Upstream:
             seconds = open_circuit.retry_after
         except NotAdmitted:
             seconds = self.circuit.seconds_to_probe()
-        raise CircuitOpen(
-            "MLflow does not respond, so the proxy has paused requests to it. Nothing was "
-            f"sent; repeat the request in {seconds} s.",
-            seconds,
-        )
+        raise paused(seconds)
 
-    def ask(self, path: str, timeout: float) -> "ProbeResponse":
-        """Send a GET of the proxy itself, bypassing the circuit; `timeout` is for the head, and
-        again for the body."""
+    def ask(
+        self, path: str, timeout: float, workspace: str = "", body: bytes | None = None
+    ) -> answers.ProbeResponse:
+        """Send a request of the proxy itself, bypassing the circuit: a GET, or a POST of the JSON
+        `body`. `timeout` is for the head, and again for the body."""
         headers = self._headers()
-        response = self._send("GET", path, headers, Body(None, 0), timeout, self._pool)
-        deadline, body = time.monotonic() + timeout, b""
-        try:
-            while len(body) < 65536 and (more := response.read1()):
-                body += more
-                if time.monotonic() > deadline:
-                    raise UpstreamTimeout(f"MLflow's response was incomplete after {timeout:g} s.")
-        except HTTPError as why:
-            raise UpstreamReset("MLflow's response broke off.") from why
-        finally:
-            response.close()
-        return ProbeResponse(response.status, response.headers, body)
+        if workspace:
+            headers["X-MLFLOW-WORKSPACE"] = workspace
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        method, sent = "GET" if body is None else "POST", Body(body, len(body or b""))
+        response = self._send(method, path, headers, sent, timeout, self._pool)
+        return answers.whole(response, timeout)
 
     def is_there(self, factor: float = 1.0) -> bool | None:
         """Probe /health on a new connection. True for any response within `factor` times
@@ -291,3 +276,12 @@ class Upstream:
                 "MLflow closed the connection before it responded. It may have executed the "
                 "request: check before you repeat one that creates something."
             ) from why
+
+
+def paused(seconds: int) -> CircuitOpen:
+    """The error while the circuit is open."""
+    return CircuitOpen(
+        "MLflow does not respond, so the proxy has paused requests to it. Nothing was "
+        f"sent; repeat the request in {seconds} s.",
+        seconds,
+    )

@@ -13,13 +13,17 @@ import urllib3
 
 from app.request.body import PIECE, Input, counted, read_piece, yield_to_hub
 from app.request.client_connection import abort_with_reset
-from app.request.errors import BrokenTransfer
+from app.request.errors import BodyTooLarge, BrokenTransfer
 from app.request.inbound import Inbound
 from app.upstream.buffered_bodies import BufferedBody
 
 #: Bytes up to which a body is read whole before it is forwarded: it is then sent in one write, can
 #: be resent on another connection, and a slow client does not keep MLflow waiting.
 WHOLE = 64 * 1024
+
+#: The same on the routes whose body is judged before it is forwarded. MLflow takes no batch of
+#: metrics above 1 MB.
+JUDGED = 4 * 1024 * 1024
 
 #: Pieces of a short response after which other greenlets run; MLflow's chunks may be tiny.
 FEW_PIECES = 64
@@ -37,6 +41,13 @@ class Body:
     def is_whole(self) -> bool:
         """Whether it can be sent a second time."""
         return self.content is None or isinstance(self.content, bytes)
+
+    @property
+    def short(self) -> bytes | None:
+        """The content, if it is whole and has at most WHOLE bytes."""
+        if isinstance(self.content, bytes) and len(self.content) <= WHOLE:
+            return self.content
+        return None
 
     def when_last_piece(self, go: Callable[[], None]) -> "Body":
         """Return the same body; `go` is called once the client has sent it all, before the last
@@ -62,22 +73,25 @@ def request_body(
     streams: bool,
     aside: BufferedBody,
     came: Callable[[int], None] = lambda size: None,
+    is_judged: bool = False,
 ) -> Body:
     """Frame the client's body as MLflow needs it. `came` receives the size of each piece.
 
     MLflow's Flask routes lose a chunked body (200 with an empty result), so it is buffered in
-    `aside` and sent with its length; `streams` marks the routes that accept chunks. A body that is
-    read whole must arrive within CLIENT_REQUEST_TIMEOUT. Raises BodyTooLarge, NoRoomForBody,
-    ClientGone or RequestTimeout.
+    `aside` and sent with its length; `streams` marks the routes that accept chunks. A body that
+    `is_judged` is read whole. That must arrive within CLIENT_REQUEST_TIMEOUT. Raises BodyTooLarge,
+    NoRoomForBody, ClientGone or RequestTimeout.
     """
     stream = Input(inbound.environ["wsgi.input"].read, came)
-    length = inbound.content_length
-    _keep(inbound, streams if inbound.chunked else (length or 0) > WHOLE)
+    length, longest = inbound.content_length, JUDGED if is_judged else WHOLE
+    _keep(inbound, streams if inbound.chunked else (length or 0) > longest)
     if inbound.chunked:
-        return Body(_pieces(stream), None) if streams else _put_aside(stream, aside)
+        return Body(_pieces(stream), None) if streams else _put_aside(stream, aside, is_judged)
     if length is None:
         return Body(None, 0)
-    if length <= WHOLE:
+    if is_judged and length > JUDGED:
+        raise _too_large()
+    if length <= longest:
         whole = b"".join(counted(stream, length))
         return Body(whole, len(whole))
     return Body(counted(stream, length), length)
@@ -103,14 +117,23 @@ def _pieces(stream: Any) -> Iterator[bytes]:
         yield_to_hub()
 
 
-def _put_aside(stream: Any, aside: BufferedBody) -> Body:
+def _put_aside(stream: Any, aside: BufferedBody, is_judged: bool) -> Body:
     """Buffer a chunked body to its end, to give it a length."""
     for piece in _pieces(stream):
+        if is_judged and aside.size + len(piece) > JUDGED:
+            raise _too_large()
         aside.write(piece)
     size = aside.size
-    if size <= WHOLE:
-        return Body(b"".join(aside.pieces(WHOLE)), size)
+    if size <= (JUDGED if is_judged else WHOLE):
+        return Body(b"".join(aside.pieces(PIECE)), size)
     return Body(aside.pieces(PIECE), size)
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The proxy reads this request's body before it forwards it, so it may have at most "
+        f"{JUDGED} bytes. Send it in parts."
+    )
 
 
 def body_length(upstream: urllib3.BaseHTTPResponse, method: str) -> int | None:

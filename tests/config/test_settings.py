@@ -224,6 +224,16 @@ BAD = {
     "LOG_LEVEL": ["TRACE", "INFO,DEBUG"],
     "LOG_FORMAT": ["xml"],
     "AUDIT_LOG": ["stdout", "audit.log", "/", "/no/such/folder/audit.log"],
+    "ALLOWED_LOCATIONS": [
+        *BAD_TEXT,
+        "bucket/folder",
+        "s3:bucket",
+        "s3://bucket/a/../b",
+        "s3://bucket,",
+        "s3://bucket/?a=b",
+        "https://user:s3cret@host/",
+        "C:\\mlruns",
+    ],
     "MLFLOW_WORKSPACES": ["yes", "true", "team-a"],
     "OTEL_ENABLED": ["2", "ja", "truee"],
 }

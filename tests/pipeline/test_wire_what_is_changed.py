@@ -222,6 +222,8 @@ ELSEWHERE = {
     "own workspaces": "pipeline/test_wire_workspaces.py::test_the_list_has_the_keys_own",
     "artifact root": "pipeline/test_wire_workspaces.py"
     "::test_nobody_deletes_the_root_and_only_an_admin_lists_it",
+    "storage location": "pipeline/test_wire_locations.py::test_a_root_elsewhere_is_not_followed",
+    "another's id": "tenants/test_fence.py::test_no_metric_is_logged_to_anothers_model",
     "repeats": "pipeline/test_wire_retries.py::test_a_read_is_tried_three_times_at_most",
     "limit fields": "pipeline/test_sdk_limits.py::test_each_answer_says_what_is_left",
     "forgotten keys": "faults/test_redis_rights.py"

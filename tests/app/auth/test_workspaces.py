@@ -19,7 +19,7 @@ from app.request.inbound import receive
 from app.request.permit import Permit
 from app.request.principal import Principal
 from app.request.route_table import RouteTable
-from app.upstream.forwarding import ProbeResponse
+from app.upstream.answers import ProbeResponse
 from tests.app.samples import environ
 
 ROUTES = RouteTable.load()

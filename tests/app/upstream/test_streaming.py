@@ -20,6 +20,7 @@ from app.upstream.buffered_bodies import BufferedBodies, BufferedBody
 from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream as Forwarder
 from app.upstream.streaming import (
+    JUDGED,
     WHOLE,
     Body,
     body_length,
@@ -186,6 +187,16 @@ def test_elsewhere_a_chunked_body_is_put_aside_and_given_its_length(size: int) -
 def test_what_is_too_large_to_put_aside_is_refused(limit: int) -> None:
     with pytest.raises(BodyTooLarge, match=f"{limit} bytes .MAX_BUFFERED_BODY"):
         request_body(chunked_request(b"x" * (limit + 1)), streams=False, aside=aside(limit))
+
+
+@pytest.mark.parametrize("request_of", [sized_request, chunked_request])
+def test_a_body_that_is_judged_is_whole_or_refused(request_of: Callable[[bytes], Inbound]) -> None:
+    for size in (1, WHOLE + 1, JUDGED):
+        body = request_body(request_of(b"x" * size), False, aside(JUDGED), is_judged=True)
+        assert body == Body(b"x" * size, size)
+        assert body.short == (b"x" if size == 1 else None)
+    with pytest.raises(BodyTooLarge, match="Send it in parts"):
+        request_body(request_of(b"x" * (JUDGED + 1)), False, aside(2 * JUDGED), is_judged=True)
 
 
 def test_a_client_that_breaks_its_chunks_off_is_gone() -> None:

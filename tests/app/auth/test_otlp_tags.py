@@ -1,0 +1,95 @@
+"""Spans that would set a tag of MLflow's own, in every packing that MLflow reads."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+
+import pytest
+
+from app.auth.otlp_tags import MOST, watched
+from app.request.errors import BadRequest, BodyTooLarge, Forbidden, ProxyError
+
+BAD = b"x" * 100 + b"mlflow.traceTag.mlflow.artifactLocation" + b"y" * 100
+GOOD = b"\x00" * 100 + b"mlflow.traceTag.team\x12\x19mlflow.artifactLocation" + b"y" * 100
+PROTOBUF, JSON = "application/x-protobuf", "application/json; charset=utf-8"
+
+
+def raw_deflate(text: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(text) + packer.flush()
+
+
+def with_header_checksum(text: bytes) -> bytes:
+    """gzip with a wrong checksum of its header, which Python's gzip does not look at."""
+    packed = gzip.compress(text)
+    return packed[:3] + b"\x02" + packed[4:10] + b"\x00\x00" + packed[10:]
+
+
+def pieces(body: bytes, size: int) -> Iterator[bytes]:
+    return (body[start : start + size] for start in range(0, len(body), size))
+
+
+def passes(body: bytes, size: int, content_type: str = PROTOBUF, encoding: str = "") -> bytes:
+    return b"".join(watched(pieces(body, size), content_type, encoding))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("", bytes),
+        ("gzip", gzip.compress),
+        ("GZIP", lambda text: gzip.compress(b"first") + b"\0\0" + gzip.compress(text) + b"\0"),
+        ("deflate", zlib.compress),
+        ("deflate", raw_deflate),
+    ],
+)
+def test_a_tag_of_mlflows_own(encoding: str, pack: "type[bytes]", size: int) -> None:
+    good, bad = pack(GOOD), pack(BAD)
+    assert passes(good, size, encoding=encoding) == good
+    with pytest.raises(Forbidden, match="traceTag"):
+        passes(bad, size, encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"mlflow.traceTag.MLFLOW.artifactLocation",
+        "mlflow.traceTag.mlflów.artifactLocation".encode(),
+        b"mlflow.traceTag.x mlflow.traceTag.mlflow.artifactLocation",
+        b"mlflow.traceTag.mlflow.",
+    ],
+)
+def test_other_spellings(body: bytes) -> None:
+    with pytest.raises(Forbidden):
+        passes(body, 1000)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "encoding", "refusal"),
+    [
+        (b'{"key": "mlfl\\u006fw"}', JSON, "", BadRequest),
+        ("{}".encode("utf-16"), JSON, "", BadRequest),
+        (b"not packed", PROTOBUF, "gzip", BadRequest),
+        (b"not packed", PROTOBUF, "deflate", BadRequest),
+        (with_header_checksum(BAD), PROTOBUF, "gzip", BadRequest),
+        (gzip.compress(b"\0" * (MOST + 1)), PROTOBUF, "gzip", BodyTooLarge),
+    ],
+)
+def test_what_cannot_be_looked_at(
+    body: bytes, content_type: str, encoding: str, refusal: type[ProxyError]
+) -> None:
+    with pytest.raises(refusal):
+        passes(body, 1000, content_type, encoding)
+
+
+def test_a_packed_body_is_looked_at_as_it_is_too() -> None:
+    """MLflow reads it so if the field Content-Encoding is removed."""
+    named = b"\x1f\x8b\x08\x08" + b"\0" * 6 + BAD + b"\0"  # in the name of gzip's file
+    with pytest.raises(Forbidden):
+        passes(named + gzip.compress(GOOD)[10:], 1000, encoding="gzip")
+
+
+def test_what_json_needs_to_escape_passes() -> None:
+    body = '{"key": "a\\u0000\\u003c\\u0027\\u00e9 é"}'.encode()
+    assert passes(body, 5, JSON) == body
