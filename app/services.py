@@ -149,7 +149,8 @@ def build(settings: Settings) -> Services:
         in_flight=lambda: in_flight.total,
         board=board,
     )
-    workspaces = Workspaces(upstream.ask, settings.health_timeout, settings.mlflow_workspaces)
+    questions = Questions(upstream, settings)
+    workspaces = Workspaces(questions.ask, settings.mlflow_workspaces)
     checks = Checks(
         settings=settings,
         upstream=upstream,
@@ -174,7 +175,7 @@ def build(settings: Settings) -> Services:
         limits=limits,
         in_flight=in_flight,
         workspaces=workspaces,
-        fence=Fence(Questions(upstream, settings).ask, settings.allowed_locations),
+        fence=Fence(questions.ask, settings.allowed_locations),
         buffered_bodies=BufferedBodies(settings.max_buffered_body, settings.max_buffered_total),
         upstream=upstream,
         results=results,
@@ -197,7 +198,7 @@ def patient_checks(settings: Settings, timeout: float) -> Checks:
     link = RedisLink(settings.redis_url, timeout, timeout)
     link.exercise = count_as_the_limiter
     upstream, auth_service = _upstream(settings), _auth_service(settings)
-    workspaces = Workspaces(upstream.ask, timeout, settings.mlflow_workspaces)
+    workspaces = Workspaces(Questions(upstream, settings).ask, settings.mlflow_workspaces)
     return Checks(
         settings=settings,
         upstream=upstream,

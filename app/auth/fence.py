@@ -22,7 +22,6 @@ from app.auth.inquiry import (
     RUN,
     TAGS,
     VERSION,
-    Ask,
     Inquiry,
     Known,
     is_reference,
@@ -50,6 +49,7 @@ EXPORT, NOT_JSON = "ExportTraces", ("UploadArtifactToRun",)
 #: Operations that are judged with workspaces only, and only where their body has this field.
 ACROSS, FIELD = ("LogMetric", "LogBatch"), (b"model_id", b"modelId")
 
+AskFor = Callable[[str, Permit, dict[str, Any] | None], dict[str, Any] | None]
 Check = Callable[[Inquiry], None]
 T = TypeVar("T")
 
@@ -57,8 +57,8 @@ T = TypeVar("T")
 class Fence:
     """Judges requests before they are forwarded. Shared by all threads."""
 
-    def __init__(self, ask: Ask, allowed: str) -> None:
-        """`allowed` is ALLOWED_LOCATIONS."""
+    def __init__(self, ask: AskFor, allowed: str) -> None:
+        """`ask` is Questions.ask; `allowed` is ALLOWED_LOCATIONS."""
         self._ask = ask
         self._locations = Locations(allowed)
         self._known = Known()
@@ -79,7 +79,7 @@ class Fence:
         if check is None or (operation in ACROSS and _is_clean(content)):
             return body
         inquiry = Inquiry(
-            ask=self._ask,
+            ask=lambda path, document=None: self._ask(path, permit, document),
             locations=self._locations,
             known=self._known,
             workspace=permit.workspace,

@@ -46,11 +46,9 @@ DEPTH = 3
 
 
 class Ask(Protocol):
-    """Asks MLflow, as Questions.ask."""
+    """Asks MLflow for the caller of a request, as Questions.ask."""
 
-    def __call__(
-        self, path: str, workspace: str, document: dict[str, Any] | None = None
-    ) -> dict[str, Any] | None:
+    def __call__(self, path: str, document: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """The answer; None if MLflow has no such object."""
 
 
@@ -139,9 +137,7 @@ class Inquiry:
 
     def _about(self, kind: str, *names: str) -> tuple[dict[str, Any] | None, list[Any]]:
         question, path = ROOTS[kind]
-        answer = self.ask(
-            question.format(*(quote(name, safe="") for name in names)), self.workspace
-        )
+        answer = self.ask(question.format(*(quote(name, safe="") for name in names)))
         return answer, [*at(answer, *path)]
 
     def traces(self, ids: list[str]) -> Iterator[Mapping[str, Any]]:
@@ -154,7 +150,7 @@ class Inquiry:
 
     def _of_traces(self, question: str, document: dict[str, Any]) -> dict[str, Any]:
         """MLflow's answer, which it has for unknown traces, too."""
-        answer = self.ask(f"{TRACES}/{question}", self.workspace, document)
+        answer = self.ask(f"{TRACES}/{question}", document)
         if answer is None:
             raise Forbidden(
                 f"This MLflow is too old to say where its traces are ({question}), so only a key "

@@ -9,12 +9,10 @@ MLFLOW_WORKSPACES=auto asks MLflow whether it has workspaces, and again every fe
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
-
-import orjson
 
 from app.auth import artifact_paths as paths
 from app.auth.authorization import is_admin
@@ -22,16 +20,12 @@ from app.request.errors import (
     BadRequest,
     FeatureDisabled,
     Forbidden,
-    LoopDetected,
     NotForwarded,
     ProxyError,
-    UpstreamRefusal,
 )
-from app.request.inbound import LOOP
 from app.request.permit import Permit
 from app.request.principal import Principal
 from app.request.route_table import Route
-from app.upstream.answers import REFUSALS, refusal
 
 log = logging.getLogger("hokusai.workspaces")
 
@@ -59,50 +53,19 @@ NONE_HERE = "Workspace APIs are not available: workspaces are not enabled on thi
 FLAG = "Start MLflow with --enable-workspaces, or set MLFLOW_WORKSPACES=off."
 
 
-class Answer(Protocol):
-    """MLflow's response."""
+class Ask(Protocol):
+    """Asks MLflow, as Questions.ask."""
 
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The header fields."""
-
-    @property
-    def data(self) -> bytes:
-        """The body."""
-
-
-def _read(answer: Answer) -> dict[str, Any] | None:
-    """The document of server-info, with `workspaces_enabled`; None if that is no answer. Raises
-    UpstreamRefusal or LoopDetected if it is one to the proxy itself."""
-    if answer.status == 404:  # older than workspaces
-        return {"workspaces_enabled": False}
-    if answer.status == LoopDetected.status:
-        raise LoopDetected(LOOP)
-    if word := refusal(answer.status, answer.headers, answer.data, relays=False):
-        raise UpstreamRefusal(REFUSALS[word])
-    try:
-        info = orjson.loads(answer.data) if answer.status == 200 else None
-    except ValueError:
-        return None
-    if not isinstance(info, dict):
-        return None
-    return {**info, "workspaces_enabled": info.get("workspaces_enabled") is True}
+    def __call__(self, path: str) -> dict[str, Any] | None:
+        """The answer; None if MLflow has no such path. May raise a ProxyError."""
 
 
 class Workspaces:
     """Finds the workspace of a request; shared by all threads."""
 
-    def __init__(
-        self, ask: Callable[[str, float], Answer], timeout: float, mode: str = "auto"
-    ) -> None:
-        """`ask` sends a GET for a path of MLflow's, within `timeout` seconds; it may raise a
-        ProxyError. `mode` is MLFLOW_WORKSPACES."""
+    def __init__(self, ask: Ask, mode: str = "auto") -> None:
+        """`mode` is MLFLOW_WORKSPACES."""
         self._ask = ask
-        self._timeout = timeout
         self._mode = mode
         self._guard = threading.Lock()
         self._until = 0.0
@@ -154,11 +117,9 @@ class Workspaces:
                     "workspaces. Tell the operator (mlflow server --enable-workspaces)."
                 )
             return False
-        if are_there is None and self._mode == "auto" and not (named or principal.workspaces):
-            raise self._failed or NotForwarded(
-                "MLflow does not say whether it has workspaces (server-info). Repeat the request.",
-                int(UNKNOWN),
-            )
+        unknown = are_there is None and self._mode == "auto"
+        if unknown and self._failed and not (named or principal.workspaces):
+            raise self._failed
         return True  # MLflow refuses the header if it has none
 
     def are_there(self) -> bool | None:
@@ -174,13 +135,14 @@ class Workspaces:
 
     def _look(self) -> None:
         """Ask MLflow. A failure leaves what is known."""
-        self._failed, age = None, UNKNOWN
+        age = KNOWN
         try:
-            if (info := _read(self._ask(SERVER_INFO, self._timeout))) is not None:
-                self._say(info["workspaces_enabled"])
-                self._info, age = info, KNOWN
+            info = self._ask(SERVER_INFO) or {}  # None: older than workspaces
+            are_there = info.get("workspaces_enabled") is True
+            self._say(are_there)
+            self._info = {**info, "workspaces_enabled": are_there}
         except ProxyError as why:
-            self._failed = why
+            self._failed, age = why, UNKNOWN
         self._until = time.monotonic() + age
 
     def _say(self, are_there: bool) -> None:
@@ -204,18 +166,11 @@ class Workspaces:
             return None
         own = own_workspaces(principal)
         if operation == "ListWorkspaces":
-            return {"workspaces": [found for name in own if (found := self._described(name))]}
+            answers = filter(None, (self._ask(f"{WORKSPACES}/{name}") for name in own))
+            return {"workspaces": [answer["workspace"] for answer in answers]}
         if operation == "GetServerInfo" and is_session and len(own) == 1:
             return {**self._info, "workspaces_enabled": False}
         return None
-
-    def _described(self, name: str) -> dict[str, Any] | None:
-        """MLflow's description of a workspace; None if it is not there. Raises ProxyError."""
-        answer = self._ask(f"{WORKSPACES}/{name}", self._timeout)
-        if answer.status != 200:
-            return None
-        found: dict[str, Any] = orjson.loads(answer.data)["workspace"]
-        return found
 
 
 NO_WORKSPACE = (

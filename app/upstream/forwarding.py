@@ -28,7 +28,7 @@ from app.request.permit import Permit
 from app.request.route_table import Access, Route
 from app.upstream import answers
 from app.upstream import circuit as circuits
-from app.upstream.headers import upstream_headers
+from app.upstream.headers import asked_for, upstream_headers
 from app.upstream.identity import Signer, own_credentials
 from app.upstream.liveness import Liveness
 from app.upstream.pool import open_pool
@@ -64,6 +64,8 @@ class Upstream:
         self._host = parts.netloc
         self._own = {**own_credentials(settings), **HOP}
         self._signer = Signer(settings.mlflow_identity_secret)
+        #: Whether MLflow learns who calls, so that its own permissions count.
+        self.signs = bool(self._signer)
         self._connect_timeout = settings.mlflow_connect_timeout
         self._read_timeout = settings.mlflow_read_timeout
         self._slow_timeout = settings.mlflow_artifact_read_timeout
@@ -100,13 +102,14 @@ class Upstream:
         raise paused(seconds)
 
     def ask(
-        self, path: str, timeout: float, workspace: str = "", body: bytes | None = None
+        self, path: str, timeout: float, permit: Permit | None = None, body: bytes | None = None
     ) -> answers.ProbeResponse:
         """Send a request of the proxy itself, bypassing the circuit: a GET, or a POST of the JSON
-        `body`. `timeout` is for the head, and again for the body."""
+        `body`; in the workspace and the name of a permit's caller. `timeout` is for the head, and
+        again for the body."""
         headers = self._headers()
-        if workspace:
-            headers["X-MLFLOW-WORKSPACE"] = workspace
+        if permit is not None:
+            headers |= asked_for(permit)
         if body is not None:
             headers["Content-Type"] = "application/json"
         method, sent = "GET" if body is None else "POST", Body(body, len(body or b""))
@@ -212,8 +215,7 @@ class Upstream:
             raise UpstreamTimeout("MLflow's response began, and then stalled.") from why
         except HTTPError as why:
             raise UpstreamReset("MLflow's response broke off.") from why
-        is_signed = bool(self._signer)
-        answers.refuse(permit.route, answer, page, permit.workspace, signed=is_signed)
+        answers.refuse(permit.route, answer, page, permit.workspace, signed=self.signs)
         if answer.status < 500 and permit.route and permit.route.kind not in NO_API:
             self.served = time.monotonic()
         return answer, page

@@ -205,6 +205,13 @@ def dropped_names(permit: Permit, answer: Iterable[str]) -> str:
     return ", ".join(names[:MOST_NAMES] + more)
 
 
+def asked_for(permit: Permit) -> dict[str, str]:
+    """The header fields of a question that the proxy asks for a caller: MLflow answers it as it
+    would answer the caller's request."""
+    headers = {"X-Hokusai-User-Id": _header_text(permit.principal.user_id)}
+    return headers | ({"X-MLFLOW-WORKSPACE": permit.workspace} if permit.workspace else {})
+
+
 def _identity(permit: Permit) -> Iterator[tuple[str, str]]:
     """Yield the caller's identity and the request's origin, as the contract names them."""
     principal, inbound = permit.principal, permit.inbound

@@ -37,7 +37,7 @@ class MLflow:
         self.asked: list[Any] = []
 
     def ask(
-        self, path: str, workspace: str, document: dict[str, Any] | None = None
+        self, path: str, permit: Permit, document: dict[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """As Questions.ask."""
         self.asked.append(path if document is None else (path, document))

@@ -19,32 +19,31 @@ from app.request.inbound import receive
 from app.request.permit import Permit
 from app.request.principal import Principal
 from app.request.route_table import RouteTable
-from app.upstream.answers import ProbeResponse
 from tests.app.samples import environ
 
 ROUTES = RouteTable.load()
 RUN = "/api/2.0/mlflow/runs/get"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-ON = ProbeResponse(200, {}, b'{"store_type": "SqlStore", "workspaces_enabled": true}')
-OFF = ProbeResponse(200, {}, b'{"workspaces_enabled": false}')
+ON = {"store_type": "SqlStore", "workspaces_enabled": True}
+OFF = {"workspaces_enabled": False}
+
+#: What MLflow answers to server-info, None for 404, or what goes wrong.
+Info = dict[str, Any] | ProxyError | None
 
 
 class MLflow:
     """What MLflow answers, or what goes wrong; `asked` holds the paths."""
 
-    def __init__(self, answer: ProbeResponse | ProxyError) -> None:
+    def __init__(self, answer: Info) -> None:
         self.answer = answer
         self.asked: list[str] = []
 
-    def ask(self, path: str, timeout: float) -> ProbeResponse:
-        """As Upstream.ask."""
+    def ask(self, path: str) -> dict[str, Any] | None:
+        """As Questions.ask."""
         self.asked.append(path)
         if path.startswith("/api/3.0/mlflow/workspaces/"):
             name = path.rpartition("/")[2]
-            there = name != "gone"
-            return ProbeResponse(
-                200 if there else 404, {}, b'{"workspace": {"name": "%s"}}' % name.encode()
-            )
+            return None if name == "gone" else {"workspace": {"name": name}}
         assert path == "/api/3.0/mlflow/server-info"
         if isinstance(self.answer, ProxyError):
             raise self.answer
@@ -67,7 +66,7 @@ def chosen(workspaces: Workspaces, *own: str, **how: Any) -> str:
 
 
 def on() -> Workspaces:
-    return Workspaces(MLflow(ON).ask, 1.0)
+    return Workspaces(MLflow(ON).ask)
 
 
 # --- the choice ----------------------------------------------------------------------------------
@@ -146,51 +145,42 @@ def test_a_path_on_which_mlflow_ignores_the_header_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [OFF, ProbeResponse(404, {}, b"no such path"), ProbeResponse(200, {}, b"{}")],
+    [OFF, None, {}],
 )
-def test_an_mlflow_without_workspaces(answer: ProbeResponse) -> None:
-    workspaces = Workspaces(MLflow(answer).ask, 1.0)
+def test_an_mlflow_without_workspaces(answer: Info) -> None:
+    workspaces = Workspaces(MLflow(answer).ask)
     assert chosen(workspaces) == ""
     with pytest.raises(FeatureDisabled, match="MLFLOW_WORKSPACE"):
         chosen(workspaces, HTTP_X_MLFLOW_WORKSPACE="a")
     with pytest.raises(FeatureDisabled, match="for the workspace 'a'"):
         chosen(workspaces, "a")
     with pytest.raises(NotForwarded, match="--enable-workspaces"):
-        chosen(Workspaces(MLflow(answer).ask, 1.0, "on"), "a")
-    off = Workspaces(MLflow(answer).ask, 1.0, "off")
+        chosen(Workspaces(MLflow(answer).ask, "on"), "a")
+    off = Workspaces(MLflow(answer).ask, "off")
     assert chosen(off, "a") == ""
     assert not off.are_missing()
-    assert Workspaces(MLflow(answer).ask, 1.0, "on").are_missing()
-    assert not Workspaces(MLflow(ON).ask, 1.0, "on").are_missing()
+    assert Workspaces(MLflow(answer).ask, "on").are_missing()
+    assert not Workspaces(MLflow(ON).ask, "on").are_missing()
 
 
 @pytest.mark.parametrize(
-    ("answer", "refusal"),
-    [
-        (ProbeResponse(200, {}, b"<html>"), NotForwarded),
-        (ProbeResponse(200, {}, b"[]"), NotForwarded),
-        (ProbeResponse(503, {}, b"{}"), NotForwarded),
-        (ProbeResponse(401, {}, b"no"), UpstreamRefusal),
-        (UpstreamUnreachable("away"), UpstreamUnreachable),
-    ],
+    "failure", [NotForwarded("no sense", 5), UpstreamRefusal("no"), UpstreamUnreachable("away")]
 )
-def test_an_mlflow_that_does_not_say(
-    answer: ProbeResponse | ProxyError, refusal: type[ProxyError]
-) -> None:
+def test_an_mlflow_that_does_not_say(failure: ProxyError) -> None:
     """A key with a workspace is safe: MLflow refuses the header if it has none."""
-    mlflow = MLflow(answer)
-    workspaces = Workspaces(mlflow.ask, 1.0)
+    mlflow = MLflow(failure)
+    workspaces = Workspaces(mlflow.ask)
     for _ in range(3):
-        with pytest.raises(refusal):
+        with pytest.raises(type(failure)):
             chosen(workspaces)
     assert chosen(workspaces, "a") == "a"
-    assert chosen(Workspaces(mlflow.ask, 1.0, "on"), "a") == "a"
+    assert chosen(Workspaces(mlflow.ask, "on"), "a") == "a"
     assert len(mlflow.asked) == 2
 
 
 def test_what_mlflow_said_last_counts_while_it_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = MLflow(ON)
-    workspaces = Workspaces(mlflow.ask, 1.0)
+    workspaces = Workspaces(mlflow.ask)
     assert chosen(workspaces, "a") == "a"
     mlflow.answer = UpstreamUnreachable("away")
     monkeypatch.setattr("app.auth.workspaces.time.monotonic", lambda: float("inf"))
@@ -201,7 +191,7 @@ def test_what_mlflow_said_last_counts_while_it_is_away(monkeypatch: pytest.Monke
 
 def test_off_asks_nobody_and_keeps_the_header_from_mlflow() -> None:
     mlflow = MLflow(ON)
-    off = Workspaces(mlflow.ask, 1.0, "off")
+    off = Workspaces(mlflow.ask, "off")
     assert chosen(off, "a") == ""
     with pytest.raises(FeatureDisabled):
         chosen(off, "a", HTTP_X_MLFLOW_WORKSPACE="a")

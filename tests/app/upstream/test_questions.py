@@ -1,5 +1,6 @@
 """The proxy's own questions to MLflow: through the circuit, repeated, and failing closed."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from app.request.errors import (
     BadRequest,
     CircuitOpen,
+    LoopDetected,
     NoSuchWorkspace,
     NotForwarded,
     ProxyError,
@@ -20,11 +22,14 @@ from app.upstream.circuit import Circuit
 from app.upstream.forwarding import Upstream as Client
 from app.upstream.questions import Questions
 from config import Settings
+from tests.app.samples import permit
 from tests.upstreams import Answer, Upstream, eventually, reset, send, silence, sized
 
 GONE = b'{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"Workspace \'a\' not found"}'
 NO_RUN = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Run not found"}'
 FULL = b'{"error_code": "BAD_REQUEST", "message": "QueuePool limit of size 5 overflow 10 reached"}'
+IN_A = replace(permit(), workspace="a")
+IN_TEAM_A = replace(IN_A, workspace="team-a")
 
 
 def questions(url: str) -> Questions:
@@ -36,12 +41,13 @@ def test_a_question_has_the_workspace_and_its_document() -> None:
     with Upstream() as fake:
         fake.answers(Answer(send(sized(b'{"traces": []}'))))
         asking = questions(fake.url)
-        assert asking.ask("/search?a=b", "team-a", {"n": 1}) == {"traces": []}
-        assert asking.ask("/get", "") == {"traces": []}
+        assert asking.ask("/search?a=b", IN_TEAM_A, {"n": 1}) == {"traces": []}
+        assert asking.ask("/get") == {"traces": []}
         first, second = fake.requests
     assert first.line == b"POST /search?a=b HTTP/1.1"
     assert first.body == b'{"n":1}'
-    assert b"\r\nX-MLFLOW-WORKSPACE: team-a\r\n" in first.head
+    assert first.all("X-MLFLOW-WORKSPACE") == ["team-a"]
+    assert first.all("X-Hokusai-User-Id") == ["ann"], "whose permissions count, with a signature"
     assert b"\r\nContent-Type: application/json\r\n" in first.head
     assert second.line == b"GET /get HTTP/1.1"
     assert b"workspace" not in second.head.lower()
@@ -55,6 +61,7 @@ def test_a_question_has_the_workspace_and_its_document() -> None:
         (400, FULL, UpstreamOverloaded),
         (400, NO_RUN, BadRequest),
         (401, b"{}", UpstreamRefusal),
+        (508, b"{}", LoopDetected),
         (500, b"{}", NotForwarded),
         (200, b"<html>", NotForwarded),
         (200, b"[]", NotForwarded),
@@ -66,19 +73,19 @@ def test_what_is_no_answer_fails(
     with Upstream() as fake:
         fake.answers(Answer(send(sized(body, status=status))))
         if outcome is None:
-            assert questions(fake.url).ask("/get", "a") is None
+            assert questions(fake.url).ask("/get", IN_A) is None
         else:
             with pytest.raises(outcome):
-                questions(fake.url).ask("/get", "a")
+                questions(fake.url).ask("/get", IN_A)
 
 
 def test_a_reset_is_repeated() -> None:
     with Upstream() as fake:
         fake.answers(Answer(reset()), Answer(send(sized(b"{}"))))
-        assert questions(fake.url).ask("/get", "") == {}
+        assert questions(fake.url).ask("/get") == {}
         fake.answers(Answer(reset()))
         with pytest.raises(UpstreamReset):
-            questions(fake.url).ask("/get", "")
+            questions(fake.url).ask("/get")
 
 
 def test_failed_connects_open_the_circuit() -> None:
@@ -86,9 +93,9 @@ def test_failed_connects_open_the_circuit() -> None:
     asking._retries._deadline = 0.0
     for _ in range(3):
         with pytest.raises(UpstreamUnreachable):
-            asking.ask("/get", "")
+            asking.ask("/get")
     with pytest.raises(CircuitOpen):
-        asking.ask("/get", "")
+        asking.ask("/get")
 
 
 def test_silence_opens_the_circuit() -> None:
@@ -99,5 +106,5 @@ def test_silence_opens_the_circuit() -> None:
         )
         circuit = Circuit("mlflow", 3, 30.0)
         with pytest.raises(UpstreamTimeout):
-            Questions(Client(settings, circuit), settings).ask("/get", "")
+            Questions(Client(settings, circuit), settings).ask("/get")
         eventually(lambda: circuit.state == "open", "the opening")
