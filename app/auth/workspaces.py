@@ -38,8 +38,8 @@ SKIPPED = "/mlflow/server-info"
 #: Where MLflow keeps the description of each workspace.
 WORKSPACES = "/api/3.0/mlflow/workspaces"
 
-#: Seconds for which MLflow's response is cached, and seconds for which a failure is cached.
-KNOWN, UNKNOWN = 10.0, 5.0
+#: Seconds for which MLflow's response is cached.
+KNOWN = 10.0
 
 #: Operations and kinds of routes that belong to no workspace: they get no header. MLflow answers
 #: 404 on each of them if the header names a workspace that it does not have.
@@ -71,6 +71,7 @@ class Workspaces:
         self._until = 0.0
         self._info: dict[str, Any] = {}
         self._failed: ProxyError | None = None
+        self._failed_at = float("-inf")
 
     def bound(self, permit: Permit, parameters: Mapping[str, str]) -> Permit:
         """The permit with its workspace, "" on a route that belongs to none. `parameters` are
@@ -125,25 +126,25 @@ class Workspaces:
     def are_there(self) -> bool | None:
         """Whether MLflow has workspaces; None if it never said. One request asks; until its
         answer the others use the last one, and wait for the first."""
-        if time.monotonic() >= self._until and self._guard.acquire(blocking=not self._info):
+        now = time.monotonic()
+        if now >= self._until and self._guard.acquire(blocking=not self._info):
             try:
-                if time.monotonic() >= self._until:
+                if time.monotonic() >= self._until and self._failed_at < now:
                     self._look()
             finally:
                 self._guard.release()
         return self._info.get("workspaces_enabled")
 
     def _look(self) -> None:
-        """Ask MLflow. A failure leaves what is known."""
-        age = KNOWN
+        """Ask MLflow. A failure leaves what is known; the circuit bounds further attempts."""
         try:
             info = self._ask(SERVER_INFO) or {}  # None: older than workspaces
             are_there = info.get("workspaces_enabled") is True
             self._say(are_there)
             self._info = {**info, "workspaces_enabled": are_there}
+            self._until = time.monotonic() + KNOWN
         except ProxyError as why:
-            self._failed, age = why, UNKNOWN
-        self._until = time.monotonic() + age
+            self._failed, self._failed_at = why, time.monotonic()
 
     def _say(self, are_there: bool) -> None:
         """Log an MLflow that lacks what MLFLOW_WORKSPACES=on needs, once per change."""

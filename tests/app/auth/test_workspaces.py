@@ -175,7 +175,7 @@ def test_an_mlflow_that_does_not_say(failure: ProxyError) -> None:
             chosen(workspaces)
     assert chosen(workspaces, "a") == "a"
     assert chosen(Workspaces(mlflow.ask, "on"), "a") == "a"
-    assert len(mlflow.asked) == 2
+    assert len(mlflow.asked) > 2, "the circuit bounds that"
 
 
 def test_what_mlflow_said_last_counts_while_it_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
