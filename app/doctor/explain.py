@@ -47,6 +47,7 @@ WORDS = {
     "Invalid Host header": "mlflow.host",
     "lacks the permission for this call": "mlflow.permission",
     "Your key is not the cause": "mlflow.credentials",
+    "outside ALLOWED_LOCATIONS": "location-refused",
 }
 
 NETWORK = (socket.gaierror, ssl.SSLError, TimeoutError, ConnectionError, IncompleteRead)

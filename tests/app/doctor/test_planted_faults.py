@@ -187,7 +187,7 @@ PLANTED: list[tuple[Callable[[Deployment], Planted], set[str]]] = [
     (nginx_by_default, {"http10-hop", "body-limit"}),
     (short_lines, {"request-line-limit"}),
     (nginx_with_short_lines, {"request-line-limit"}),
-    (artifacts_disabled, {"artifacts-disabled"}),
+    (artifacts_disabled, {"artifacts-disabled", "location-refused"}),
 ]
 
 
