@@ -132,7 +132,7 @@ def test_who_listens_subscribes_again_at_once_where_redis_is_well(
         client.client_kill_filter(_type="pubsub")
         eventually(lambda: client.publish(CHANNEL, "key-1"), "the next subscription")
     eventually(lambda: "key-1" in marks._revoked, "the key's end")
-    assert max(pauses) == 0
+    assert pauses[0] == 0
 
 
 def test_what_is_announced_while_redis_stands_still_is_heard_afterwards(
