@@ -14,10 +14,15 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """Status and body of a response."""
+    """A response: `whole` is all that it says, header fields and body."""
 
     status: int
     body: bytes
+    head: bytes
+
+    @property
+    def whole(self) -> bytes:
+        return self.head + self.body
 
     @property
     def json(self) -> Any:
@@ -49,7 +54,8 @@ class Tenant:
         url += f"?{urlencode(query, doseq=True)}" if query else ""
         sent = {**self._headers, **(headers or {})}
         response = self._pool.request(method, url, headers=sent, body=body)
-        return Answer(response.status, response.data)
+        head = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
+        return Answer(response.status, response.data, head.encode())
 
     def get(self, path: str, **query: Any) -> Any:
         """A GET of a path below /api that must succeed: its answer's JSON."""

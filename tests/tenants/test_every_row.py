@@ -129,7 +129,7 @@ class Watch:
         answer = each.send(stand.other, stand.other_ids, owners or stand.ids)
         self.tried[each.pair] += 1
         self.statuses[answer.status] += 1
-        if found := secrets_in(answer.body, stand.workspace):
+        if found := secrets_in(answer.whole, stand.workspace):
             self.crossed.append(f"{each}: {answer.status} with {sorted(found)}")
         if each.route.access in CLOSED and answer.status != 403:
             self.crossed.append(f"{each}: {answer.status}")
@@ -202,7 +202,7 @@ def test_a_key_without_a_workspace_reaches_none(stand: Stand) -> None:
     served = set()
     for each in chain(all_tries(twins=False), all_tries(twins=True)):
         answer = each.send(stand.outsider, stand.other_ids, stand.ids)
-        assert not secrets_in(answer.body, stand.workspace), str(each)
+        assert not secrets_in(answer.whole, stand.workspace), str(each)
         if answer.status != 403:
             served.add(each.route)
     assert {route.kind for route in served} == OF_NOBODY
