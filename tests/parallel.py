@@ -23,6 +23,7 @@ from xdist.scheduler import LoadFileScheduling
 from devstack.mlflow import MLflow
 from devstack.ports import HOST
 
+TOGETHER = "tests/tenants/"  # one worker gets all of this folder: its files share an MLflow
 TIMED = "timed"  # the list of timed tests, a file in the folder that all share
 
 # --- the order -----------------------------------------------------------------------------------
@@ -45,7 +46,8 @@ def is_timed(item: pytest.Item) -> bool:
 
 
 class TimedApart(LoadFileScheduling):  # type: ignore[misc]
-    """A worker gets a whole file, save that each timed test goes to the next one that is free.
+    """A worker gets a whole file, or all files of `TOGETHER`, save that each timed test goes to the
+    next one that is free.
 
     Only workers know which tests those are: each writes the same list into the shared folder.
     """
@@ -56,7 +58,9 @@ class TimedApart(LoadFileScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         timed = self._list.read_text().splitlines()
-        return nodeid if nodeid in timed else str(super()._split_scope(nodeid))
+        if nodeid in timed:
+            return nodeid
+        return TOGETHER if nodeid.startswith(TOGETHER) else str(super()._split_scope(nodeid))
 
 
 def list_timed_tests(items: list[pytest.Item], folder: Path) -> None:

@@ -47,10 +47,11 @@ def test_each_timed_test_is_handed_out_by_itself_and_other_files_as_a_whole(
 ) -> None:
     monkeypatch.setattr(pytestconfig.option, "tx", ["popen"])  # as -n sets it
     items = [item("timed", "a", "timing"), item("timed", "b", "alone"), item("timed", "c")]
+    items += [item(f"tests/tenants/{file}", "d") for file in ("test_sdk.py", "test_fence.py")]
     list_timed_tests(items, tmp_path)
     scheduler = TimedApart(pytestconfig, Producer("log"), tmp_path)
     scopes = [scheduler._split_scope(each.nodeid) for each in items]
-    assert scopes == ["timed::a", "timed::b", "timed"]
+    assert scopes == ["timed::a", "timed::b", "timed", "tests/tenants/", "tests/tenants/"]
 
 
 @pytest.fixture
