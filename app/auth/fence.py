@@ -3,7 +3,8 @@
 MLflow keeps the rows of its workspaces apart, but not what a request names beside them: storage
 locations, and the ids of another's logged models and assessments. What would be written is judged
 by the body, what MLflow would follow by asking it first: an object may be older than this rule. All
-that can change a trace's location is judged, so it cannot change between question and request.
+that can change the location of a trace, or of a version of a name, is judged, so it cannot change
+between question and request.
 
 Locations are judged without workspaces, too. CHECKS has the routes; each was run against 3.17.2.
 """
@@ -154,12 +155,20 @@ def _create_model_version(inquiry: Inquiry) -> None:
             inquiry.judge("The field source", source)
 
 
+def _rename_model(inquiry: Inquiry) -> None:
+    """The new name may be that of an allowed version, whose place this one would take."""
+    for name in inquiry.named("name"):
+        for version in inquiry.versions(name):
+            if version.get("source") not in PLACEHOLDERS:
+                inquiry.judge_root(VERSION, name, str(version.get("version")))
+
+
 def _set_tag(inquiry: Inquiry) -> None:
-    inquiry.judge_tags(_pairs([inquiry.body]), *TAGS)
+    _judge_written(inquiry, _pairs([inquiry.body]))
 
 
 def _write_trace(inquiry: Inquiry) -> None:
-    inquiry.judge_tags(_pairs(at(inquiry.body, "tags")), *TAGS)
+    _judge_written(inquiry, _pairs(at(inquiry.body, "tags")))
 
 
 def _write_trace_v3(inquiry: Inquiry) -> None:
@@ -167,7 +176,7 @@ def _write_trace_v3(inquiry: Inquiry) -> None:
     to MLflow."""
     for info in at(inquiry.body, "trace", "trace_info"):
         for tags in at(info, "tags"):
-            inquiry.judge_tags(tags.items() if isinstance(tags, dict) else (), *TAGS)
+            _judge_written(inquiry, tags.items() if isinstance(tags, dict) else ())
         named = [*filter(None, at(info, "assessments", "assessment_id"))]
         if not (named and inquiry.workspace):
             continue
@@ -178,6 +187,16 @@ def _write_trace_v3(inquiry: Inquiry) -> None:
                 "This trace has no assessment with the assessment_id that the request names; "
                 "nothing was stored. Leave assessment_id out: MLflow makes one."
             )
+
+
+def _judge_written(inquiry: Inquiry, tags: Iterable[tuple[object, object]]) -> None:
+    """Where the spans are decides which location MLflow follows. Only MLflow moves them."""
+    tags = [*tags]
+    inquiry.judge_tags(tags, *TAGS)
+    if any(folded(str(key)) == folded(SPANS) and value != IN_DATABASE for key, value in tags):
+        raise Forbidden(
+            f"The trace's tag {SPANS} is MLflow's own; nothing was stored. Leave it out."
+        )
 
 
 def _pairs(tags: Iterable[Any]) -> Iterator[tuple[object, object]]:
@@ -253,6 +272,7 @@ def _graphql(inquiry: Inquiry) -> None:
 CHECKS: Mapping[str, Check] = {
     "CreateExperiment": _create_experiment,
     "CreateModelVersion": _create_model_version,
+    "RenameRegisteredModel": _rename_model,
     "SetTraceTag": _set_tag,
     "SetTraceTagV3": _set_tag,
     "StartTrace": _write_trace,

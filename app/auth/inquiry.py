@@ -2,6 +2,7 @@
 
 The questions are asked in the request's workspace. The roots of runs, logged models and experiments
 never change, so an allowed one is remembered. The tags of a trace do; they are asked for each time.
+Whose a logged model is changes only by the operator's `mlflow db move-resources`.
 """
 
 import threading
@@ -9,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from app.auth.locations import Locations, folded
 from app.request.errors import BadRequest, Forbidden
@@ -34,12 +35,19 @@ ROOTS = {
     ),
 }
 TRACES = "/api/3.0/mlflow/traces"
+VERSIONS = "/api/2.0/mlflow/model-versions/search"
+
+#: MLflow's search finds no versions of prompts, and with this nothing else.
+PROMPTS = " AND tags.`mlflow.prompt.is_prompt` = 'true'"
 
 #: The most traces of one question, and the most questions about traces.
 AT_ONCE, QUESTIONS = 100, 20
 
-#: How many allowed objects a worker remembers, and for how many seconds.
-MOST_KNOWN, LIFETIME = 4096, 600.0
+#: The most versions of a model that are looked at, one by one.
+MOST_VERSIONS = 1000
+
+#: How many allowed objects a worker remembers, and for how many seconds; a workspace's own ones.
+MOST_KNOWN, LIFETIME, OWN_LIFETIME = 4096, 600.0, 10.0
 
 #: References from one model version to the next that are followed.
 DEPTH = 3
@@ -62,13 +70,13 @@ class Known:
     def __contains__(self, key: tuple[str, ...]) -> bool:
         return self._until.get(key, 0.0) > time.monotonic()
 
-    def add(self, key: tuple[str, ...]) -> None:
+    def add(self, key: tuple[str, ...], lifetime: float) -> None:
         """Remember it; forget the oldest one if there are too many."""
         with self._guard:
             self._until.pop(key, None)
             if len(self._until) >= MOST_KNOWN:
                 del self._until[next(iter(self._until))]
-            self._until[key] = time.monotonic() + LIFETIME
+            self._until[key] = time.monotonic() + lifetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +129,7 @@ class Inquiry:
             else:  # 3.17.2 scopes an experiment's root nowhere that it writes to it
                 self.judge(f"The root of this {kind}", root, is_scoped=kind != EXPERIMENT)
         if answer is not None and kind != VERSION:
-            self.known.add(key)
+            self.known.add(key, LIFETIME)
 
     def judge_model(self, name: str) -> None:
         """Raise Forbidden for a logged model that the workspace does not have."""
@@ -133,12 +141,27 @@ class Inquiry:
                 f"The workspace {self.workspace!r} has no logged model with this model_id; nothing "
                 "was logged. Name one of its own, or leave model_id out."
             )
-        self.known.add(key)
+        self.known.add(key, OWN_LIFETIME)
 
     def _about(self, kind: str, *names: str) -> tuple[dict[str, Any] | None, list[Any]]:
         question, path = ROOTS[kind]
         answer = self.ask(question.format(*(quote(name, safe="") for name in names)))
         return answer, [*at(answer, *path)]
+
+    def versions(self, name: str) -> Iterator[Mapping[str, Any]]:
+        """MLflow's information about all versions of a registered model."""
+        mark = '"' if "'" in name else "'"
+        if mark in name:
+            raise BadRequest("The name has both kinds of quotes; MLflow cannot search for it.")
+        for more in ("", PROMPTS):
+            search = {"filter": f"name = {mark}{name}{mark}{more}", "max_results": MOST_VERSIONS}
+            answer = self.ask(f"{VERSIONS}?{urlencode(search)}") or {}
+            if answer.get("next_page_token"):
+                raise Forbidden(
+                    f"This model has more than {MOST_VERSIONS} versions, too many to look at; "
+                    "nothing was done. Ask the operator."
+                )
+            yield from at(answer, "model_versions")
 
     def traces(self, ids: list[str]) -> Iterator[Mapping[str, Any]]:
         """MLflow's information about those of these traces that it has."""

@@ -35,7 +35,7 @@ SERVER_INFO = "/api/3.0/mlflow/server-info"
 #: MLflow ignores the header on every path with this end, also on that of an artifact.
 SKIPPED = "/mlflow/server-info"
 
-#: Where MLflow keeps the description of each workspace.
+#: Where MLflow lists the workspaces that a caller may see.
 WORKSPACES = "/api/3.0/mlflow/workspaces"
 
 #: Seconds for which MLflow's response is cached.
@@ -56,8 +56,9 @@ FLAG = "Start MLflow with --enable-workspaces, or set MLFLOW_WORKSPACES=off."
 class Ask(Protocol):
     """Asks MLflow, as Questions.ask."""
 
-    def __call__(self, path: str) -> dict[str, Any] | None:
-        """The answer; None if MLflow has no such path. May raise a ProxyError."""
+    def __call__(self, path: str, permit: Permit | None = None) -> dict[str, Any] | None:
+        """The answer, for the permit's caller; None if MLflow has no such path. May raise a
+        ProxyError."""
 
 
 class Workspaces:
@@ -167,8 +168,9 @@ class Workspaces:
             return None
         own = own_workspaces(principal)
         if operation == "ListWorkspaces":
-            answers = filter(None, (self._ask(f"{WORKSPACES}/{name}") for name in own))
-            return {"workspaces": [answer["workspace"] for answer in answers]}
+            answer = self._ask(WORKSPACES, permit) or {}
+            there = {each["name"]: each for each in answer.get("workspaces", [])}
+            return {"workspaces": [there[name] for name in own if name in there]}
         if operation == "GetServerInfo" and is_session and len(own) == 1:
             return {**self._info, "workspaces_enabled": False}
         return None

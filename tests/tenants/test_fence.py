@@ -206,6 +206,22 @@ def test_what_cannot_be_read_is_not_passed_on(alpha: Tenant) -> None:
     assert alpha.send("PATCH", tags, b" " * 5_000_000).error == (413, "BAD_REQUEST")
 
 
+def test_where_spans_are_is_not_written(direct: Callable[..., Response], alpha: Tenant) -> None:
+    """With a location that is older than the rule, it would be judged before it changes, and
+    followed after."""
+    for place in ("ARCHIVE_REPO", "ARTIFACT_REPO", "tracking_store", ""):
+        pair = {"key": "mlflow.trace.spansLocation", "value": place}
+        end = {"request_id": alpha.trace, "timestamp_ms": 2, "status": "OK", "tags": [pair]}
+        assert refused(alpha.send("PATCH", f"{V2}/traces/{alpha.trace}", end), "spansLocation")
+        start = {"experiment_id": alpha.experiment, "timestamp_ms": 1, "tags": [pair]}
+        assert refused(alpha.send("POST", f"{V2}/traces", start), "spansLocation")
+        info = trace_info(alpha.trace, alpha.experiment) | {"tags": {pair["key"]: place}}
+        info = {"trace": {"trace_info": info}}
+        assert refused(alpha.send("POST", f"{V3}/traces", info), "spansLocation")
+    pair["value"] = "TRACKING_STORE"
+    assert alpha.send("PATCH", f"{V2}/traces/{alpha.new_trace()}", end).status == 200
+
+
 def test_a_model_version_has_no_source_elsewhere(alpha: Tenant) -> None:
     name = secrets.token_hex(8)
     alpha.post("registered-models/create", name=name)
@@ -378,12 +394,28 @@ def test_no_file_of_a_model_version_is_read_elsewhere(
     assert direct("POST", f"{V2}/model-versions/create", version).status == 200
     get = f"/model-versions/get-artifact?path=MLmodel&name={name}&version="
     assert refused(alpha.send("GET", f"{get}1"), "root of this model version")
+    rename = {"name": name, "new_name": f"{name}-2"}
+    answer = alpha.send("POST", f"{V2}/registered-models/rename", rename)
+    assert refused(answer, "root of this model version")
+    tag = {"name": name, "version": "1", "key": "mlflow.prompt.is_prompt", "value": "true"}
+    alpha.post("model-versions/set-tag", **tag)  # MLflow's search leaves it out
+    assert alpha.send("POST", f"{V2}/registered-models/rename", rename).error == REFUSED
     alpha.post("model-versions/create", name=name, source=f"{alpha.root}/m", run_id=alpha.run)
     path = f"{alpha.root.partition(':/')[2]}/m/MLmodel"
     assert alpha.send("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{path}", b"own").status == 200
     assert alpha.send("GET", f"{get}2").body == b"own"
     assert alpha.send("GET", f"{get}3").status == 404
     assert alpha.send("GET", f"{get}2&version=1").error == REFUSED
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", 'a "b"', "ü = 1 AND name = x", "50%_"])
+def test_an_own_model_is_renamed(alpha: Tenant, name: str) -> None:
+    name = f"{name}{secrets.token_hex(4)}"
+    alpha.post("registered-models/create", name=name)
+    alpha.post("model-versions/create", name=name, source=f"{alpha.root}/m", run_id=alpha.run)
+    is_prompt = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
+    alpha.post("model-versions/create", name=name, source="dummy-source", tags=is_prompt)
+    alpha.post("registered-models/rename", name=name, new_name=f"{name}-2")
 
 
 def test_own_artifacts_are_listed_and_read(alpha: Tenant, beta: Tenant) -> None:

@@ -159,6 +159,42 @@ def test_a_source_that_leads_elsewhere(answers: dict[str, Any]) -> None:
         judge(MLflow(**answers), "GET", VERSION)
 
 
+SEARCH = f"{V2}/model-versions/search?filter=name+%3D+%27n%27{{}}&max_results=1000"
+MODELS = SEARCH.format("")
+PROMPTS = SEARCH.format("+AND+tags.%60mlflow.prompt.is_prompt%60+%3D+%27true%27")
+RENAME = (f"{V2}/registered-models/rename", {"name": "n", "new_name": "o"})
+
+
+def versions(**more: Any) -> dict[str, Any]:
+    return {
+        "model_versions": [{"version": "1"}, {"version": "2", "source": "dummy-source"}],
+        **more,
+    }
+
+
+@pytest.mark.parametrize("search", [MODELS, PROMPTS])
+def test_a_version_elsewhere_keeps_its_name(search: str) -> None:
+    mlflow = MLflow(**{search: versions(), URI: OWN})
+    judge(mlflow, "POST", *RENAME)
+    assert (
+        mlflow.asked
+        == [MODELS, *[URI] * (search == MODELS), PROMPTS, *[URI] * (search != MODELS)] * 2
+    )
+    mlflow.answers[URI] = OTHER
+    with pytest.raises(Forbidden, match="root of this model version"):
+        judge(mlflow, "POST", *RENAME)
+
+
+def test_a_model_that_cannot_be_looked_at_keeps_its_name() -> None:
+    with pytest.raises(Forbidden, match="too many"):
+        judge(MLflow(**{MODELS: versions(next_page_token="more")}), "POST", *RENAME)
+    mlflow = MLflow()
+    with pytest.raises(BadRequest, match="quotes"):
+        judge(mlflow, "POST", RENAME[0], {"name": "a'b\"c", "new_name": "o"})
+    judge(mlflow, "POST", RENAME[0], {"name": "a'b", "new_name": "o"})
+    assert "a%27b%22" in mlflow.asked[0]
+
+
 def test_many_traces_are_asked_for_in_parts() -> None:
     mlflow = MLflow(**NO_TRACES)
     delete = {"experiment_id": "1", "request_ids": [f"t{n}" for n in range(150)]}
@@ -188,10 +224,14 @@ def test_archived_traces_are_searched_to_the_end_before_they_are_deleted_by_time
 METRIC = (f"{V2}/runs/log-metric", {"run_id": "r", "model_id": "m-1"})
 
 
-def test_an_own_model_is_asked_for_once() -> None:
+def test_an_own_model_is_asked_for_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator may have moved it to another workspace."""
     mlflow = MLflow(**{f"{V2}/logged-models/m-1": model(OTHER)})
     judge(mlflow, "POST", *METRIC)
     assert mlflow.asked == [f"{V2}/logged-models/m-1"]
+    monkeypatch.setattr(inquiry, "OWN_LIFETIME", 0.0)
+    judge(mlflow, "POST", *METRIC)
+    assert len(mlflow.asked) == 3
     with pytest.raises(Forbidden, match="no logged model"):
         judge(MLflow(), "POST", *METRIC)
 
@@ -215,7 +255,7 @@ def test_what_is_remembered_is_bounded_and_ends(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(inquiry, "MOST_KNOWN", 2)
     known = inquiry.Known()
     for name in "abc":
-        known.add((name,))
+        known.add((name,), 600.0)
     assert [name for name in "abc" if (name,) in known] == ["b", "c"]
     monkeypatch.setattr("app.auth.inquiry.time.monotonic", lambda: float("inf"))
     assert ("c",) not in known

@@ -38,12 +38,12 @@ class MLflow:
         self.answer = answer
         self.asked: list[str] = []
 
-    def ask(self, path: str) -> dict[str, Any] | None:
-        """As Questions.ask."""
+    def ask(self, path: str, permit: Permit | None = None) -> dict[str, Any] | None:
+        """As Questions.ask. The caller of a permit may see a, b and `default`."""
         self.asked.append(path)
-        if path.startswith("/api/3.0/mlflow/workspaces/"):
-            name = path.rpartition("/")[2]
-            return None if name == "gone" else {"workspace": {"name": name}}
+        if path == "/api/3.0/mlflow/workspaces":
+            seen = ("a", "b", "default") if permit and permit.principal.user_id == "ann" else ()
+            return {"workspaces": [{"name": name} for name in seen]}
         assert path == "/api/3.0/mlflow/server-info"
         if isinstance(self.answer, ProxyError):
             raise self.answer
