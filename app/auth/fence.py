@@ -9,6 +9,7 @@ between question and request.
 Locations are judged without workspaces, too. CHECKS has the routes; each was run against 3.17.2.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any, TypeVar
@@ -49,6 +50,9 @@ EXPORT, NOT_JSON = "ExportTraces", ("UploadArtifactToRun",)
 
 #: Operations that are judged with workspaces only, and only where their body has this field.
 ACROSS, FIELD = ("LogMetric", "LogBatch"), (b"model_id", b"modelId")
+
+#: What a trace's id must not have.
+_IN_PATHS = re.compile(r"[\x00-\x1f\x7f/\\%?#]")
 
 AskFor = Callable[[str, Permit, dict[str, Any] | None], dict[str, Any] | None]
 Check = Callable[[Inquiry], None]
@@ -125,6 +129,8 @@ def _watched(permit: Permit, body: Body) -> Body:
     environ, content = permit.inbound.environ, body.content
     if content is None:
         return body
+    if "content-encoding" in environ.get("HTTP_CONNECTION", "").lower():
+        raise BadRequest("Connection must not name Content-Encoding, which is for MLflow.")
     pieces = watched(
         [content] if isinstance(content, bytes) else content,
         environ.get("CONTENT_TYPE", ""),
@@ -172,15 +178,21 @@ def _write_trace(inquiry: Inquiry) -> None:
 
 
 def _write_trace_v3(inquiry: Inquiry) -> None:
-    """MLflow moves an assessment that another trace has, whoever's it is. Its client leaves the id
-    to MLflow."""
+    """MLflow makes a trace's locations from its id, and moves an assessment that another trace has,
+    whoever's it is. Its client leaves the assessment's id to MLflow."""
     for info in at(inquiry.body, "trace", "trace_info"):
+        ids = [id for id in at(info, "trace_id") if isinstance(id, str)]
+        if any(map(_IN_PATHS.search, ids)):
+            raise Forbidden(
+                "The trace_id has a character with a meaning in paths, so it could name a location "
+                "elsewhere; nothing was stored. MLflow's own ids are tr- and 32 hexadecimal digits."
+            )
         for tags in at(info, "tags"):
             _judge_written(inquiry, tags.items() if isinstance(tags, dict) else ())
         named = [*filter(None, at(info, "assessments", "assessment_id"))]
         if not (named and inquiry.workspace):
             continue
-        traces = [*inquiry.traces([id for id in at(info, "trace_id") if isinstance(id, str)])]
+        traces = [*inquiry.traces(ids)]
         has = [*at(traces, "assessments", "assessment_id")]
         if any(id not in has for id in named):
             raise Forbidden(

@@ -93,11 +93,11 @@ class Inquiry:
 
     def named(self, *names: str) -> list[str]:
         """What the request names so, wherever: MLflow reads the body of a GET without a query, and
-        of a HEAD."""
+        of a HEAD; and a number as an id."""
         found = [self.parameters[name] for name in names if name in self.parameters]
         found += [value for name, value in self.query if name in names]
         found += [value for name in names for value in at(self.body, name)]
-        return list(dict.fromkeys(value for value in found if value and isinstance(value, str)))
+        return list(dict.fromkeys(str(value) for value in found if value not in (None, "")))
 
     def judge(self, what: str, location: object, is_scoped: bool = True) -> None:
         """Raise Forbidden for a location outside; `what` names it. `is_scoped` as in Locations."""

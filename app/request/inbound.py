@@ -226,8 +226,12 @@ def check_query(query: str) -> None:
         return
     if not _PLAIN_QUERY.fullmatch(query):
         raise BadRequest("The query has characters that must be percent-encoded.")
+    try:
+        decoded = unquote_plus(query, errors="strict")
+    except UnicodeDecodeError:  # MLflow and its server replace them in two ways
+        raise BadRequest("The query has percent-escapes that are not UTF-8.") from None
     found = list(_PARAMETER.finditer(query))
-    if any(each["of_key"] for each in found) or _WHOLE_KEY.search(unquote_plus(query)):
+    if any(each["of_key"] for each in found) or _WHOLE_KEY.search(decoded):
         raise BadRequest(KEY_IN_URL)
     if len(found) > MOST_FILES:
         raise BadRequest(f"The query names more than {MOST_FILES} files; name one.")

@@ -47,8 +47,10 @@ class MLflow:
         return answer if answer is None or isinstance(answer, dict) else {"artifact_uri": answer}
 
 
-def permit(method: str, target: str, admin: bool = False, workspace: str = "a") -> Any:
-    inbound = receive(environ(method, f"/api/mlflow{target}"), "id", 0)
+def permit(
+    method: str, target: str, admin: bool = False, workspace: str = "a", **variables: Any
+) -> Any:
+    inbound = receive(environ(method, f"/api/mlflow{target}", **variables), "id", 0)
     found = ROUTES.match(method, inbound.decoded_path)
     assert found
     who = Principal("ann", "key-1", "platform", frozenset(["write"]), None, admin)
@@ -99,6 +101,33 @@ def test_all_of_repeated_parameters_are_judged() -> None:
         judge(mlflow, "GET", f"{V2}/artifacts/list?run_id=r&run_id=s")
     with pytest.raises(BadRequest, match="names more than 64"):
         judge(MLflow(), "GET", "/get-artifact?" + "&".join(f"run_id={n}" for n in range(65)))
+
+
+@pytest.mark.parametrize("number", [1, 1.5, False])
+def test_a_number_is_an_id_too(number: float) -> None:
+    question = f"{V2}/experiments/get?experiment_id={number}"
+    mlflow = MLflow(**{question: {"experiment": {"artifact_location": OTHER}}})
+    target = "/ajax-api/2.0/mlflow/runs/create-promptlab-run"
+    with pytest.raises(Forbidden, match="root of this experiment"):
+        judge(mlflow, "POST", target, {"experiment_id": number})
+
+
+@pytest.mark.parametrize("spelling", ["trace_id", "traceId"])
+def test_a_traces_id_is_no_path(spelling: str) -> None:
+    for workspace in ("a", ""):
+        for id in ("a/b", "/", "a\\b", "a%b", "a?b", "a#b", "a\nb"):
+            document = {"trace": {"trace_info": {spelling: id}}}
+            with pytest.raises(Forbidden, match="trace_id has a character"):
+                judge(MLflow(), "POST", f"{V3}/traces", document, workspace=workspace)
+    for id in ("tr-0123456789abcdef", "my own: 1.0 é"):
+        judge(MLflow(), "POST", f"{V3}/traces", {"trace": {"trace_info": {spelling: id}}})
+
+
+@pytest.mark.parametrize("option", ["Content-Encoding", "close, content-encoding"])
+def test_the_packing_of_spans_is_told_to_mlflow(option: str) -> None:
+    with pytest.raises(BadRequest, match="Content-Encoding"):
+        judge(MLflow(), "POST", "/v1/traces", {}, HTTP_CONNECTION=option)
+    judge(MLflow(), "POST", "/v1/traces", {}, HTTP_CONNECTION="keep-alive")
 
 
 def test_without_an_answer_nothing_passes() -> None:

@@ -95,6 +95,8 @@ def test_the_query_goes_on_as_it_came(query: str) -> None:
         ("/mlflow/x?a=caf\u00c3\u00a9", "percent-encoded"),
         ("/mlflow/x?a=b#c", "percent-encoded"),
         ("/mlflow/x?a=\x01", "percent-encoded"),
+        ("/mlflow/x?a=%ff", "not UTF-8"),
+        ("/mlflow/x?%C3&a=%A9", "not UTF-8"),
         ("/mlflow", "prefix"),
         ("/api/mlflowx/", "prefix"),
         ("/api%2Fmlflow/x", "prefix"),
