@@ -225,7 +225,7 @@ AJAX = "/mlflow/ajax-api"
 SENT_BY_THE_UI = {
     "a search": ("POST", f"{AJAX}/2.0/mlflow/runs/search", "read write admin"),
     "GraphQL": ("POST", "/mlflow/graphql", "read write admin"),
-    "a run's file": ("GET", "/mlflow/get-artifact?path=a&run_uuid=b", "read write admin"),
+    "a run's file": ("GET", "/mlflow/get-artifact?path=a", "read write admin"),
     "a model's file": ("GET", "/mlflow/model-versions/get-artifact?name=a", "read write admin"),
     "a trace's spans": ("GET", f"{AJAX}/3.0/mlflow/get-trace-artifact", "read write admin"),
     "a rename": ("POST", f"{AJAX}/2.0/mlflow/runs/update", "write admin"),
