@@ -103,6 +103,8 @@ def _place(location: str) -> _Place | None:
     if segments is None:
         return None
     if parts.scheme in ("", "file"):
+        if parts.scheme and not location.startswith("file:"):
+            return None  # MLflow takes FILE: for a relative path
         host = "" if parts.netloc == "localhost" else parts.netloc
         return _Place("file", host, segments) if parts.path.startswith("/") else None
     return _Place(parts.scheme, parts.netloc, segments)
