@@ -184,8 +184,7 @@ def _write_trace_v3(inquiry: Inquiry) -> None:
         if not (named and inquiry.workspace):
             continue
         traces = [*inquiry.traces(ids)]
-        has = [*at(traces, "assessments", "assessment_id")]
-        if any(id not in has for id in named):
+        if {*map(str, named)} - {*at(traces, "assessments", "assessment_id")}:
             raise Forbidden(
                 "This trace has no assessment with the assessment_id that the request names; "
                 "nothing was stored. Leave assessment_id out: MLflow makes one."

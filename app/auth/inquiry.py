@@ -38,6 +38,9 @@ TRACES = "/api/3.0/mlflow/traces"
 #: The most traces of one question, and the most questions about traces.
 AT_ONCE, QUESTIONS = 100, 20
 
+#: The most locations in the tags of one trace.
+MOST_TAGS = 16
+
 #: How many allowed objects a worker remembers, and for how many seconds.
 MOST_KNOWN, LIFETIME = 4096, 600.0
 
@@ -103,9 +106,12 @@ class Inquiry:
 
     def judge_tags(self, tags: Iterable[tuple[object, object]], *which: str) -> None:
         """Raise Forbidden for a trace's tag with a location outside."""
-        for key, value in tags:
-            if isinstance(key, str) and (name := folded(key)) in which:
-                self.judge(f"The trace's tag {TAGS[name]}", value, is_scoped=False)
+        named = [(folded(key), value) for key, value in tags if isinstance(key, str)]
+        found = [(TAGS[name], value) for name, value in named if name in which]
+        if len(found) > MOST_TAGS:
+            raise BadRequest(f"The request has more than {MOST_TAGS} locations in a trace's tags.")
+        for tag, value in found:
+            self.judge(f"The trace's tag {tag}", value, is_scoped=False)
 
     def judge_root(self, kind: str, *names: str, depth: int = 0) -> None:
         """Raise Forbidden if an object's root is outside. Of one that MLflow does not have, MLflow

@@ -130,6 +130,13 @@ def test_the_packing_of_spans_is_told_to_mlflow(option: str) -> None:
     judge(MLflow(), "POST", "/v1/traces", {}, HTTP_CONNECTION="keep-alive")
 
 
+def test_a_request_sets_few_locations() -> None:
+    tags = [{"key": "mlflow.artifactLocation", "value": OWN}] * 17
+    with pytest.raises(BadRequest, match="more than 16 locations"):
+        judge(MLflow(), "PATCH", f"{V2}/traces/t", {"tags": tags})
+    judge(MLflow(), "PATCH", f"{V2}/traces/t", {"tags": tags[1:] + [{"key": "k"}] * 99})
+
+
 def test_without_an_answer_nothing_passes() -> None:
     mlflow = MLflow(**{f"{V2}/runs/get?run_id=r": UpstreamUnreachable("away")})
     with pytest.raises(UpstreamUnreachable):
