@@ -10,7 +10,7 @@ Locations are judged without workspaces, too. CHECKS has the routes; each was ru
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import product
+from itertools import islice, product
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -139,7 +139,7 @@ def _watched(permit: Permit, body: Body) -> Body:
 
 
 def _few(names: Iterable[T]) -> list[T]:
-    found = [*names]
+    found = [*islice(names, MOST + 1)]
     if len(found) > MOST:
         raise BadRequest(f"The request names more than {MOST} objects; name fewer at once.")
     return found

@@ -2,6 +2,7 @@
 tests/tenants."""
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -101,6 +102,14 @@ def test_all_of_repeated_parameters_are_judged() -> None:
         judge(mlflow, "GET", f"{V2}/artifacts/list?run_id=r&run_id=s")
     with pytest.raises(BadRequest, match="names more than 64"):
         judge(MLflow(), "GET", "/get-artifact?" + "&".join(f"run_id={n}" for n in range(65)))
+
+
+def test_pairs_of_many_names_and_versions_are_not_made() -> None:
+    many = [str(number) for number in range(3000)]
+    began = time.process_time()
+    with pytest.raises(BadRequest, match="names more than 64"):
+        judge(MLflow(), "GET", "/model-versions/get-artifact", {"name": many, "version": many})
+    assert time.process_time() - began < 0.3
 
 
 @pytest.mark.parametrize("number", [1, 1.5, False])
