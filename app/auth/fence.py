@@ -10,7 +10,7 @@ Locations are judged without workspaces, too. CHECKS has the routes; each was ru
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -41,7 +41,8 @@ SPANS, IN_DATABASE, ARCHIVED = "mlflow.trace.spansLocation", "TRACKING_STORE", "
 #: What MLflow's client writes as the source of a prompt; nothing is stored there.
 PLACEHOLDERS = ("dummy-source", "prompt-template")
 
-#: The most objects that one request may name; traces: see Inquiry.
+#: The most objects that one request may name, also in lists where MLflow takes none: each may cost
+#: a question. Traces: see Inquiry.
 MOST = 64
 
 #: The operation whose body is OTLP, and those whose body is no JSON.
@@ -149,13 +150,13 @@ def _few(names: Iterable[T]) -> list[T]:
 
 
 def _create_experiment(inquiry: Inquiry) -> None:
-    for location in filter(None, at(inquiry.body, "artifact_location")):
+    for location in _few(filter(None, at(inquiry.body, "artifact_location"))):
         inquiry.judge("The field artifact_location", location)
 
 
 def _create_model_version(inquiry: Inquiry) -> None:
     """A reference is judged when it is followed."""
-    for source in at(inquiry.body, "source"):
+    for source in _few(at(inquiry.body, "source")):
         if source not in PLACEHOLDERS and not is_reference(str(source)):
             inquiry.judge("The field source", source)
 
@@ -171,15 +172,15 @@ def _write_trace(inquiry: Inquiry) -> None:
 def _write_trace_v3(inquiry: Inquiry) -> None:
     """MLflow makes a trace's locations from its id, and moves an assessment that another trace has,
     whoever's it is. Its client leaves the assessment's id to MLflow."""
-    for info in at(inquiry.body, "trace", "trace_info"):
-        ids = [id for id in at(info, "trace_id") if isinstance(id, str)]
+    for info in _few(at(inquiry.body, "trace", "trace_info")):
+        ids = _few(id for id in at(info, "trace_id") if isinstance(id, str))
         if any(map(_IN_PATHS.search, ids)):
             raise Forbidden(
                 "The trace_id has a character with a meaning in paths, so it could name a location "
                 "elsewhere; nothing was stored. MLflow's own ids are tr- and 32 hexadecimal digits."
             )
-        for tags in at(info, "tags"):
-            inquiry.judge_tags(tags.items() if isinstance(tags, dict) else (), *TAGS)
+        tags = (each.items() for each in at(info, "tags") if isinstance(each, dict))
+        inquiry.judge_tags(chain.from_iterable(tags), *TAGS)
         named = [*filter(None, at(info, "assessments", "assessment_id"))]
         if not (named and inquiry.workspace):
             continue
@@ -245,7 +246,7 @@ def _delete_traces(inquiry: Inquiry) -> None:
     if ids := inquiry.named("request_ids"):
         _archived(inquiry, inquiry.traces(ids))
     else:
-        for experiment in inquiry.named("experiment_id"):
+        for experiment in _few(inquiry.named("experiment_id")):
             _archived(inquiry, inquiry.archived(experiment))
 
 

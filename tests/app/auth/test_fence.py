@@ -104,6 +104,29 @@ def test_all_of_repeated_parameters_are_judged() -> None:
         judge(MLflow(), "GET", "/get-artifact?" + "&".join(f"run_id={n}" for n in range(65)))
 
 
+@pytest.mark.parametrize(
+    ("target", "document"),
+    [
+        (f"{V2}/experiments/create", {"artifact_location": [OWN] * 65}),
+        (f"{V2}/model-versions/create", {"source": [OWN] * 65}),
+        (f"{V3}/traces", {"trace": [{"trace_info": {"trace_id": "t"}}] * 65}),
+        (f"{V3}/traces", {"trace": {"trace_info": {"trace_id": ["t"] * 65}}}),
+        (f"{V3}/traces/delete-traces", {"experiment_id": [str(number) for number in range(65)]}),
+    ],
+)
+def test_no_list_makes_more_work(target: str, document: Any) -> None:
+    mlflow = MLflow(**NO_TRACES)
+    with pytest.raises(BadRequest, match="names more than 64"):
+        judge(mlflow, "POST", target, document)
+    assert mlflow.asked == []
+
+
+def test_the_tags_of_a_list_are_counted_together() -> None:
+    tags = [{"mlflow.artifactLocation": OWN}] * 17
+    with pytest.raises(BadRequest, match="more than 16 locations"):
+        judge(MLflow(), "POST", f"{V3}/traces", {"trace": {"trace_info": {"tags": tags}}})
+
+
 def test_pairs_of_many_names_and_versions_are_not_made() -> None:
     many = [str(number) for number in range(3000)]
     began = time.process_time()
