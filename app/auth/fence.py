@@ -92,7 +92,10 @@ class Fence:
             query=parse_qsl(permit.inbound.query, keep_blank_values=True),
             body=_document(b"" if operation in NOT_JSON else content),
         )
-        check(inquiry)
+        try:
+            check(inquiry)
+        except RecursionError:  # orjson reads what Python cannot show as text
+            raise BadRequest("The request's body is nested too deeply.") from None
         return body
 
 

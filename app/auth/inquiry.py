@@ -92,6 +92,8 @@ class Inquiry:
         found = [self.parameters[name] for name in names if name in self.parameters]
         found += [value for name, value in self.query if name in names]
         found += [value for name in names for value in at(self.body, name)]
+        if any(isinstance(value, dict) for value in found):
+            raise BadRequest(f"An object is no {names[0]}.")
         return list(dict.fromkeys(str(value) for value in found if value not in (None, "")))
 
     def judge(self, what: str, location: object, is_scoped: bool = True) -> None:

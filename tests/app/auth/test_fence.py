@@ -127,6 +127,22 @@ def test_the_tags_of_a_list_are_counted_together() -> None:
         judge(MLflow(), "POST", f"{V3}/traces", {"trace": {"trace_info": {"tags": tags}}})
 
 
+@pytest.mark.parametrize("depth", [1, 300])
+def test_an_object_is_no_name(depth: int) -> None:
+    document: Any = "x"
+    for _ in range(depth):
+        document = {"a": document}
+    with pytest.raises(BadRequest, match="An object is no request_ids"):
+        judge(MLflow(), "POST", f"{V3}/traces/delete-traces", {"request_ids": [document]})
+
+
+def test_what_is_nested_too_deeply() -> None:
+    made, parameters = permit("POST", f"{V2}/model-versions/create")
+    body = b'{"source": ' + b'{"a": ' * 1010 + b"1" + b"}" * 1011
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        Fence(MLflow().ask, "mlflow-artifacts:/").checked(made, Body(body, 0), parameters)
+
+
 def test_pairs_of_many_names_and_versions_are_not_made() -> None:
     many = [str(number) for number in range(3000)]
     began = time.process_time()
