@@ -43,8 +43,8 @@ PROMPTS = " AND tags.`mlflow.prompt.is_prompt` = 'true'"
 #: The most traces of one question, and the most questions about traces.
 AT_ONCE, QUESTIONS = 100, 20
 
-#: The most versions of a model that are looked at, one by one.
-MOST_VERSIONS = 1000
+#: The most locations in the tags of one trace, and the most versions of a model that are looked at.
+MOST_TAGS, MOST_VERSIONS = 16, 1000
 
 #: How many allowed objects a worker remembers, and for how many seconds; a workspace's own ones.
 MOST_KNOWN, LIFETIME, OWN_LIFETIME = 4096, 600.0, 10.0
@@ -97,6 +97,8 @@ class Inquiry:
         found = [self.parameters[name] for name in names if name in self.parameters]
         found += [value for name, value in self.query if name in names]
         found += [value for name in names for value in at(self.body, name)]
+        if any(isinstance(value, dict) for value in found):
+            raise BadRequest(f"An object is no {names[0]}.")
         return list(dict.fromkeys(str(value) for value in found if value not in (None, "")))
 
     def judge(self, what: str, location: object, is_scoped: bool = True) -> None:
@@ -111,9 +113,12 @@ class Inquiry:
 
     def judge_tags(self, tags: Iterable[tuple[object, object]], *which: str) -> None:
         """Raise Forbidden for a trace's tag with a location outside."""
-        for key, value in tags:
-            if isinstance(key, str) and (name := folded(key)) in which:
-                self.judge(f"The trace's tag {TAGS[name]}", value, is_scoped=False)
+        named = [(folded(key), value) for key, value in tags if isinstance(key, str)]
+        found = [(TAGS[name], value) for name, value in named if name in which]
+        if len(found) > MOST_TAGS:
+            raise BadRequest(f"The request has more than {MOST_TAGS} locations in a trace's tags.")
+        for tag, value in found:
+            self.judge(f"The trace's tag {tag}", value, is_scoped=False)
 
     def judge_root(self, kind: str, *names: str, depth: int = 0) -> None:
         """Raise Forbidden if an object's root is outside. Of one that MLflow does not have, MLflow

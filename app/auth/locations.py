@@ -19,14 +19,21 @@ FOLDER = "workspaces"
 #: Where MLflow proxies the artifacts itself.
 PROXIED = "mlflow-artifacts"
 
+#: The most characters of a location; MLflow keeps 8000 of a tag. A long one takes long to decode.
+LONGEST = 8000
+
+#: The characters of a tag's name that a database may keep.
+LONGEST_NAME = 250
+
 #: Control characters, which urlsplit drops or stores cut at; separators of Windows; what would not
 #: belong to the path.
 _UNCLEAR = re.compile(r"[\x00-\x1f\x7f\\?#]")
 
 
 def folded(name: str) -> str:
-    """A name as the most lenient database compares it: without case, accents, outer blanks."""
-    letters = unicodedata.normalize("NFKD", name.strip()).casefold()
+    """A name as the most lenient database compares it: without case, accents, outer blanks, and
+    what is too long for its column. A long one could take hours: the time grows with the square."""
+    letters = unicodedata.normalize("NFKD", name.strip()[:LONGEST_NAME]).casefold()
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
@@ -56,7 +63,7 @@ class Locations:
         below the request's own."""
         owns = [own for prefix in self._prefixes if (own := _own(prefix, workspace))]
         scope = workspace if is_scoped else ""
-        decoded = _decoded(location)
+        decoded = _decoded(location) if len(location) <= LONGEST else None
         # A store may decode the text or not. What is inside before and after is so in between.
         return (
             decoded is not None

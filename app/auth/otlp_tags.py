@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from app.auth.locations import folded
+from app.request.body import yield_to_hub
 from app.request.errors import BadRequest, BodyTooLarge, Forbidden
 
 #: The attribute, and the longest beginning of the tag that must be seen at once.
@@ -50,7 +51,7 @@ class _Looker:
     def __call__(self, piece: bytes) -> None:
         text = self._end + piece
         self._end = text[-len(ATTRIBUTE) - ENOUGH :]
-        if ATTRIBUTE in text and any(_is_mlflows(tag) for tag in _TAG.findall(text)):
+        if ATTRIBUTE in text and any(map(_is_mlflows, {*_TAG.findall(text)})):
             raise Forbidden(
                 "A span has an attribute mlflow.traceTag.mlflow.…, which would set a tag of "
                 "MLflow's own, such as a storage location. Nothing was stored; leave it out."
@@ -97,4 +98,5 @@ class _Unpacker:
             if self._size > MOST:
                 raise BodyTooLarge(f"The spans have more than {MOST} bytes when unpacked.")
             self._look(text)
+            yield_to_hub()  # a small body may take seconds
             packed = self._member.unused_data if self._member.eof else self._member.unconsumed_tail

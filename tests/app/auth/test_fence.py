@@ -2,6 +2,7 @@
 tests/tenants."""
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +104,53 @@ def test_all_of_repeated_parameters_are_judged() -> None:
         judge(MLflow(), "GET", "/get-artifact?" + "&".join(f"run_id={n}" for n in range(65)))
 
 
+@pytest.mark.parametrize(
+    ("target", "document"),
+    [
+        (f"{V2}/experiments/create", {"artifact_location": [OWN] * 65}),
+        (f"{V2}/model-versions/create", {"source": [OWN] * 65}),
+        (f"{V3}/traces", {"trace": [{"trace_info": {"trace_id": "t"}}] * 65}),
+        (f"{V3}/traces", {"trace": {"trace_info": {"trace_id": ["t"] * 65}}}),
+        (f"{V3}/traces/delete-traces", {"experiment_id": [str(number) for number in range(65)]}),
+    ],
+)
+def test_no_list_makes_more_work(target: str, document: Any) -> None:
+    mlflow = MLflow(**NO_TRACES)
+    with pytest.raises(BadRequest, match="names more than 64"):
+        judge(mlflow, "POST", target, document)
+    assert mlflow.asked == []
+
+
+def test_the_tags_of_a_list_are_counted_together() -> None:
+    tags = [{"mlflow.artifactLocation": OWN}] * 17
+    with pytest.raises(BadRequest, match="more than 16 locations"):
+        judge(MLflow(), "POST", f"{V3}/traces", {"trace": {"trace_info": {"tags": tags}}})
+
+
+@pytest.mark.parametrize("depth", [1, 300])
+def test_an_object_is_no_name(depth: int) -> None:
+    document: Any = "x"
+    for _ in range(depth):
+        document = {"a": document}
+    with pytest.raises(BadRequest, match="An object is no request_ids"):
+        judge(MLflow(), "POST", f"{V3}/traces/delete-traces", {"request_ids": [document]})
+
+
+def test_what_is_nested_too_deeply() -> None:
+    made, parameters = permit("POST", f"{V2}/model-versions/create")
+    body = b'{"source": ' + b'{"a": ' * 1010 + b"1" + b"}" * 1011
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        Fence(MLflow().ask, "mlflow-artifacts:/").checked(made, Body(body, 0), parameters)
+
+
+def test_pairs_of_many_names_and_versions_are_not_made() -> None:
+    many = [str(number) for number in range(3000)]
+    began = time.process_time()
+    with pytest.raises(BadRequest, match="names more than 64"):
+        judge(MLflow(), "GET", "/model-versions/get-artifact", {"name": many, "version": many})
+    assert time.process_time() - began < 0.3
+
+
 @pytest.mark.parametrize("number", [1, 1.5, False])
 def test_a_number_is_an_id_too(number: float) -> None:
     question = f"{V2}/experiments/get?experiment_id={number}"
@@ -128,6 +176,13 @@ def test_the_packing_of_spans_is_told_to_mlflow(option: str) -> None:
     with pytest.raises(BadRequest, match="Content-Encoding"):
         judge(MLflow(), "POST", "/v1/traces", {}, HTTP_CONNECTION=option)
     judge(MLflow(), "POST", "/v1/traces", {}, HTTP_CONNECTION="keep-alive")
+
+
+def test_a_request_sets_few_locations() -> None:
+    tags = [{"key": "mlflow.artifactLocation", "value": OWN}] * 17
+    with pytest.raises(BadRequest, match="more than 16 locations"):
+        judge(MLflow(), "PATCH", f"{V2}/traces/t", {"tags": tags})
+    judge(MLflow(), "PATCH", f"{V2}/traces/t", {"tags": tags[1:] + [{"key": "k"}] * 99})
 
 
 def test_without_an_answer_nothing_passes() -> None:

@@ -1,5 +1,7 @@
 """Which storage locations are allowed, however they are spelt."""
 
+import time
+
 import pytest
 
 from app.auth.locations import Locations, folded
@@ -122,6 +124,15 @@ def test_with_workspaces_only_the_own_part(allowed: str, location: str, is_insid
 )
 def test_mlflow_puts_a_proxied_path_below_the_own_workspace(location: str, is_inside: bool) -> None:
     assert Locations(f"{PROXIED},s3://bucket").allow(location, "a", is_scoped=True) is is_inside
+
+
+def test_what_is_long_costs_little() -> None:
+    began = time.process_time()
+    assert folded("\u0301\u0316" * 1_000_000) == ""
+    assert folded("mlflow" + "\u0301\u0316" * 1_000_000) == "mlflow"
+    assert not Locations(PROXIED).allow(PROXIED + "%25" * 1_000_000, "")
+    assert Locations(PROXIED).allow(PROXIED + "a" * 7000, "")
+    assert time.process_time() - began < 1
 
 
 def test_a_database_may_ignore_case_accents_and_blanks() -> None:
