@@ -10,7 +10,8 @@ import pytest
 
 from app.auth import inquiry
 from app.auth.authorization import authorize
-from app.auth.fence import CHECKS, Fence
+from app.auth.checks import CHECKS
+from app.auth.fence import Fence
 from app.request.errors import BadRequest, Forbidden, ProxyError, UpstreamUnreachable
 from app.request.inbound import receive
 from app.request.permit import Permit
