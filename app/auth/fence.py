@@ -41,8 +41,9 @@ SPANS, IN_DATABASE, ARCHIVED = "mlflow.trace.spansLocation", "TRACKING_STORE", "
 #: What MLflow's client writes as the source of a prompt; nothing is stored there.
 PLACEHOLDERS = ("dummy-source", "prompt-template")
 
-#: The most objects that one request may name; traces: see Inquiry.
-MOST = 64
+#: The most objects that one request may name, and the most metrics that MLflow takes; traces: see
+#: Inquiry.
+MOST, METRICS = 64, 1000
 
 #: The operation whose body is OTLP, and those whose body is no JSON.
 EXPORT, NOT_JSON = "ExportTraces", ("UploadArtifactToRun",)
@@ -133,10 +134,10 @@ def _watched(permit: Permit, body: Body) -> Body:
     return Body(b"".join(pieces) if isinstance(content, bytes) else pieces, body.length)
 
 
-def _few(names: Iterable[T]) -> list[T]:
+def _few(names: Iterable[T], most: int = MOST) -> list[T]:
     found = [*names]
-    if len(found) > MOST:
-        raise BadRequest(f"The request names more than {MOST} objects; name fewer at once.")
+    if len(found) > most:
+        raise BadRequest(f"The request names more than {most} objects; name fewer at once.")
     return found
 
 
@@ -206,7 +207,7 @@ def _pairs(tags: Iterable[Any]) -> Iterator[tuple[object, object]]:
 
 def _log_metrics(inquiry: Inquiry) -> None:
     named = [*at(inquiry.body, "model_id"), *at(inquiry.body, "metrics", "model_id")]
-    for name in _few({name for name in named if name and isinstance(name, str)}):
+    for name in _few({name for name in named if name and isinstance(name, str)}, METRICS):
         inquiry.judge_model(name)
 
 
