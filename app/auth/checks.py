@@ -31,8 +31,8 @@ SPANS, IN_DATABASE, ARCHIVED = "mlflow.trace.spansLocation", "TRACKING_STORE", "
 PLACEHOLDERS = ("dummy-source", "prompt-template")
 
 #: The most objects that one request may name, also in lists where MLflow takes none: each may cost
-#: a question. Traces: see Inquiry.
-MOST = 64
+#: a question; and the most metrics that MLflow takes. Traces: see Inquiry.
+MOST, METRICS = 64, 1000
 
 #: What a trace's id must not have.
 _IN_PATHS = re.compile(r"[\x00-\x1f\x7f/\\%?#]")
@@ -41,10 +41,10 @@ Check = Callable[[Inquiry], None]
 T = TypeVar("T")
 
 
-def _few(names: Iterable[T]) -> list[T]:
-    found = [*islice(names, MOST + 1)]
-    if len(found) > MOST:
-        raise BadRequest(f"The request names more than {MOST} objects; name fewer at once.")
+def _few(names: Iterable[T], most: int = MOST) -> list[T]:
+    found = [*islice(names, most + 1)]
+    if len(found) > most:
+        raise BadRequest(f"The request names more than {most} objects; name fewer at once.")
     return found
 
 
@@ -119,7 +119,7 @@ def _pairs(tags: Iterable[Any]) -> Iterator[tuple[object, object]]:
 
 def _log_metrics(inquiry: Inquiry) -> None:
     named = [*at(inquiry.body, "model_id"), *at(inquiry.body, "metrics", "model_id")]
-    for name in _few({name for name in named if name and isinstance(name, str)}):
+    for name in _few({name for name in named if name and isinstance(name, str)}, METRICS):
         inquiry.judge_model(name)
 
 

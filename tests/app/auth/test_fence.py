@@ -321,6 +321,15 @@ def test_an_own_model_is_asked_for_once_in_a_while(monkeypatch: pytest.MonkeyPat
         judge(MLflow(), "POST", *METRIC)
 
 
+def test_a_batch_names_as_many_models_as_it_has_metrics() -> None:
+    mlflow = MLflow(**{f"{V2}/logged-models/m-{n}": model(OTHER) for n in range(1001)})
+    batch = {"run_id": "r", "metrics": [{"model_id": f"m-{n}"} for n in range(1000)]}
+    judge(mlflow, "POST", f"{V2}/runs/log-batch", batch)
+    batch["metrics"] = [*batch["metrics"], {"model_id": "m-1000"}]
+    with pytest.raises(BadRequest, match="more than 1000"):
+        judge(mlflow, "POST", f"{V2}/runs/log-batch", batch)
+
+
 @pytest.mark.parametrize(
     ("target", "document", "how"),
     [
