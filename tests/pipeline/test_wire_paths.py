@@ -44,7 +44,7 @@ def get(front: Proxy, target: str | bytes, key: str) -> Response:
         f"{RUN}?a=%2F%2f%20+%25&b=/x//y?z",
         f"{RUN}?filter=a%20%3D%20%27%E5%8C%97%27",
         f"{RUN}?filter=100%&other=%zz",
-        f"{RUN}?a=%ff%00",
+        f"{RUN}?a=%c3%bf%00",
         f"{RUN}?a=../b&b=%2e%2e",
         f"{ARTIFACTS}?path=model/data%20set/a..b",
     ],
@@ -137,6 +137,7 @@ REFUSED_PATHS = {
     "not UTF-8": f"{ARTIFACTS}/%ff",
     "an overlong slash": f"{ARTIFACTS}/%c0%af",
     "half a surrogate pair": f"{ARTIFACTS}/%ed%a0%80",
+    "a query that is not UTF-8": f"{RUN}?run_id=%ff",
     "a fragment": f"{ARTIFACTS}/a#b",
     "a fragment behind the query": f"{ARTIFACTS}?path=a#b",
 }
