@@ -66,9 +66,8 @@ def _create_model_version(inquiry: Inquiry) -> None:
 def _rename_model(inquiry: Inquiry) -> None:
     """The new name may be that of an allowed version, whose place this one would take."""
     for name in inquiry.named("name"):
-        for version in inquiry.versions(name):
-            if version.get("source") not in PLACEHOLDERS:
-                inquiry.judge_root(VERSION, name, str(version.get("version")))
+        for version in range(1, inquiry.newest(name) + 1):
+            inquiry.judge_root(VERSION, name, str(version), unless=PLACEHOLDERS)
 
 
 def _set_tag(inquiry: Inquiry) -> None:

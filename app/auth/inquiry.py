@@ -35,10 +35,7 @@ ROOTS = {
     ),
 }
 TRACES = "/api/3.0/mlflow/traces"
-VERSIONS = "/api/2.0/mlflow/model-versions/search"
-
-#: MLflow's search finds no versions of prompts, and with this nothing else.
-PROMPTS = " AND tags.`mlflow.prompt.is_prompt` = 'true'"
+REGISTERED = "/api/2.0/mlflow/registered-models/get"
 
 #: The most traces of one question, and the most questions about traces.
 AT_ONCE, QUESTIONS = 100, 20
@@ -120,14 +117,18 @@ class Inquiry:
         for tag, value in found:
             self.judge(f"The trace's tag {tag}", value, is_scoped=False)
 
-    def judge_root(self, kind: str, *names: str, depth: int = 0) -> None:
-        """Raise Forbidden if an object's root is outside. Of one that MLflow does not have, MLflow
-        will say so itself."""
+    def judge_root(
+        self, kind: str, *names: str, depth: int = 0, unless: Iterable[str] = ()
+    ) -> None:
+        """Raise Forbidden if an object's root is outside, `unless` it is one of these. Of one that
+        MLflow does not have, MLflow will say so itself."""
         key = (self.workspace, kind, *names)
         if key in self.known:
             return
         answer, roots = self._about(kind, *names)
         for root in roots or [""] * (answer is not None):
+            if root in unless:
+                continue
             reference = _reference(str(root)) if kind == VERSION and depth < DEPTH else None
             if reference:
                 self.judge_root(*reference, depth=depth + 1)
@@ -153,20 +154,19 @@ class Inquiry:
         answer = self.ask(question.format(*(quote(name, safe="") for name in names)))
         return answer, [*at(answer, *path)]
 
-    def versions(self, name: str) -> Iterator[Mapping[str, Any]]:
-        """MLflow's information about all versions of a registered model."""
-        mark = '"' if "'" in name else "'"
-        if mark in name:
-            raise BadRequest("The name has both kinds of quotes; MLflow cannot search for it.")
-        for more in ("", PROMPTS):
-            search = {"filter": f"name = {mark}{name}{mark}{more}", "max_results": MOST_VERSIONS}
-            answer = self.ask(f"{VERSIONS}?{urlencode(search)}") or {}
-            if answer.get("next_page_token"):
-                raise Forbidden(
-                    f"This model has more than {MOST_VERSIONS} versions, too many to look at; "
-                    "nothing was done. Ask the operator."
-                )
-            yield from at(answer, "model_versions")
+    def newest(self, name: str) -> int:
+        """The number of a registered model's newest version. MLflow's search could leave it out:
+        its caller can tag a version as a prompt's."""
+        answer = self.ask(f"{REGISTERED}?{urlencode({'name': name})}") or {}
+        newest = max(
+            map(int, at(answer, "registered_model", "latest_versions", "version")), default=0
+        )
+        if newest > MOST_VERSIONS:
+            raise Forbidden(
+                f"This model has more than {MOST_VERSIONS} versions, too many to look at; nothing "
+                "was done. Ask the operator."
+            )
+        return newest
 
     def traces(self, ids: list[str]) -> Iterator[Mapping[str, Any]]:
         """MLflow's information about those of these traces that it has."""

@@ -398,7 +398,7 @@ def test_no_file_of_a_model_version_is_read_elsewhere(
     answer = alpha.send("POST", f"{V2}/registered-models/rename", rename)
     assert refused(answer, "root of this model version")
     tag = {"name": name, "version": "1", "key": "mlflow.prompt.is_prompt", "value": "true"}
-    alpha.post("model-versions/set-tag", **tag)  # MLflow's search leaves it out
+    alpha.post("model-versions/set-tag", **tag)  # MLflow's search would leave it out
     assert alpha.send("POST", f"{V2}/registered-models/rename", rename).error == REFUSED
     alpha.post("model-versions/create", name=name, source=f"{alpha.root}/m", run_id=alpha.run)
     path = f"{alpha.root.partition(':/')[2]}/m/MLmodel"
