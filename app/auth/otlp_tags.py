@@ -17,8 +17,10 @@ from app.request.errors import BadRequest, BodyTooLarge, Forbidden
 ATTRIBUTE, ENOUGH = b"mlflow.traceTag.", 32
 _TAG = re.compile(re.escape(ATTRIBUTE) + rb"(?=(.{1,%d}))" % ENOUGH, re.DOTALL)
 
-#: An ASCII letter, digit or dot, written as an escape.
-_ESCAPED = re.compile(rb"\\u00(?:2e|3[0-9]|[46][1-9a-f]|[57][0-9a])", re.IGNORECASE)
+#: An ASCII letter, digit or dot, written as an escape. After an escaped backslash, it is text.
+_ESCAPED = re.compile(
+    rb"(?<!\\)(?:\\\\)*+\\u00(?:2e|3[0-9]|[46][1-9a-f]|[57][0-9a])", re.IGNORECASE
+)
 
 #: Bytes that a compressed body may have when it is unpacked, and of one step.
 MOST, STEP = 64 * 1024 * 1024, 256 * 1024
@@ -42,7 +44,8 @@ def watched(pieces: Iterable[bytes], content_type: str, encoding: str) -> Iterat
 
 
 class _Looker:
-    """Looks at a text piece by piece; keeps the end of one for the next."""
+    """Looks at a text piece by piece; keeps the end of one for the next, from an even number of
+    backslashes on."""
 
     def __init__(self, is_json: bool) -> None:
         self._is_json = is_json
@@ -50,7 +53,9 @@ class _Looker:
 
     def __call__(self, piece: bytes) -> None:
         text = self._end + piece
-        self._end = text[-len(ATTRIBUTE) - ENOUGH :]
+        before = text[: -len(ATTRIBUTE) - ENOUGH]
+        is_odd = (len(before) - len(before.rstrip(b"\\"))) % 2
+        self._end = text[len(before) - is_odd :]
         if ATTRIBUTE in text and any(map(_is_mlflows, {*_TAG.findall(text)})):
             raise Forbidden(
                 "A span has an attribute mlflow.traceTag.mlflow.…, which would set a tag of "

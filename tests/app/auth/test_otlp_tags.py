@@ -86,3 +86,15 @@ def test_what_cannot_be_looked_at(
 def test_what_json_needs_to_escape_passes() -> None:
     body = '{"key": "a\\u0000\\u003c\\u0027\\u00e9 é"}'.encode()
     assert passes(body, 5, JSON) == body
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10_000])
+@pytest.mark.parametrize("backslashes", [1, 2, 3, 48, 49, 50, 51, 99, 100])
+def test_backslashes_before_an_escape(backslashes: int, size: int) -> None:
+    """A text about escapes, such as code in a prompt, has them with a second backslash."""
+    body = b'{"key": "a' + b"\\" * backslashes + b'u0041"}' + b" " * 100
+    if backslashes % 2:
+        with pytest.raises(BadRequest):
+            passes(body, size, JSON)
+    else:
+        assert passes(body, size, JSON) == body
