@@ -24,9 +24,9 @@ def with_workspaces(received: Received) -> Answer:
     """MLflow, as far as these tests ask it."""
     if received.target.endswith(b"/server-info"):
         return Answer(send(sized(b'{"store_type": "SqlStore", "workspaces_enabled": true}')))
-    if b"/mlflow/workspaces/" in received.target:
-        name = received.target.rpartition(b"/")[2]
-        return Answer(send(sized(b'{"workspace": {"name": "%s"}}' % name)))
+    if received.target.endswith(b"/mlflow/workspaces"):
+        names = b", ".join(b'{"name": "%s"}' % name for name in (b"default", b"team-a", b"team-b"))
+        return Answer(send(sized(b'{"workspaces": [%s, {"name": "team-c"}]}' % names)))
     if received.all(HEADER) == ["gone"]:
         body = b'{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"Workspace \'gone\' not found"}'
         return Answer(send(sized(body, 404)))
