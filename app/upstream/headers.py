@@ -100,6 +100,9 @@ SERVER_DROPPED = "HTTP_HOKUSAI DROPPED"
 #: The field that may hold the key in a call of the AI gateway.
 GATEWAY_FIELD = "X-Mlflow-Authorization"
 
+#: Fields for a model provider, which MLflow may pass on: forwarded unless they hold our key.
+FOR_PROVIDER = ("x-goog-api-key", "api-key")
+
 #: Names of the clients' fields that are kept in memory.
 MOST_KNOWN = 1024
 
@@ -139,11 +142,13 @@ def _at_gateway(provider: str, own: str) -> Iterator[tuple[str, str]]:
 
 
 class _Field(NamedTuple):
-    """A header field: whether it is forwarded, and if not, whether the response lists it."""
+    """A header field: whether it is forwarded, and if not, whether the response lists it; and
+    whether MLflow may pass it on to a model provider."""
 
     name: str
     forwarded: bool
     announced: bool
+    for_provider: bool
 
 
 class _Fields(dict[str, _Field]):
@@ -154,7 +159,7 @@ class _Fields(dict[str, _Field]):
         name = variable[5:].replace("_", "-").lower()
         forwarded = name not in NOT_FORWARDED and not name.startswith(NOT_FORWARDED_PREFIXES)
         announced = not forwarded and name not in REMOVED_EVERYWHERE
-        field = _Field(name.title(), forwarded, announced)
+        field = _Field(name.title(), forwarded, announced, name in FOR_PROVIDER)
         if len(self) >= MOST_KNOWN:
             self.clear()
         if len(variable) <= LONGEST_NAME:
@@ -174,8 +179,7 @@ def _cleaned(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if not variable.startswith("HTTP_") or variable == SERVER_DROPPED:
             continue
         field = _fields[variable]
-        for_provider = field.name in ("X-Goog-Api-Key", "Api-Key")  # MLflow may pass it on
-        is_ours = for_provider and value.startswith(OURS)
+        is_ours = field.for_provider and value.startswith(OURS)
         if field.forwarded and not is_ours and field.name not in named_by_connection:
             yield field.name, value
     if content_type := environ.get("CONTENT_TYPE"):
