@@ -1,6 +1,7 @@
 """The request pipeline, from key to stream. The only module that sets the order of the steps.
 
-    receive → identify → authenticate → authorize → limit → forward → respond
+    receive → identify → authenticate → authorize → limit → choose a workspace → fence → forward
+    → respond
 
 Each step returns what the next one needs. Only authorize makes a Permit; forward requires one.
 """

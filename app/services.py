@@ -94,7 +94,7 @@ class Services:
         the instance's folder, sample metrics for the status page, and with METRICS_EMF write them
         to the log."""
         self.board.start()
-        if self.settings.mlflow_workspaces == "on":  # to log it
+        if self.settings.mlflow_workspaces == "on":  # logs an error if MLflow has none
             threading.Thread(target=self.workspaces.are_there, daemon=True).start()
         self.watch.start()
         self.samples.start()
@@ -213,8 +213,8 @@ def _upstream(
     settings: Settings, on_change: Callable[[str, str], None] = lambda name, state: None
 ) -> Upstream:
     """Build the client of MLflow, behind its circuit."""
-    opens, interval = settings.circuit_fail_max, settings.circuit_reset_timeout
-    return Upstream(settings, Circuit("mlflow", opens, interval, on_change))
+    fail_max, interval = settings.circuit_fail_max, settings.circuit_reset_timeout
+    return Upstream(settings, Circuit("mlflow", fail_max, interval, on_change))
 
 
 def _auth_service(
