@@ -180,3 +180,19 @@ def test_off_works_in_default_and_takes_no_name(
     assert call(proxy.url, "GET", SEARCH, two).status == 200
     assert arrived(mlflow) == []
     assert call(proxy.url, "GET", SEARCH, two, "X-MLFLOW-WORKSPACE: team-a").status == 400
+
+
+def test_by_default_mlflow_is_asked(
+    start_front: Callable[..., Proxy], upstream: Upstream, auth_service: Any, two: str
+) -> None:
+    """A key without a workspace goes on until MLflow has some, and nowhere from then on."""
+    proxy = start_front(MLFLOW_WORKSPACES="auto")
+    key = bearer(auth_service.create_key(scopes=["read"]).key)
+    assert call(proxy.url, "GET", SEARCH, key).status == 200
+    assert arrived(upstream) == []
+    assert call(proxy.url, "GET", SEARCH, two).error == (400, "FEATURE_DISABLED")
+    upstream.answers_by(with_workspaces)
+    asked_again = start_front(MLFLOW_WORKSPACES="auto")
+    assert call(asked_again.url, "GET", SEARCH, key).error == (403, "PERMISSION_DENIED")
+    assert call(asked_again.url, "GET", SEARCH, two).status == 200
+    assert arrived(upstream) == ["team-a"]
