@@ -41,7 +41,7 @@ Ctrl-C ends everything; experiments and keys stay in {folder}.
 """
 
 
-TEAMS = """Two teams share this MLflow, and neither sees the other's work:
+TEAMS_TEMPLATE = """Two teams share this MLflow, and neither sees the other's work:
 
   team-a   {keys[team-a]}   (the key above)
   team-b   {keys[team-b]}
@@ -51,7 +51,7 @@ The guide is docs/tenants.md.
 """
 
 #: The workspaces, and whose key each of the two gets.
-TEAMS_NAMES = ("team-a", "team-b")
+TEAMS = ("team-a", "team-b")
 
 #: May do everything.
 ADMIN = "admin"
@@ -65,29 +65,30 @@ def welcome(stack: Stack, data: DataFolder) -> str:
         logs=data.logs,
         api=stack.proxy.api,
         url=stack.proxy.url,
-        key=keys.get(TEAMS_NAMES[0]) or key_in(data.key_file(), database, ("read", "write")),
+        key=keys.get(TEAMS[0]) or key_in(data.key_file(), database, ("read", "write")),
         # The commands find the first run's database by default.
         database="" if database.parent == BASE else f" --database {database}",
         redis_url=stack.redis_url,
         folder=data.folder,
     )
-    return text + ("\n" + TEAMS.format(keys=keys) if keys else "")
+    return text + ("\n" + TEAMS_TEMPLATE.format(keys=keys) if keys else "")
 
 
 def _team_keys(stack: Stack, data: DataFolder) -> dict[str, str]:
     """Make each team's workspace and key, and the operator's key; return the keys by name."""
     database = stack.auth.database
     keys = {ADMIN: key_in(data.key_file(ADMIN), database, (ADMIN,))}
-    for name in TEAMS_NAMES:
+    for name in TEAMS:
         scopes = ("read", "write", f"workspace:{name}")
         keys[name] = key_in(data.key_file(name), database, scopes)
-        # 400 if it is there from an earlier run
-        requests.post(
+        made = requests.post(
             f"{stack.proxy.api}/api/3.0/mlflow/workspaces",
             json={"name": name},
             headers={"Authorization": f"Bearer {keys[ADMIN]}"},
             timeout=30,
         )
+        if made.status_code != 400:  # it is there from an earlier run
+            made.raise_for_status()
     return keys
 
 
